@@ -1,0 +1,251 @@
+"""Numerically safe building blocks: norms, quotients, masked and log-domain means, thresholds."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxopt_robust import _checks
+from jaxopt_robust.typing import Array, ArrayLike, PyTree
+
+__all__ = [
+  "hard_threshold",
+  "log_mean_exp",
+  "masked_mean",
+  "safe_divide",
+  "safe_norm",
+  "soft_threshold",
+  "tree_all_finite",
+  "tree_where",
+  "upcast",
+]
+
+
+def upcast(x: ArrayLike) -> Array:
+  """Raises half-precision floats to float32 and leaves wider ones as they are.
+
+  Reductions and exponentials are computed in at least float32; the caller casts the result back.
+
+  Args:
+    x: float[...] array.
+
+  Returns:
+    float[...] of dtype float32 or wider.
+
+  Example:
+    >>> upcast(jnp.ones(2, jnp.bfloat16)).dtype
+    dtype('float32')
+
+  Reference:
+    Micikevicius et al., Mixed Precision Training, 2018, section 3.3 (reductions in float32).
+  """
+  array = jnp.asarray(x)
+  return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+
+def safe_norm(x: ArrayLike, *, axis: int | tuple[int, ...] | None = None) -> Array:
+  r"""Euclidean norm whose derivative at zero is zero instead of NaN.
+
+  Computes ||x||_2 = sqrt(sum_i x_i^2) over ``axis``.
+
+  Args:
+    x: float[...] array.
+    axis: axes to reduce; all of them by default.
+
+  Returns:
+    float[...] without the reduced axes.
+
+  Note:
+    At x = 0 the sub-differential is the unit ball; its element 0 is returned.
+
+  Example:
+    >>> float(jax.grad(lambda v: safe_norm(v))(jnp.zeros(3)).sum())
+    0.0
+
+  Reference:
+    The sub-differential of a norm: Rockafellar, Convex Analysis, 1970, section 23.
+  """
+  array = jnp.asarray(x)
+  square = jnp.sum(array * array, axis=axis)
+  positive = square > 0
+  return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
+
+
+def safe_divide(numerator: ArrayLike, denominator: ArrayLike, *, default: ArrayLike = 0.0) -> Array:
+  """Quotient that is ``default`` where the denominator is zero, with zero derivative there.
+
+  Args:
+    numerator: float[...].
+    denominator: float[...], broadcast against the numerator.
+    default: value where the denominator is 0.
+
+  Returns:
+    float[...], ``numerator / denominator`` or ``default``.
+
+  Example:
+    >>> safe_divide(jnp.array([1.0, 1.0]), jnp.array([2.0, 0.0]))
+    Array([0.5, 0. ], dtype=float32)
+
+  Reference:
+    The double ``where`` of the JAX documentation, "Frequently asked questions: gradients contain
+    NaN where using where".
+  """
+  numerator, denominator = jnp.asarray(numerator), jnp.asarray(denominator)
+  is_zero = denominator == 0
+  quotient = numerator / jnp.where(is_zero, jnp.ones_like(denominator), denominator)
+  return jnp.where(is_zero, jnp.asarray(default, quotient.dtype), quotient)
+
+
+def masked_mean(
+  x: ArrayLike, where: ArrayLike | None = None, *, axis: int | tuple[int, ...] | None = None
+) -> Array:
+  r"""Mean over the entries where a mask is true; 0 where there are none.
+
+  Computes sum_i w_i x_i / max(sum_i w_i, 1) with w in {0, 1}.
+
+  Args:
+    x: float[...].
+    where: bool[...] of the shape of ``x``, or None for all entries.
+    axis: axes to reduce; all of them by default.
+
+  Returns:
+    float[...] without the reduced axes. Entries that are masked out may be NaN: they are ignored.
+
+  Example:
+    >>> float(masked_mean(jnp.array([1.0, jnp.nan]), jnp.array([True, False])))
+    1.0
+
+  Reference:
+    The sample mean of the rows that a mask keeps; the value 0 for an empty mask is a convention of
+    this package.
+  """
+  array = jnp.asarray(x)
+  mask = _checks.check_mask("where", where, shape=array.shape)
+  if mask is None:
+    return jnp.mean(array, axis=axis)
+  wide = upcast(jnp.where(mask, array, 0))
+  count = jnp.sum(mask, axis=axis)
+  return (jnp.sum(wide, axis=axis) / jnp.maximum(count, 1).astype(wide.dtype)).astype(array.dtype)
+
+
+def log_mean_exp(x: ArrayLike, *, axis: int = -1, where: ArrayLike | None = None) -> Array:
+  r"""Logarithm of the mean exponential, log( (1/n) sum_i exp(x_i) ), without overflow.
+
+  Args:
+    x: float[..., n].
+    axis: axis to reduce.
+    where: bool of the shape of ``x``: the mean runs over the true entries only.
+
+  Returns:
+    float[...] without ``axis``; -inf where no entry is true.
+
+  Example:
+    >>> float(log_mean_exp(jnp.array([1000.0, 1000.0])))
+    1000.0
+
+  Reference:
+    Blanchard, Higham and Higham, Accurately computing the log-sum-exp and softmax functions, 2021.
+  """
+  array = jnp.asarray(x)
+  mask = _checks.check_mask("where", where, shape=array.shape)
+  wide = upcast(array)
+  if mask is None:
+    count = jnp.asarray(array.shape[axis], wide.dtype)
+    mean = jax.nn.logsumexp(wide, axis=axis) - jnp.log(count)
+  else:
+    count = jnp.sum(mask, axis=axis)
+    total = jax.nn.logsumexp(wide, axis=axis, where=mask)
+    mean = total - jnp.log(jnp.maximum(count, 1).astype(wide.dtype))
+  return mean.astype(array.dtype)
+
+
+def soft_threshold(x: ArrayLike, threshold: ArrayLike) -> Array:
+  r"""Soft thresholding, sign(x) max(|x| - threshold, 0).
+
+  Args:
+    x: float[...].
+    threshold: >= 0, a scalar or an array of the shape of ``x``; may be traced.
+
+  Returns:
+    float[...] of the dtype of ``x``; NaN entries stay NaN.
+
+  Note:
+    At |x| = threshold the derivative is 0.
+
+  Example:
+    >>> soft_threshold(jnp.array([-3.0, 0.5, 2.0]), 1.0)
+    Array([-2.,  0.,  1.], dtype=float32)
+
+  Reference:
+    Donoho and Johnstone, Ideal spatial adaptation by wavelet shrinkage, 1994.
+  """
+  array = jnp.asarray(x)
+  return jnp.sign(array) * jax.nn.relu(jnp.abs(array) - jnp.asarray(threshold, array.dtype))
+
+
+def hard_threshold(x: ArrayLike, threshold: ArrayLike) -> Array:
+  r"""Hard thresholding: x where |x| > threshold, else 0.
+
+  Args:
+    x: float[...].
+    threshold: >= 0, a scalar or an array of the shape of ``x``; may be traced.
+
+  Returns:
+    float[...] of the dtype of ``x``; NaN entries stay NaN.
+
+  Note:
+    At |x| = threshold the value is 0.
+
+  Example:
+    >>> hard_threshold(jnp.array([-3.0, 0.5, 1.0]), 1.0)
+    Array([-3.,  0.,  0.], dtype=float32)
+
+  Reference:
+    Blumensath and Davies, Iterative thresholding for sparse approximations, 2008, equation 2.
+  """
+  array = jnp.asarray(x)
+  drop = jnp.abs(array) <= jnp.asarray(threshold, array.dtype)  # False for NaN, which is kept
+  return jnp.where(drop, jnp.zeros_like(array), array)
+
+
+def tree_all_finite(tree: PyTree) -> Array:
+  """Whether every floating-point entry of a pytree is finite.
+
+  Args:
+    tree: pytree of arrays.
+
+  Returns:
+    bool scalar.
+
+  Example:
+    >>> bool(tree_all_finite({"a": jnp.array([1.0, jnp.inf])}))
+    False
+
+  Reference:
+    Entrywise test; no source.
+  """
+  finite = [
+    jnp.all(jnp.isfinite(leaf))
+    for leaf in jax.tree.leaves(tree)
+    if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+  ]
+  return jnp.all(jnp.stack(finite)) if finite else jnp.asarray(True)
+
+
+def tree_where(condition: ArrayLike, a: PyTree, b: PyTree) -> PyTree:
+  """Chooses one of two pytrees of the same structure by a scalar condition.
+
+  Args:
+    condition: bool scalar; may be traced.
+    a: pytree taken where the condition is true.
+    b: pytree taken where it is false.
+
+  Returns:
+    pytree like ``a``.
+
+  Example:
+    >>> tree_where(True, {"a": jnp.ones(1)}, {"a": jnp.zeros(1)})["a"]
+    Array([1.], dtype=float32)
+
+  Reference:
+    Leafwise ``jnp.where``; no source.
+  """
+  return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
