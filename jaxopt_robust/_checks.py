@@ -117,7 +117,8 @@ def check_same_shape(name_a: str, a: Any, name_b: str, b: Any) -> None:
 
 def check_same_structure(name_a: str, a: PyTree, name_b: str, b: PyTree) -> None:
   """Two pytrees of equal structure, leaf shapes and dtypes."""
-  if not bool(jax.tree.structure(a) == jax.tree.structure(b)):
+  structure_a: Any = jax.tree.structure(a)
+  if structure_a != jax.tree.structure(b):
     raise ValueError(
       f"{name_a} and {name_b} must have the same pytree structure; "
       f"got {jax.tree.structure(a)} and {jax.tree.structure(b)}."

@@ -1,0 +1,56 @@
+"""What every proximal operator shares: checked inputs and broadcast strengths."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxopt_robust import _checks
+from jaxopt_robust.numerics import upcast
+from jaxopt_robust.typing import Array, ArrayLike, PyTree
+
+
+def spread(name: str, hyper: Any, x: PyTree) -> PyTree:
+  """A strength for each leaf of ``x``: broadcasts a scalar or a pytree prefix; None means 1."""
+  if hyper is None:
+    hyper = 1.0
+  _checks.check_non_negative(name, hyper)
+  try:
+    spread_tree = jax.tree.broadcast(hyper, x)
+  except ValueError as error:
+    raise ValueError(
+      f"{name} must be a number or a pytree prefix of x; got {jax.tree.structure(hyper)} "
+      f"for x of structure {jax.tree.structure(x)}."
+    ) from error
+
+  def fit(leaf: Array, strength: ArrayLike) -> Array:
+    array = jnp.asarray(strength, leaf.dtype)
+    if array.ndim and array.shape != leaf.shape:
+      raise ValueError(
+        f"{name} must be a scalar or have the shape of x, {leaf.shape}; got {array.shape}."
+      )
+    return array
+
+  return jax.tree.map(fit, x, spread_tree)
+
+
+def start(x: PyTree, scaling: ArrayLike) -> PyTree:
+  """Checks what every proximal operator takes: float arrays and a scaling >= 0."""
+  _checks.check_non_negative("scaling", scaling)
+  if jnp.ndim(scaling) != 0:
+    raise ValueError(f"scaling must be a scalar; got shape {jnp.shape(scaling)}.")
+  return _checks.check_float_tree("x", x)
+
+
+def total(terms: PyTree) -> Array:
+  """Sum of all entries of a pytree, accumulated in float32 at least."""
+  leaves = jax.tree.leaves(terms)
+  dtype = jnp.result_type(*leaves)
+  return sum((jnp.sum(upcast(leaf)) for leaf in leaves[1:]), jnp.sum(upcast(leaves[0]))).astype(
+    dtype
+  )
+
+
+def scaled_for(scaling: ArrayLike, leaf: Array) -> Array:
+  """The scaling in the dtype of one leaf, so that it promotes nothing."""
+  return jnp.asarray(scaling, leaf.dtype)

@@ -1,0 +1,235 @@
+"""The l1 family: lasso, non-negative lasso, elastic net."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxopt_robust import _checks
+from jaxopt_robust.numerics import soft_threshold
+from jaxopt_robust.prox._common import scaled_for, spread, start, total
+from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
+
+__all__ = [
+  "elastic_net",
+  "lasso",
+  "non_negative_lasso",
+  "penalty_elastic_net",
+  "penalty_lasso",
+  "penalty_non_negative_lasso",
+  "prox_elastic_net",
+  "prox_lasso",
+  "prox_non_negative_lasso",
+]
+
+
+def prox_lasso(x: PyTree, l1reg: Any = None, scaling: ArrayLike = 1.0) -> PyTree:
+  r"""Soft thresholding, the proximal operator of the weighted l1 norm.
+
+  Solves argmin_y 1/2 ||y - x||_2^2 + scaling * sum_i lam_i |y_i| with lam = l1reg, by
+  y_i = sign(x_i) max(|x_i| - scaling lam_i, 0).
+
+  Args:
+    x: float[...] array or pytree of arrays.
+    l1reg: lam >= 0, a scalar, an array of the shape of ``x`` or a pytree prefix of ``x``; may be
+      traced. None means 1.
+    scaling: >= 0, the step size; may be traced.
+
+  Returns:
+    Same structure, shapes and dtypes as ``x``. NaN entries stay NaN.
+
+  Raises:
+    TypeError: when ``x`` holds anything but floating-point arrays.
+    ValueError: when a strength or the scaling is negative, or shapes do not fit.
+
+  Note:
+    At a kink, |x_i| = scaling * lam_i, the derivative is 0.
+
+  Example:
+    >>> prox_lasso(jnp.array([-3.0, 0.5, 2.0]), 1.0)
+    Array([-2.,  0.,  1.], dtype=float32)
+
+  Reference:
+    Donoho and Johnstone, Ideal spatial adaptation by wavelet shrinkage, 1994.
+  """
+  x = start(x, scaling)
+  return jax.tree.map(
+    lambda v, lam: soft_threshold(v, scaled_for(scaling, v) * lam), x, spread("l1reg", l1reg, x)
+  )
+
+
+def penalty_lasso(x: PyTree, l1reg: Any = None) -> Array:
+  r"""The weighted l1 norm.
+
+  Computes g(x) = sum_i lam_i |x_i| with lam = l1reg.
+
+  Args:
+    x: float[...] array or pytree of arrays.
+    l1reg: lam >= 0 as in ``prox_lasso``.
+
+  Returns:
+    float scalar.
+
+  Raises:
+    TypeError: when ``x`` holds anything but floating-point arrays.
+    ValueError: when a strength is negative or shapes do not fit.
+
+  Example:
+    >>> float(penalty_lasso(jnp.array([-3.0, 1.0]), 0.5))
+    2.0
+
+  Reference:
+    Tibshirani, Regression shrinkage and selection via the lasso, 1996, equation 1.
+  """
+  x = _checks.check_float_tree("x", x)
+  return total(jax.tree.map(lambda v, lam: lam * jnp.abs(v), x, spread("l1reg", l1reg, x)))
+
+
+def prox_non_negative_lasso(x: PyTree, l1reg: Any = None, scaling: ArrayLike = 1.0) -> PyTree:
+  r"""Proximal operator of the weighted l1 norm on the non-negative orthant.
+
+  Solves argmin_{y >= 0} 1/2 ||y - x||_2^2 + scaling * sum_i lam_i y_i with lam = l1reg, by
+  y_i = max(x_i - scaling lam_i, 0).
+
+  Args:
+    x: float[...] array or pytree of arrays.
+    l1reg: lam >= 0, a scalar, an array of the shape of ``x`` or a pytree prefix of ``x``; may be
+      traced. None means 1.
+    scaling: >= 0, the step size; may be traced.
+
+  Returns:
+    Same structure, shapes and dtypes as ``x``. NaN entries stay NaN.
+
+  Raises:
+    TypeError: when ``x`` holds anything but floating-point arrays.
+    ValueError: when a strength or the scaling is negative, or shapes do not fit.
+
+  Note:
+    At a kink, x_i = scaling * lam_i, the derivative is 0.
+
+  Example:
+    >>> prox_non_negative_lasso(jnp.array([-3.0, 0.5, 2.0]), 1.0)
+    Array([0., 0., 1.], dtype=float32)
+
+  Reference:
+    Parikh and Boyd, Proximal algorithms, 2014, section 6.5.2 with the constraint added.
+  """
+  x = start(x, scaling)
+  return jax.tree.map(
+    lambda v, lam: jax.nn.relu(v - scaled_for(scaling, v) * lam), x, spread("l1reg", l1reg, x)
+  )
+
+
+def penalty_non_negative_lasso(x: PyTree, l1reg: Any = None) -> Array:
+  r"""The weighted l1 norm on the non-negative orthant, infinite elsewhere.
+
+  Computes g(x) = sum_i lam_i x_i if all x_i >= 0, else +inf, with lam = l1reg.
+
+  Args:
+    x: float[...] array or pytree of arrays.
+    l1reg: lam >= 0 as in ``prox_non_negative_lasso``.
+
+  Returns:
+    float scalar, possibly +inf.
+
+  Raises:
+    TypeError: when ``x`` holds anything but floating-point arrays.
+    ValueError: when a strength is negative or shapes do not fit.
+
+  Example:
+    >>> float(penalty_non_negative_lasso(jnp.array([3.0, 1.0]), 0.5))
+    2.0
+
+  Reference:
+    Parikh and Boyd, Proximal algorithms, 2014, section 6.5.2 with the constraint added.
+  """
+  x = _checks.check_float_tree("x", x)
+  value = lambda v, lam: jnp.where(v < 0, jnp.inf, lam * v)
+  return total(jax.tree.map(value, x, spread("l1reg", l1reg, x)))
+
+
+def _pair(hyperparams: Any) -> tuple[Any, Any]:
+  if hyperparams is None:
+    return 1.0, 1.0
+  if not isinstance(hyperparams, tuple | list) or len(hyperparams) != 2:
+    raise ValueError(
+      f"hyperparams must be a pair (lam, gamma); got a {type(hyperparams).__name__}."
+    )
+  return hyperparams[0], hyperparams[1]
+
+
+def prox_elastic_net(x: PyTree, hyperparams: Any = None, scaling: ArrayLike = 1.0) -> PyTree:
+  r"""Proximal operator of the elastic net.
+
+  Solves argmin_y 1/2 ||y - x||_2^2 + scaling * sum_i lam_i (|y_i| + (gamma_i / 2) y_i^2) with
+  (lam, gamma) = hyperparams, by soft thresholding at scaling lam_i, then division by
+  1 + scaling lam_i gamma_i.
+
+  Args:
+    x: float[...] array or pytree of arrays.
+    hyperparams: pair (lam, gamma), both >= 0, each a scalar, an array of the shape of ``x`` or a
+      pytree prefix of ``x``; may be traced. None means (1, 1).
+    scaling: >= 0, the step size; may be traced.
+
+  Returns:
+    Same structure, shapes and dtypes as ``x``. NaN entries stay NaN.
+
+  Raises:
+    TypeError: when ``x`` holds anything but floating-point arrays.
+    ValueError: when ``hyperparams`` is no pair, a strength or the scaling is negative, or shapes do
+      not fit.
+
+  Note:
+    gamma multiplies lam: scikit-learn's (alpha, l1_ratio) are lam = alpha l1_ratio and
+    gamma = (1 - l1_ratio) / l1_ratio. At a kink, |x_i| = scaling * lam_i, the derivative is 0.
+
+  Example:
+    >>> prox_elastic_net(jnp.array([-3.0, 0.5, 2.0]), (1.0, 1.0))
+    Array([-1. ,  0. ,  0.5], dtype=float32)
+
+  Reference:
+    Zou and Hastie, Regularization and variable selection via the elastic net, 2005; the argument
+    order and the product lam gamma are those of jaxopt.
+  """
+  lam, gamma = _pair(hyperparams)
+  x = start(x, scaling)
+
+  def one(v: Array, l: Array, g: Array) -> Array:
+    strength = scaled_for(scaling, v) * l
+    return soft_threshold(v, strength) / (1 + strength * g)
+
+  return jax.tree.map(one, x, spread("lam", lam, x), spread("gamma", gamma, x))
+
+
+def penalty_elastic_net(x: PyTree, hyperparams: Any = None) -> Array:
+  r"""The elastic-net penalty.
+
+  Computes g(x) = sum_i lam_i (|x_i| + (gamma_i / 2) x_i^2) with (lam, gamma) = hyperparams.
+
+  Args:
+    x: float[...] array or pytree of arrays.
+    hyperparams: pair (lam, gamma) as in ``prox_elastic_net``.
+
+  Returns:
+    float scalar.
+
+  Raises:
+    TypeError: when ``x`` holds anything but floating-point arrays.
+    ValueError: when ``hyperparams`` is no pair, a strength is negative or shapes do not fit.
+
+  Example:
+    >>> float(penalty_elastic_net(jnp.array([2.0]), (1.0, 1.0)))
+    4.0
+
+  Reference:
+    Zou and Hastie, Regularization and variable selection via the elastic net, 2005.
+  """
+  lam, gamma = _pair(hyperparams)
+  x = _checks.check_float_tree("x", x)
+  value = lambda v, l, g: l * (jnp.abs(v) + 0.5 * g * v * v)
+  return total(jax.tree.map(value, x, spread("lam", lam, x), spread("gamma", gamma, x)))
+
+
+lasso = Penalty(penalty_lasso, prox_lasso)
+non_negative_lasso = Penalty(penalty_non_negative_lasso, prox_non_negative_lasso)
+elastic_net = Penalty(penalty_elastic_net, prox_elastic_net)

@@ -1,0 +1,235 @@
+"""The two loops: ``run_until`` stops early, ``run_steps`` records a fixed number of steps."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxopt_robust import _checks
+from jaxopt_robust.numerics import tree_all_finite, tree_where
+from jaxopt_robust.solvers.types import (
+  CONVERGED,
+  NON_FINITE,
+  STALLED,
+  STEP_LIMIT,
+  SolveInfo,
+  Solver,
+)
+from jaxopt_robust.typing import Array, ArrayLike, PyTree
+
+__all__ = ["raise_if_failed", "run_steps", "run_until"]
+
+
+def _strip_weak_types(tree: PyTree) -> PyTree:
+  """Python numbers and weakly typed arrays become strongly typed: they would retrace the loop."""
+
+  def strip(leaf: Any) -> Array:
+    array = jnp.asarray(leaf)
+    if jnp.issubdtype(array.dtype, jax.dtypes.extended):
+      return array
+    return jax.lax.convert_element_type(array, array.dtype)
+
+  return jax.tree.map(strip, tree)
+
+
+def _blank_info(solver: Solver, state: PyTree, hyper: PyTree, data: tuple) -> Any:
+  """An info of the right structure for the case that no step is taken: error and value are inf."""
+  _, shapes = jax.eval_shape(solver.step, state, hyper, *data)
+  missing = [name for name in ("error", "value") if not hasattr(shapes, name)]
+  if missing:
+    raise TypeError(
+      f"solver.step must return an info with fields 'error' and 'value'; {type(shapes).__name__} "
+      f"lacks {missing}."
+    )
+  for name in ("error", "value"):
+    field = getattr(shapes, name)
+    if field.shape != () or not jnp.issubdtype(field.dtype, jnp.floating):
+      raise TypeError(
+        f"info.{name} must be a floating-point scalar; got {field.dtype}{list(field.shape)}."
+      )
+  blank = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+  return blank._replace(
+    error=jnp.full((), jnp.inf, shapes.error.dtype), value=jnp.full((), jnp.inf, shapes.value.dtype)
+  )
+
+
+def run_until(
+  solver: Solver,
+  params: PyTree,
+  hyper: PyTree,
+  *data: PyTree,
+  tol: ArrayLike,
+  max_steps: ArrayLike,
+) -> tuple[PyTree, SolveInfo]:
+  r"""Runs a solver until its error is at most ``tol``: one ``lax.while_loop``.
+
+  Repeats ``state, info = solver.step(state, hyper, *data)`` until ``info.error <= tol`` (status 0),
+  ``max_steps`` steps are done (status 1), the iterate, the error or the value is NaN or infinite
+  (status 2; the last finite state is returned), or the solver says that it cannot progress
+  (status 3).
+
+  Args:
+    solver: the method; ``params``, ``hyper`` and ``data`` are what its ``step`` takes.
+    params: pytree of float arrays, the starting point.
+    hyper: pytree of hyper-parameters (for example the strength of a penalty); may be traced.
+    *data: pytrees that the objective needs. Pass arrays here instead of closing over them: then one
+      compile serves all data of one shape.
+    tol: >= 0, float scalar; may be traced. 0 runs until an exact fixed point.
+    max_steps: >= 0, int scalar; may be traced.
+
+  Returns:
+    ``(params, info)`` with ``info`` a ``SolveInfo``.
+
+  Raises:
+    TypeError: when ``params`` holds anything but floating-point arrays.
+    ValueError: when ``tol`` or ``max_steps`` is negative and known while tracing.
+
+  Note:
+    Not differentiable in reverse mode: use ``implicit`` (derivative of the solution) or
+    ``run_steps`` (derivative of the iterations). Under ``vmap`` every solve stops for itself and
+    the loop runs as long as the slowest. ``step`` is traced twice, whatever the number of steps.
+
+  Example:
+    >>> solver = jr.solvers.ista(lambda x, b: 0.5 * jnp.sum((x - b) ** 2), jr.prox.prox_lasso,
+    ...                          stepsize=1.0)
+    >>> b = jnp.array([3.0, 0.5])
+    >>> x, info = run_until(solver, jnp.zeros(2), 1.0, b, tol=1e-6, max_steps=100)
+    >>> x, int(info.steps), int(info.status)
+    (Array([2., 0.], dtype=float32), 2, 0)
+
+  Reference:
+    The driver that separates a method from its loop: Rader, Lyons and Kidger, Optimistix: modular
+    optimisation in JAX and Equinox, 2024.
+  """
+  params = _checks.check_float_tree("params", params)
+  _checks.check_non_negative("tol", tol)
+  _checks.check_non_negative("max_steps", max_steps)
+  hyper, data = _strip_weak_types(hyper), _strip_weak_types(data)
+  state = _strip_weak_types(solver.init(params, hyper, *data))
+  blank = _blank_info(solver, state, hyper, data)
+  limit = jnp.asarray(max_steps, jnp.int32)
+  go = jnp.full((), -1, jnp.int32)  # no status yet
+  bound = jnp.asarray(tol, blank.error.dtype)
+
+  def keep_going(carry: tuple) -> Array:
+    state, _, status = carry
+    return (status == go) & (state.count < limit)
+
+  def body(carry: tuple) -> tuple:
+    state, _, _ = carry
+    new_state, info = solver.step(state, hyper, *data)
+    finite = tree_all_finite(new_state.params) & jnp.isfinite(info.error) & jnp.isfinite(info.value)
+    stalled = getattr(info, "stalled", jnp.zeros((), jnp.bool_))
+    status = jnp.select(
+      [~finite, info.error <= bound, stalled],
+      [jnp.full_like(go, NON_FINITE), jnp.full_like(go, CONVERGED), jnp.full_like(go, STALLED)],
+      go,
+    )
+    counted = state._replace(count=new_state.count)
+    return tree_where(finite, new_state, counted), info, status
+
+  state, info, status = jax.lax.while_loop(keep_going, body, (state, blank, go))
+  status = jnp.where(status == go, jnp.full_like(go, STEP_LIMIT), status)
+  return state.params, SolveInfo(state.count, info.error, info.value, status, info)
+
+
+def run_steps(
+  solver: Solver,
+  params: PyTree,
+  hyper: PyTree,
+  *data: PyTree,
+  num_steps: int,
+  remat: bool = False,
+) -> tuple[PyTree, Any]:
+  r"""Runs a fixed number of steps and records every step's info: one ``lax.scan``.
+
+  Args:
+    solver: the method; ``params``, ``hyper`` and ``data`` are what its ``step`` takes.
+    params: pytree of float arrays, the starting point.
+    hyper: pytree of hyper-parameters; may be traced.
+    *data: pytrees that the objective needs.
+    num_steps: >= 1, static.
+    remat: recompute each step in the backward pass instead of storing it (``jax.checkpoint``):
+      memory grows with the state only, time by about one forward pass.
+
+  Returns:
+    ``(params, infos)`` where each leaf of ``infos`` has a leading axis of length ``num_steps``.
+
+  Raises:
+    TypeError: when ``params`` holds anything but floating-point arrays.
+    ValueError: when ``num_steps`` is not a static integer >= 1.
+
+  Note:
+    Differentiable in both modes through the iterations (unrolled derivative). Nothing stops a run
+    that diverges: look at ``infos.error``.
+
+  Example:
+    >>> solver = jr.solvers.ista(lambda x, b: 0.5 * jnp.sum((x - b) ** 2), jr.prox.prox_lasso,
+    ...                          stepsize=0.5)
+    >>> x, infos = run_steps(solver, jnp.zeros(1), 1.0, jnp.array([3.0]), num_steps=4)
+    >>> infos.error.shape
+    (4,)
+
+  Reference:
+    Derivatives of iterative methods by unrolling: Griewank and Walther, Evaluating Derivatives,
+    2008, chapter 15.
+  """
+  params = _checks.check_float_tree("params", params)
+  num_steps = _checks.check_int("num_steps", num_steps, minimum=1)
+  hyper, data = _strip_weak_types(hyper), _strip_weak_types(data)
+
+  def body(state: Any, _: None) -> tuple[Any, Any]:
+    return solver.step(state, hyper, *data)
+
+  state = _strip_weak_types(solver.init(params, hyper, *data))
+  state, infos = jax.lax.scan(
+    jax.checkpoint(body) if remat else body, state, None, length=num_steps
+  )
+  return state.params, infos
+
+
+def raise_if_failed(info: SolveInfo) -> None:
+  """Turns the status of one or many finished solves into an exception.
+
+  Args:
+    info: ``SolveInfo`` of ``run_until``, scalar or batched; its values must be known (call this
+      outside ``jit``).
+
+  Returns:
+    None, when every solve converged.
+
+  Raises:
+    RuntimeError: when a solve did not converge: how many, which first, its status, steps and error,
+      and what usually helps.
+    TypeError: inside ``jit``, where nothing can be raised; use ``jaxopt_robust.debug.checked``.
+
+  Example:
+    >>> zero = jnp.zeros((), jnp.int32)
+    >>> raise_if_failed(jr.solvers.SolveInfo(zero, jnp.zeros(()), jnp.zeros(()), zero, None))
+
+  Reference:
+    Result codes with an optional exception: Rader, Lyons and Kidger, Lineax: unified linear solves
+    and linear least-squares in JAX and Equinox, 2023.
+  """
+  if not _checks.is_concrete((info.status, info.steps, info.error)):
+    raise TypeError(
+      "raise_if_failed needs known values and cannot run inside jit, vmap or grad; "
+      "return the info, or wrap the function with jaxopt_robust.debug.checked."
+    )
+  status = np.asarray(info.status).ravel()
+  failed = np.flatnonzero(status != CONVERGED)
+  if failed.size == 0:
+    return
+  first = failed[0]
+  meaning = {
+    STEP_LIMIT: "reached the step limit; raise max_steps or tol, or check the step size",
+    NON_FINITE: "met NaN or infinite numbers; check the data for NaN and lower the step size",
+    STALLED: "stalled: no step decreases the objective; check the gradient, or use float64",
+  }
+  raise RuntimeError(
+    f"{failed.size} of {status.size} solves did not converge. First: number {first}, "
+    f"status {status[first]} ({meaning.get(int(status[first]), 'unknown status')}), "
+    f"after {np.asarray(info.steps).ravel()[first]} steps with "
+    f"error {np.asarray(info.error).ravel()[first]:.3g}."
+  )
