@@ -56,13 +56,13 @@ class Source(NamedTuple):
 
 def _mnist(raw: bytes) -> Arrays:
   """x: float32[5000, 784] in [0, 1], rows are 28 x 28 images. y: int32[5000], 500 a digit."""
-  table = np.loadtxt(io.BytesIO(gzip.decompress(raw)), delimiter=",", dtype=np.float32)
+  table = np.loadtxt(io.BytesIO(gzip.decompress(raw)), delimiter=",", dtype=np.float32, ndmin=2)
   return {"x": table[:, :-1] / np.float32(255), "y": table[:, -1].astype(np.int32)}
 
 
 def _movielens(raw: bytes) -> Arrays:
   """user, item: int32[100000] from 0. rating: float32, 1 to 5. timestamp: int64, seconds."""
-  table = np.loadtxt(io.BytesIO(raw), delimiter="\t", skiprows=1, dtype=np.int64)
+  table = np.loadtxt(io.BytesIO(raw), delimiter="\t", skiprows=1, dtype=np.int64, ndmin=2)
   return {
     "user": (table[:, 0] - 1).astype(np.int32),
     "item": (table[:, 1] - 1).astype(np.int32),

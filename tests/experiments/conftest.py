@@ -1,0 +1,82 @@
+"""Fake experiments for the tests of the runner; fetching data is forbidden in all tests."""
+
+import dataclasses
+import sys
+import types
+
+import pytest
+
+from experiments import _runner
+from experiments._protocol import Claim, Outcome, Paper, Row, new_figure
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeConfig:
+  seeds: int = 2
+  rate: float = 0.5
+  label: str = "plain"
+  flag: bool = False
+  sizes: tuple[int, ...] = (1, 2)
+
+  def __post_init__(self):
+    if self.rate > 1:
+      raise ValueError(f"rate must be at most 1; got {self.rate}.")
+
+
+def _run(config, progress):
+  values = [config.rate * seed for seed in progress.track(range(config.seeds), "seeds")]
+  progress.message("done")
+  return Outcome(
+    metrics={"fake": {"values": values}},
+    table=[Row("fake <b>", "error", sum(values), 2.0, "base", 1.5, better="lower", note="n & m")],
+    claims=[Claim("A claim <script>alert(1)</script>.", sum(values) < 2, {"sum": sum(values)})],
+  )
+
+
+def _fail(config, progress):
+  raise FloatingPointError("the <i>fake</i> run broke")
+
+
+def _figure(record):
+  fig, axes = new_figure()
+  axes[0].plot(record["metrics"]["fake"]["values"])
+  return fig
+
+
+def make_module(**changes):
+  """A module that follows the protocol, with some parts replaced (None removes one)."""
+  module = types.SimpleNamespace(
+    __doc__="A fake.\n\nMore text.",
+    PAPER=Paper("Fake <title>", "A. Author & B. Author", 2020, "It <em>works</em>.", "Table 1"),
+    Config=FakeConfig,
+    SIZES={"toy": FakeConfig(seeds=1), "desk": FakeConfig(), "paper": FakeConfig(seeds=9)},
+    DEMO=True,
+    run=_run,
+    figure=_figure,
+  )
+  for name, value in changes.items():
+    if value is None:
+      delattr(module, name)
+    else:
+      setattr(module, name, value)
+  return module
+
+
+@pytest.fixture
+def fakes(monkeypatch):
+  """Three experiments instead of the real ones: the second fails, the third is not in the demo."""
+  modules = {
+    "a_good": make_module(),
+    "b_bad": make_module(run=_fail),
+    "c_quiet": make_module(DEMO=False),
+  }
+  for name, module in modules.items():
+    monkeypatch.setitem(sys.modules, f"experiments.{name}", module)
+  monkeypatch.setattr(_runner, "names", lambda: sorted(modules))
+  return modules
+
+
+@pytest.fixture(autouse=True)
+def _no_downloads(monkeypatch, tmp_path):
+  monkeypatch.setenv("JAXOPT_ROBUST_OFFLINE", "1")
+  monkeypatch.setenv("JAXOPT_ROBUST_CACHE", str(tmp_path / "cache"))

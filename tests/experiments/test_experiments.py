@@ -1,0 +1,66 @@
+"""Each experiment at toy size, and each committed record: complete, current, drawable."""
+
+import json
+import re
+
+import pytest
+
+from experiments import _runner
+from experiments._protocol import RECORD_FORMAT, RECORD_KEYS, to_json
+
+NAMES = _runner.names()
+RECORDS = sorted(path.stem for path in _runner.RECORDS.glob("*.json"))
+VERSIONS = {"python", "jax", "jaxlib", "numpy", "optax", "jaxopt_robust"}
+# Toy runs that take more than ten seconds on two cores.
+SLOW: set[str] = set()
+
+
+def _marked(name):
+  return pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+
+
+def check_record(record, name):
+  assert set(record) == set(RECORD_KEYS)
+  assert record["format"] == RECORD_FORMAT and record["name"] == name
+  assert set(record["versions"]) == VERSIONS and all(record["versions"].values())
+  assert record["seeds"] == record["settings"]["seeds"] >= 1
+  assert record["paper"]["title"] and record["paper"]["claim"]
+  assert record["table"] and record["claims"]
+  wall = record["wall"]
+  assert wall["total_s"] >= wall["compile_s"] >= 0
+  for row in record["table"]:
+    assert row["ours"] is not None, f"{row['method']}: our figure is not finite"
+
+
+@pytest.mark.parametrize("name", [_marked(n) for n in NAMES])
+def test_toy_run_gives_a_record_and_a_figure(name, tmp_path):
+  module = _runner.load(name)
+  assert 1 <= len(_runner.first_line(module.__doc__)) <= 100
+  record = _runner.execute(name, module, module.SIZES["toy"], size="toy")
+  check_record(record, name)
+  _runner.save(module, json.loads(json.dumps(record)), tmp_path)
+  assert (tmp_path / f"{name}.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_has_its_record(name):
+  assert name in RECORDS, f"run: python -m experiments run {name} --save-record"
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_committed_record_is_current_and_its_claims_hold(name):
+  text = (_runner.RECORDS / f"{name}.json").read_text()
+  record, module = json.loads(text), _runner.load(name)
+  check_record(record, name)
+  assert record["size"] == "desk"
+  assert record["settings"] == to_json(module.SIZES["desk"]), "run it again and save its record"
+  assert record["paper"] == to_json(module.PAPER)
+  failed = [claim["text"] for claim in record["claims"] if not claim["holds"]]
+  assert not failed
+  assert not re.search(r"[\s\"'](/(home|root|tmp|usr|work|Users|mnt)/|[A-Z]:\\\\)", text)
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_figure_of_a_committed_record_needs_the_record_alone(name):
+  module = _runner.load(name)
+  assert _runner.draw(module, _runner.read(_runner.RECORDS / f"{name}.json")).startswith(b"\x89PNG")
