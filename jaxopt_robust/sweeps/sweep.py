@@ -1,0 +1,216 @@
+"""One function over a grid of points: on one device, on all devices, on all hosts."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxopt_robust import _checks
+from jaxopt_robust.sweeps.grid import key_to_data, num_points, padded_rows, take_rows
+from jaxopt_robust.typing import PyTree
+
+__all__ = ["gather", "make_sweep_mesh", "sweep"]
+
+BACKENDS = ("shard_map", "vmap", "pmap")
+
+
+def make_sweep_mesh(axis_name: str = "sweep") -> Mesh:
+  """A one-axis mesh over all devices of all processes.
+
+  Args:
+    axis_name: name of the axis.
+
+  Returns:
+    ``jax.sharding.Mesh`` with one axis of type Auto.
+
+  Raises:
+    TypeError: when ``axis_name`` is not a string.
+
+  Example:
+    >>> make_sweep_mesh().axis_names
+    ('sweep',)
+
+  Reference:
+    "Distributed arrays and automatic parallelization" in the JAX documentation.
+  """
+  if not isinstance(axis_name, str):
+    raise TypeError(f"axis_name must be a string; got {type(axis_name).__name__}.")
+  return jax.make_mesh((jax.device_count(),), (axis_name,), axis_types=(AxisType.Auto,))
+
+
+def gather(outputs: PyTree) -> PyTree:
+  """Outputs of a sweep as NumPy arrays, whole on every process.
+
+  Args:
+    outputs: pytree of arrays, possibly sharded over devices and processes. Typed keys become their
+      integers.
+
+  Returns:
+    pytree of ``numpy.ndarray``.
+
+  Example:
+    >>> gather({"a": jnp.arange(3)})["a"].tolist()
+    [0, 1, 2]
+
+  Reference:
+    "Introduction to multi-controller JAX" in the JAX documentation.
+  """
+
+  def to_host(leaf: Any) -> np.ndarray:
+    leaf = key_to_data(leaf)
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+      from jax.experimental import multihost_utils
+
+      return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+    return np.asarray(leaf)
+
+  return jax.tree.map(to_host, outputs)
+
+
+def _replicated(tree: PyTree, mesh: Mesh) -> PyTree:
+  """Puts equal host copies of an array on the devices of all processes."""
+
+  def put(leaf: Any) -> Any:
+    is_key = jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
+    data = jax.device_put(np.asarray(key_to_data(leaf)), NamedSharding(mesh, PartitionSpec()))
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf)) if is_key else data
+
+  return jax.tree.map(put, tree)
+
+
+class Mapped(NamedTuple):
+  """A function over a whole grid, ready to be lowered, compiled or called.
+
+  Attributes:
+    prepare: puts ``(grids, shared)`` where the program expects them.
+    call: ``(grids, shared) -> outputs``; jitted, except for the backend "pmap".
+  """
+
+  prepare: Callable[[PyTree], PyTree]
+  call: Any
+
+
+def mapped_function(
+  fn: Callable[..., PyTree], *, mesh: Mesh | None, axis_name: str, backend: str
+) -> Mapped:
+  """The program behind ``sweep``; grid sizes are read off the arguments."""
+
+  def batch(grids: tuple, shared: tuple) -> PyTree:
+    in_axes = (0,) * len(grids) + (None,) * len(shared)
+    return jax.vmap(fn, in_axes=in_axes)(*grids, *shared)
+
+  def padded(over_devices: Callable, devices: int, grids: tuple, shared: tuple) -> PyTree:
+    size = num_points(grids)
+    rows = padded_rows(0, size, math.ceil(size / devices) * devices)
+    outputs = over_devices(take_rows(grids, rows), shared)
+    return jax.tree.map(lambda leaf: leaf[:size], outputs)
+
+  def local(tree: PyTree) -> PyTree:
+    return jax.tree.map(jnp.asarray, tree)
+
+  if backend == "vmap":
+    return Mapped(local, jax.jit(batch))
+
+  if backend == "pmap":
+    count = jax.local_device_count()
+    parallel = jax.pmap(batch, axis_name=axis_name, in_axes=(0, None))
+
+    def split_and_join(grids: tuple, shared: tuple) -> PyTree:
+      split = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), grids)
+      return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), parallel(split, shared))
+
+    return Mapped(local, functools.partial(padded, split_and_join, count))
+
+  assert mesh is not None
+  spec, everywhere = PartitionSpec(axis_name), PartitionSpec()
+  sharded = jax.shard_map(
+    batch, mesh=mesh, in_specs=(spec, everywhere), out_specs=spec, check_vma=False
+  )
+  program = functools.partial(padded, sharded, mesh.shape[axis_name])
+  if jax.process_count() == 1:
+    return Mapped(local, jax.jit(program))
+  # Every process gets every result: it could not be sliced or read otherwise.
+  jitted = jax.jit(program, out_shardings=NamedSharding(mesh, everywhere))
+  return Mapped(functools.partial(_replicated, mesh=mesh), jitted)
+
+
+def resolve_mesh(mesh: Mesh | None, axis_name: str, backend: str) -> Mesh | None:
+  """Checks the arguments of ``sweep`` and makes the default mesh."""
+  _checks.check_option("backend", backend, BACKENDS)
+  if backend != "shard_map":
+    if mesh is not None:
+      raise ValueError(f"mesh is for backend 'shard_map' only; got backend {backend!r} and a mesh.")
+    if jax.process_count() > 1:
+      raise ValueError(
+        f"with {jax.process_count()} processes backend must be 'shard_map'; got {backend!r}."
+      )
+    return None
+  if mesh is None:
+    return make_sweep_mesh(axis_name)
+  if axis_name not in mesh.axis_names:
+    raise ValueError(f"axis_name must be an axis of the mesh {mesh.axis_names}; got {axis_name!r}.")
+  return mesh
+
+
+def sweep(
+  fn: Callable[..., PyTree],
+  *,
+  mesh: Mesh | None = None,
+  axis_name: str = "sweep",
+  backend: str = "shard_map",
+) -> Callable[..., PyTree]:
+  r"""Maps a function over a grid of points, split over all devices.
+
+  ``sweep(fn)(grid)[i] = fn(grid[i])``, as ``jit(shard_map(vmap(fn)))`` on a one-axis mesh. The
+  points are split over the devices, each device works its share off as one vmapped batch, and
+  devices whose solves stop early do not wait for the others at each step.
+
+  Args:
+    fn: pure function of one point of each grid, then of the shared arguments; returns a pytree of
+      arrays.
+    mesh: a mesh with the axis ``axis_name``, for ``"shard_map"`` only; by default all devices of
+      all processes.
+    axis_name: the mesh axis that the points are split over.
+    backend: ``"shard_map"`` (default), ``"vmap"`` (one device) or ``"pmap"`` (all local devices;
+      in maintenance mode in JAX).
+
+  Returns:
+    ``mapped(*grids, shared=()) -> outputs``: each grid is a pytree of arrays with one common
+    leading size n (values, or typed PRNG keys), ``shared`` is a tuple of pytrees that every point
+    gets whole, and each output leaf has the leading size n. Grids whose size the device count does
+    not divide are padded by their last point and cut again. Keep ``mapped`` and call it again:
+    equal shapes compile once.
+
+  Raises:
+    TypeError: when ``fn`` is not a function.
+    ValueError: when ``backend`` or ``axis_name`` is unknown, or a grid is empty, holds a scalar or
+      has leaves of different lengths.
+
+  Note:
+    With several processes (``jax.distributed``) every process calls it with equal arguments and
+    gets all outputs. It is a plain map, so it serves as NumPyro's ``chain_method`` too.
+
+  Example:
+    >>> square_sum = sweep(lambda lam, b: lam * jnp.sum(b * b))
+    >>> square_sum(jnp.array([1.0, 2.0, 3.0]), shared=(jnp.ones(2),))
+    Array([2., 4., 6.], dtype=float32)
+
+  Reference:
+    "Manual parallelism with shard_map" in the JAX documentation.
+  """
+  _checks.check_callable("fn", fn)
+  mesh = resolve_mesh(mesh, axis_name, backend)
+  mapped = mapped_function(fn, mesh=mesh, axis_name=axis_name, backend=backend)
+
+  def over_grid(*grids: PyTree, shared: tuple = ()) -> PyTree:
+    if not isinstance(shared, tuple):
+      raise TypeError(f"shared must be a tuple of arguments; got {type(shared).__name__}.")
+    num_points(grids)
+    return mapped.call(mapped.prepare(grids), mapped.prepare(shared))
+
+  return over_grid
