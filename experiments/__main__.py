@@ -253,7 +253,8 @@ def main(args: list[str] | None = None) -> int:
   """Runs one command; returns the exit status (2 for a mistake in the command)."""
   from experiments import datasets
 
-  console = Console()
+  # Where the output is no terminal, a table must not be squeezed into a guessed width.
+  console = Console() if sys.stdout.isatty() else Console(width=140)
   command = tyro.cli(Command, prog="python -m experiments", description=__doc__, args=args)
   try:
     match command:

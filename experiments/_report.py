@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -206,9 +207,9 @@ def write(folder: Path, *, target: Path | None = None) -> Path:
 
 def print_table(records: Sequence[dict[str, Any]], console: Console) -> None:
   """The same table for a terminal."""
-  table = Table(title="Evidence", show_lines=False)
+  table = Table(title="Evidence", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
   for heading in ("experiment", "method", "metric"):
-    table.add_column(heading, overflow="fold")
+    table.add_column(heading, overflow="fold", min_width=10)
   for heading in ("ours", "baseline", "reported"):
     table.add_column(heading, justify="right")
   table.add_column("holds")
