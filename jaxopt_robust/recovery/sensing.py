@@ -1,7 +1,7 @@
 r"""Robust low-rank matrix recovery by the sub-gradient method (SubGM) with a small start.
 
-Minimises (1/m) ||A(L R^T) - y||_1 over factors of any width >= the true rank. Started close to zero,
-with normalised and geometrically decaying steps, the method finds the true matrix although a
+Minimises (1/m) ||A(L R^T) - y||_1 over factors of any width >= the true rank. Started close to
+zero, with normalised and geometrically decaying steps, the method finds the true matrix although a
 fraction of the measurements is arbitrarily wrong, and even where the l1 loss has lower minima.
 """
 
@@ -19,7 +19,7 @@ from jaxopt_robust import _checks
 from jaxopt_robust.numerics import safe_divide, safe_norm, tree_all_finite, tree_where, upcast
 from jaxopt_robust.recovery.factors import KINDS, Factors, check_pair
 from jaxopt_robust.recovery.initial import growth_factor, random_small, sign_spectral
-from jaxopt_robust.recovery.operators import MeasurementOperator, wide_dot
+from jaxopt_robust.recovery.operators import AdjointProducts, MeasurementOperator, wide_dot
 from jaxopt_robust.recovery.stepsizes import q_normalized_geometric
 from jaxopt_robust.solvers import CONVERGED, NON_FINITE, STALLED, STEP_LIMIT, Solver, run_steps
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
@@ -65,7 +65,17 @@ def _check_fit(op: MeasurementOperator, factors: Factors) -> tuple[Array, Array]
   return op.check_factors(*check_pair(factors))
 
 
-def _gradients(factors: Factors, products: Any) -> Factors:
+def _divide(products: AdjointProducts, count: Array) -> AdjointProducts:
+  """The products of Q / count, each in its own dtype."""
+
+  def divide(leaf: Array) -> Array:
+    wide = upcast(leaf)
+    return (wide / count.astype(wide.dtype)).astype(leaf.dtype)
+
+  return AdjointProducts(*map(divide, products))
+
+
+def _gradients(factors: Factors, products: AdjointProducts) -> Factors:
   if factors.R is None:
     return Factors(products.left + products.right, None)
   return Factors(products.left, products.right)
@@ -99,8 +109,8 @@ def l1_value_subgrad(
     the balancing term out.
 
   Example:
-    >>> op = jr.recovery.Identity((2, 2))
-    >>> value, grads, aux = l1_value_subgrad(op, jnp.zeros(4), jr.recovery.Factors(jnp.eye(2), None))
+    >>> op, start = jr.recovery.Identity((2, 2)), jr.recovery.Factors(jnp.eye(2), None)
+    >>> value, grads, aux = l1_value_subgrad(op, jnp.zeros(4), start)
     >>> float(value), grads.L
     (0.5, Array([[0.5, 0. ],
            [0. , 0.5]], dtype=float32))
@@ -114,12 +124,10 @@ def l1_value_subgrad(
   residual, products = op.residual_products(left, right, y, link=jnp.sign)
   count = jnp.maximum(jnp.asarray(op.count, residual.dtype), 1)
   value = jnp.sum(jnp.abs(residual)) / count
-  products = jax.tree.map(
-    lambda p: (upcast(p) / count.astype(upcast(p).dtype)).astype(p.dtype), products
-  )
+  products = _divide(products, count)
   grads = _gradients(factors, products)
   if balance is not None:
-    if factors.R is None:
+    if grads.R is None:
       raise ValueError("balance needs two factors; got factors.R None.")
     _checks.check_non_negative("balance", balance)
     difference = wide_dot(left.T, left) - wide_dot(right.T, right)
@@ -168,9 +176,7 @@ def squared_value_grad(
   left, right = _check_fit(op, factors)
   residual, products = op.residual_products(left, right, y, link=lambda z: z)
   count = jnp.maximum(jnp.asarray(op.count, residual.dtype), 1)
-  products = jax.tree.map(
-    lambda p: (upcast(p) / count.astype(upcast(p).dtype)).astype(p.dtype), products
-  )
+  products = _divide(products, count)
   value = 0.5 * jnp.sum(residual * residual) / count
   return value, _gradients(factors, products), SubgradAux(products.norm, residual)
 
@@ -238,8 +244,8 @@ class Trace(NamedTuple):
     err: float[num_steps], ||X_{t+1} - X*||_F where the truth was given, else None.
     status: int32 scalar: 0 the last step was at most ``tol``; 1 it was longer; 2 a number was not
       finite (the last finite iterate is returned); 3 the steps ran out while the iterate was still
-      growing from its start, so that the signal has not arrived: the decay rho is too small for this
-      alpha, or the start is zero.
+      growing from its start, so that the signal has not arrived: the decay rho is too small for
+      this alpha, or the start is zero.
 
   Example:
     >>> Trace._fields
@@ -383,8 +389,8 @@ def subgm(
   Note:
     Single entries (``EntryMask``, ``EntryCOO``) do not satisfy the Sign-RIP: there the width of the
     factors must be the true rank; with twice the rank the method fails. Quadratic sensing
-    (``RankOneSensing`` with equal vectors) is outside the theory and slow. float32 reaches errors of
-    about 1e-7; use float64 below that, or for starts smaller than 1e-4.
+    (``RankOneSensing`` with equal vectors) is outside the theory and slow. float32 reaches errors
+    of about 1e-7; use float64 below that, or for starts smaller than 1e-4.
 
   Example:
     >>> op = jr.recovery.make_gaussian_sensing(jax.random.key(0), 200, 4, 4)
@@ -489,7 +495,17 @@ def subgm_schedule(
 
 
 @functools.partial(jax.jit, static_argnames="num_steps")
-def _run(op, y, start, truth, eta0, rho, tol, *, num_steps: int) -> tuple[Factors, Trace]:  # type: ignore[no-untyped-def]
+def _run(
+  op: MeasurementOperator,
+  y: Array,
+  start: Factors,
+  truth: ArrayLike | None,
+  eta0: ArrayLike,
+  rho: ArrayLike,
+  tol: ArrayLike,
+  *,
+  num_steps: int,
+) -> tuple[Factors, Trace]:
   tx = q_normalized_geometric(eta0=eta0, rho=rho)
   return subgm(op, y, start, tx=tx, num_steps=num_steps, truth=truth, tol=tol)
 

@@ -1,0 +1,21 @@
+"""Generators of test problems: data, truth and objective from a key."""
+
+from jaxopt_robust.problems.low_rank import LowRankTruth, make_low_rank_sensing
+from jaxopt_robust.problems.noisy_labels import (
+  NoisyLabels,
+  make_class_dependent_label_noise,
+  make_uniform_label_noise,
+)
+from jaxopt_robust.problems.sparse_regression import SparseTruth, make_sparse_regression
+from jaxopt_robust.problems.types import Problem
+
+__all__ = [
+  "LowRankTruth",
+  "NoisyLabels",
+  "Problem",
+  "SparseTruth",
+  "make_class_dependent_label_noise",
+  "make_low_rank_sensing",
+  "make_sparse_regression",
+  "make_uniform_label_noise",
+]
