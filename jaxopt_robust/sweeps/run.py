@@ -98,6 +98,7 @@ def run(
   progress: bool = True,
   mesh: Mesh | None = None,
   backend: str = "shard_map",
+  lanes: int | None = None,
 ) -> RunResult:
   r"""Sweeps a grid in chunks, keeps what is finished, and goes on after a kill.
 
@@ -113,11 +114,12 @@ def run(
     shared: tuple of pytrees that every point gets whole.
     store: a folder, made where it is missing; None keeps nothing. Several processes must see the
       same folder.
-    chunk: points a chunk, static, rounded up to a multiple of the device count; by default a
+    chunk: points a chunk, static, rounded up so that all devices and lanes are busy; by default a
       sixteenth of the grid.
     progress: show a progress bar (needs tqdm).
     mesh: a one-axis mesh with the axis "sweep", as for ``sweep``.
     backend: ``"shard_map"`` or ``"vmap"``.
+    lanes: points that a device works off at once, as for ``sweep``.
 
   Returns:
     ``RunResult``. Points that fail (a field ``status`` of the output is not 0, as in ``SolveInfo``)
@@ -128,7 +130,8 @@ def run(
       count), for another grid, chunk size, JAX version, platform or number of devices.
     ImportError: a store is wanted and orbax-checkpoint is not installed.
     TypeError: when ``fn`` is not a function or ``shared`` no tuple.
-    ValueError: when the grid is empty or ragged, or ``chunk`` or ``backend`` is not allowed.
+    ValueError: when the grid is empty or ragged, or ``chunk``, ``lanes`` or ``backend`` is not
+      allowed.
 
   Note:
     A chunk that was truncated or changed on disk is noticed by its checksum, reported in a warning
@@ -149,12 +152,13 @@ def run(
     raise TypeError(f"shared must be a tuple of arguments; got {type(shared).__name__}.")
   mesh = resolve_mesh(mesh, "sweep", backend)
   num = num_points(grid)
-  devices = 1 if mesh is None else mesh.shape["sweep"]
+  lanes = None if lanes is None else _checks.check_int("lanes", lanes, minimum=1)
+  unit = (1 if mesh is None else mesh.shape["sweep"]) * (lanes or 1)
   chunk = math.ceil(num / _DEFAULT_CHUNKS) if chunk is None else chunk
   chunk = _checks.check_int("chunk", chunk, minimum=1)
-  chunk = min(math.ceil(chunk / devices), math.ceil(num / devices)) * devices
+  chunk = min(math.ceil(chunk / unit), math.ceil(num / unit)) * unit
 
-  mapped = mapped_function(fn, mesh=mesh, axis_name="sweep", backend=backend)
+  mapped = mapped_function(fn, mesh=mesh, axis_name="sweep", backend=backend, lanes=lanes)
   shared = mapped.prepare(shared)
 
   def points(start: int, stop: int) -> tuple:

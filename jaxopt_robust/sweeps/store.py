@@ -92,8 +92,8 @@ class ChunkStore:
       if found.get(field) != wanted:
         raise StoreMismatchError(
           f"the store {self._path} was made with another {field}: it has {found.get(field)!r}, "
-          f"this run has {wanted!r}. Mixing them would give wrong results: use another store, or delete "
-          "this one to start over."
+          f"this run has {wanted!r}. Mixing them would give wrong results: use another store, or "
+          "delete this one to start over."
         )
 
   def _chunk(self, number: int) -> pathlib.Path:

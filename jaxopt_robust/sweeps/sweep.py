@@ -96,17 +96,31 @@ class Mapped(NamedTuple):
 
 
 def mapped_function(
-  fn: Callable[..., PyTree], *, mesh: Mesh | None, axis_name: str, backend: str
+  fn: Callable[..., PyTree],
+  *,
+  mesh: Mesh | None,
+  axis_name: str,
+  backend: str,
+  lanes: int | None,
 ) -> Mapped:
   """The program behind ``sweep``; grid sizes are read off the arguments."""
 
-  def batch(grids: tuple, shared: tuple) -> PyTree:
+  def at_once(grids: tuple, shared: tuple) -> PyTree:
     in_axes = (0,) * len(grids) + (None,) * len(shared)
     return jax.vmap(fn, in_axes=in_axes)(*grids, *shared)
 
+  def batch(grids: tuple, shared: tuple) -> PyTree:
+    """One device's share, ``lanes`` points at a time."""
+    if lanes is None:
+      return at_once(grids, shared)
+    groups = jax.tree.map(lambda x: x.reshape(-1, lanes, *x.shape[1:]), grids)
+    outputs = jax.lax.map(lambda group: at_once(group, shared), groups)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
+
   def padded(over_devices: Callable, devices: int, grids: tuple, shared: tuple) -> PyTree:
     size = num_points(grids)
-    rows = padded_rows(0, size, math.ceil(size / devices) * devices)
+    unit = devices * (lanes or 1)
+    rows = padded_rows(0, size, math.ceil(size / unit) * unit)
     outputs = over_devices(take_rows(grids, rows), shared)
     return jax.tree.map(lambda leaf: leaf[:size], outputs)
 
@@ -114,15 +128,16 @@ def mapped_function(
     return jax.tree.map(jnp.asarray, tree)
 
   if backend == "vmap":
-    return Mapped(local, jax.jit(batch))
+    return Mapped(local, jax.jit(functools.partial(padded, batch, 1)))
 
   if backend == "pmap":
     count = jax.local_device_count()
-    parallel = jax.pmap(batch, axis_name=axis_name, in_axes=(0, None))
+    parallel = jax.pmap(batch, axis_name=axis_name)
 
     def split_and_join(grids: tuple, shared: tuple) -> PyTree:
       split = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), grids)
-      return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), parallel(split, shared))
+      copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), shared)
+      return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), parallel(split, copies))
 
     return Mapped(local, functools.partial(padded, split_and_join, count))
 
@@ -163,6 +178,7 @@ def sweep(
   mesh: Mesh | None = None,
   axis_name: str = "sweep",
   backend: str = "shard_map",
+  lanes: int | None = None,
 ) -> Callable[..., PyTree]:
   r"""Maps a function over a grid of points, split over all devices.
 
@@ -178,6 +194,9 @@ def sweep(
     axis_name: the mesh axis that the points are split over.
     backend: ``"shard_map"`` (default), ``"vmap"`` (one device) or ``"pmap"`` (all local devices;
       in maintenance mode in JAX).
+    lanes: >= 1, static: a device works its share off in groups of so many points. By default all
+      at once, which is fastest for small points. With ``lanes`` the bits of a point's result do not
+      depend on the number of devices, and a group waits for its own slowest solve only.
 
   Returns:
     ``mapped(*grids, shared=()) -> outputs``: each grid is a pytree of arrays with one common
@@ -188,12 +207,15 @@ def sweep(
 
   Raises:
     TypeError: when ``fn`` is not a function.
-    ValueError: when ``backend`` or ``axis_name`` is unknown, or a grid is empty, holds a scalar or
-      has leaves of different lengths.
+    ValueError: when ``backend`` or ``axis_name`` is unknown, ``lanes`` is not positive, or a grid
+      is empty, holds a scalar or has leaves of different lengths.
 
   Note:
     With several processes (``jax.distributed``) every process calls it with equal arguments and
-    gets all outputs. It is a plain map, so it serves as NumPyro's ``chain_method`` too.
+    gets all outputs. It is a plain map, so it serves as NumPyro's ``chain_method`` too. A matrix
+    product rounds differently for another number of columns, so a function that multiplies a shared
+    matrix gives the same bits on 1 and on 8 devices only with ``lanes``; entrywise functions and
+    sums do so anyway.
 
   Example:
     >>> square_sum = sweep(lambda lam, b: lam * jnp.sum(b * b))
@@ -205,7 +227,8 @@ def sweep(
   """
   _checks.check_callable("fn", fn)
   mesh = resolve_mesh(mesh, axis_name, backend)
-  mapped = mapped_function(fn, mesh=mesh, axis_name=axis_name, backend=backend)
+  lanes = None if lanes is None else _checks.check_int("lanes", lanes, minimum=1)
+  mapped = mapped_function(fn, mesh=mesh, axis_name=axis_name, backend=backend, lanes=lanes)
 
   def over_grid(*grids: PyTree, shared: tuple = ()) -> PyTree:
     if not isinstance(shared, tuple):
