@@ -13,8 +13,11 @@ from jaxopt_robust.typing import Array, ArrayLike, ProxFn, PyTree
 
 __all__ = ["FistaState", "IstaState", "ProximalGradientInfo", "fista", "ista", "proximal_residual"]
 
-# A step is accepted when the quadratic model bounds the objective up to rounding of its value.
+# A step is accepted when the quadratic model bounds the objective up to rounding of its value...
 _SLACK_EPSILONS = 10.0
+# ...and may grow only while the model's quadratic term is well above that rounding: below it every
+# step passes the test.
+_GROWTH_EPSILONS = 1000.0
 
 
 class IstaState(NamedTuple):
@@ -22,7 +25,7 @@ class IstaState(NamedTuple):
 
   Attributes:
     params: the iterate.
-    stepsize: scalar, the last accepted step size.
+    stepsize: scalar, the step size to try next.
     count: int32, steps done.
   """
 
@@ -204,15 +207,16 @@ def ista(
     return IstaState(params, jnp.asarray(first, _scalar_dtype(params)), jnp.zeros((), jnp.int32))
 
   def step(state: IstaState, hyper: PyTree, *data: PyTree) -> tuple[IstaState, Any]:
-    trial = jnp.where(state.count > 0, state.stepsize * settings.growth, state.stepsize)
     params, value, s, stalled = _proximal_step(
-      fun, prox, state.params, trial, hyper, data,
+      fun, prox, state.params, state.stepsize, hyper, data,
       shrink=settings.shrink, max_backtracks=settings.max_backtracks,
     )  # fmt: skip
-    error = optax.tree.norm(optax.tree.sub(params, state.params)) / s
+    error = jax.lax.stop_gradient(optax.tree.norm(optax.tree.sub(params, state.params)) / s)
+    rounding = _GROWTH_EPSILONS * jnp.finfo(value.dtype).eps * jnp.abs(value)
+    trial = jnp.where(0.5 * s * error**2 > rounding, s * settings.growth, s)
     return (
-      IstaState(params, s, state.count + 1),
-      ProximalGradientInfo(jax.lax.stop_gradient(error), value, s, stalled),
+      IstaState(params, trial, state.count + 1),
+      ProximalGradientInfo(error, value, s, stalled),
     )
 
   return Solver(init, step)

@@ -1,0 +1,265 @@
+"""All solvers with the problems that they support, and calls that must fail."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxopt_robust import prox, solvers
+from tests.helpers import BadInput
+
+
+class Problem(NamedTuple):
+  """A composite problem f(x; *data) + g(x; hyper) with its known optimum, as float64 NumPy data.
+
+  Attributes:
+    name: its name.
+    fun: the smooth part.
+    prox: the proximal operator of the penalty.
+    value: the penalty.
+    hyper: the penalty's strength.
+    data: what ``fun`` takes after the parameters.
+    lipschitz: Lipschitz constant of the gradient of ``fun``.
+    strong: strong convexity constant (0: none).
+    optimum: the solution.
+  """
+
+  name: str
+  fun: Callable
+  prox: Callable
+  value: Callable
+  hyper: Any
+  data: tuple
+  lipschitz: float
+  strong: float
+  optimum: np.ndarray
+
+
+def half_mean_square(w, x, y):
+  """f(w) = 1/(2n) ||X w - y||^2."""
+  return 0.5 * jnp.mean((x @ w - y) ** 2)
+
+
+def _regression() -> tuple[np.ndarray, np.ndarray]:
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((60, 20))
+  truth = np.zeros(20)
+  truth[:5] = [3.0, -2.0, 1.5, 1.0, -1.0]
+  return x, x @ truth + 0.5 * rng.standard_normal(60)
+
+
+def _ridge() -> Problem:
+  x, y = _regression()
+  gram = x.T @ x / 60
+  eigenvalues = np.linalg.eigvalsh(gram)
+  optimum = np.linalg.solve(gram + 0.3 * np.eye(20), x.T @ y / 60)
+  return Problem(
+    "ridge", half_mean_square, prox.prox_ridge, prox.penalty_ridge, 0.3, (x, y),
+    eigenvalues[-1], eigenvalues[0], optimum,
+  )  # fmt: skip
+
+
+def _lasso() -> Problem:
+  from sklearn.linear_model import Lasso
+
+  x, y = _regression()
+  eigenvalues = np.linalg.eigvalsh(x.T @ x / 60)
+  model = Lasso(alpha=0.2, fit_intercept=False, tol=1e-15, max_iter=100_000).fit(x, y)
+  return Problem(
+    "lasso", half_mean_square, prox.prox_lasso, prox.penalty_lasso, 0.2, (x, y),
+    eigenvalues[-1], eigenvalues[0], model.coef_,
+  )  # fmt: skip
+
+
+def _elastic_net() -> Problem:
+  from sklearn.linear_model import ElasticNet
+
+  x, y = _regression()
+  eigenvalues = np.linalg.eigvalsh(x.T @ x / 60)
+  lam, gamma = 0.15, 2.0
+  model = ElasticNet(
+    alpha=lam * (1 + gamma), l1_ratio=1 / (1 + gamma), fit_intercept=False, tol=1e-15,
+    max_iter=100_000,
+  ).fit(x, y)  # fmt: skip
+  return Problem(
+    "elastic_net", half_mean_square, prox.prox_elastic_net, prox.penalty_elastic_net,
+    (lam, gamma), (x, y), eigenvalues[-1], eigenvalues[0], model.coef_,
+  )  # fmt: skip
+
+
+def _non_negative_least_squares() -> Problem:
+  from scipy.optimize import nnls
+
+  x, y = _regression()
+  eigenvalues = np.linalg.eigvalsh(x.T @ x / 60)
+  return Problem(
+    "non_negative_least_squares", half_mean_square, prox.prox_non_negative_lasso,
+    prox.penalty_non_negative_lasso, 0.0, (x, y), eigenvalues[-1], eigenvalues[0], nnls(x, y)[0],
+  )  # fmt: skip
+
+
+def _group_lasso() -> Problem:
+  """One group and an orthogonal design: shrinks the whole vector."""
+  target = np.array([3.0, -4.0, 0.0])
+  fun = lambda w, b: 0.5 * jnp.sum((w - b) ** 2)
+  return Problem(
+    "group_lasso", fun, prox.prox_group_lasso, prox.penalty_group_lasso, 2.0, (target,), 1.0, 1.0,
+    target * (1 - 2.0 / 5.0),
+  )  # fmt: skip
+
+
+PROBLEMS = [_ridge(), _lasso(), _elastic_net(), _non_negative_least_squares(), _group_lasso()]
+
+
+class SolverCase(NamedTuple):
+  """A solver under the contract tests of ``tests/solvers``.
+
+  Attributes:
+    name: its name.
+    make: ``make(problem) -> Solver``.
+    supports: names of the problems that it solves.
+    monotone: whether theory says that the objective never increases.
+    error_from: which point the reported error belongs to, for the first-principles check.
+  """
+
+  name: str
+  make: Callable[[Problem], solvers.Solver]
+  supports: tuple[str, ...]
+  monotone: bool
+
+
+ALL = tuple(p.name for p in PROBLEMS)
+SOLVERS = [
+  SolverCase(
+    "ista", lambda p: solvers.ista(p.fun, p.prox, stepsize=1 / p.lipschitz), ALL, monotone=True
+  ),
+  SolverCase("ista_backtracking", lambda p: solvers.ista(p.fun, p.prox), ALL, monotone=True),
+  SolverCase(
+    "fista", lambda p: solvers.fista(p.fun, p.prox, stepsize=1 / p.lipschitz), ALL, monotone=False
+  ),
+  SolverCase(
+    "fista_no_restart",
+    lambda p: solvers.fista(p.fun, p.prox, stepsize=1 / p.lipschitz, restart=None),
+    ALL,
+    monotone=False,
+  ),
+  SolverCase("fista_backtracking", lambda p: solvers.fista(p.fun, p.prox), ALL, monotone=False),
+]
+
+COVERED = set(solvers.__all__)  # each is exercised in tests/solvers
+
+X = jnp.ones(2)
+QUADRATIC = lambda w: jnp.sum(w**2)
+ISTA = solvers.ista(lambda w, *data: QUADRATIC(w), prox.prox_lasso, stepsize=0.1)
+SOLVE = lambda w, h: (w * h, None)
+RESIDUAL = lambda w, h: w
+
+
+def _run(params, **options):
+  return solvers.run_until(ISTA, params, 1.0, **{"tol": 1e-3, "max_steps": 5, **options})
+
+
+def _no_info(w):
+  bare = solvers.Solver(ISTA.init, lambda s, h: (s, jnp.zeros(())))
+  return solvers.run_until(bare, w, 1.0, tol=1e-3, max_steps=5)
+
+
+def _failed_inside_jit():
+  return jax.jit(lambda w: solvers.raise_if_failed(_run(w)[1]))(X)
+
+
+def _bad(fn: str, what: str, call: Callable, error: type[Exception], match: str) -> BadInput:
+  return BadInput(f"solvers.{fn}", what, call, error, match)
+
+
+BAD_INPUTS = [
+  _bad("run_until", "integers", lambda: _run(jnp.arange(2)), TypeError, "floating-point"),
+  _bad("run_until", "empty", lambda: _run(jnp.zeros(0)), ValueError, "empty"),
+  _bad("run_until", "no leaves", lambda: _run(()), ValueError, "empty pytree"),
+  _bad("run_until", "tol", lambda: _run(X, tol=-1.0), ValueError, "tol must be >= 0; got -1"),
+  _bad("run_until", "steps", lambda: _run(X, max_steps=-1), ValueError, "max_steps must be >= 0"),
+  _bad("run_until", "info", lambda: _no_info(X), TypeError, "fields 'error' and 'value'"),
+  _bad(
+    "run_steps", "integers", lambda: solvers.run_steps(ISTA, jnp.arange(2), 1.0, num_steps=2),
+    TypeError, "floating-point",
+  ),
+  _bad(
+    "run_steps", "zero", lambda: solvers.run_steps(ISTA, X, 1.0, num_steps=0), ValueError,
+    "num_steps must be at least 1",
+  ),
+  _bad(
+    "run_steps", "float", lambda: solvers.run_steps(ISTA, X, 1.0, num_steps=2.0), TypeError,
+    "static Python integer",
+  ),
+  _bad("raise_if_failed", "inside jit", _failed_inside_jit, TypeError, "debug.checked"),
+  _bad("implicit", "solve", lambda: solvers.implicit(3, RESIDUAL), TypeError, "solve must be call"),
+  _bad("implicit", "optimality", lambda: solvers.implicit(SOLVE, 3), TypeError, "optimality"),
+  _bad(
+    "implicit", "linear_solve", lambda: solvers.implicit(SOLVE, RESIDUAL, linear_solve="cg"),
+    TypeError, "linear_solve must be callable",
+  ),
+  _bad(
+    "implicit", "residual", lambda: jax.grad(
+      lambda h: solvers.implicit(SOLVE, lambda w, h: w[:1])(X, h)[0].sum()
+    )(1.0), ValueError, "must agree in shapes",
+  ),
+  _bad(
+    "implicit", "params",
+    lambda: solvers.implicit(SOLVE, RESIDUAL)(jnp.arange(2), 1.0), TypeError, "floating-point",
+  ),
+  _bad(
+    "proximal_residual", "prox", lambda: solvers.proximal_residual(QUADRATIC, None), TypeError,
+    "prox must be callable",
+  ),
+  _bad(
+    "proximal_residual", "stepsize",
+    lambda: solvers.proximal_residual(QUADRATIC, prox.prox_lasso, stepsize=0.0), ValueError, "> 0",
+  ),
+  _bad(
+    "solve_cg", "tol", lambda: solvers.solve_cg(lambda v: v, X, tol=-1.0), ValueError, "> 0",
+  ),
+  _bad(
+    "solve_bicgstab", "steps", lambda: solvers.solve_bicgstab(lambda v: v, X, max_steps=0),
+    ValueError, "at least 1",
+  ),
+  _bad(
+    "solve_gmres", "restart", lambda: solvers.solve_gmres(lambda v: v, X, restart=0), ValueError,
+    "at least 1",
+  ),
+]  # fmt: skip
+for _name in ("ista", "fista"):
+  _make = getattr(solvers, _name)
+  _vector_fun = _make(lambda w: w, prox.prox_lasso, stepsize=1.0)
+  BAD_INPUTS += [
+    _bad(_name, "fun", lambda m=_make: m(None, prox.prox_lasso), TypeError, "fun must be callable"),
+    _bad(_name, "prox", lambda m=_make: m(QUADRATIC, 1.0), TypeError, "prox must be callable"),
+    _bad(
+      _name, "stepsize", lambda m=_make: m(QUADRATIC, prox.prox_lasso, stepsize=-1.0), ValueError,
+      "stepsize must be > 0; got -1",
+    ),
+    _bad(
+      _name, "shrink", lambda m=_make: m(QUADRATIC, prox.prox_lasso, shrink=1.0), ValueError,
+      r"shrink must be in \(0",
+    ),
+    _bad(
+      _name, "tries", lambda m=_make: m(QUADRATIC, prox.prox_lasso, max_backtracks=0), ValueError,
+      "max_backtracks must be at least 1",
+    ),
+    _bad(
+      _name, "vector objective",
+      lambda s=_vector_fun: solvers.run_until(s, X, 1.0, tol=1e-3, max_steps=3),
+      (TypeError, ValueError), "scalar",
+    ),
+  ]  # fmt: skip
+BAD_INPUTS += [
+  _bad(
+    "fista", "mode", lambda: solvers.fista(QUADRATIC, prox.prox_lasso, restart="speed"),
+    ValueError, "restart must be one of 'gradient', None; got 'speed'",
+  ),
+  _bad(
+    "ista", "growth", lambda: solvers.ista(QUADRATIC, prox.prox_lasso, growth=0.5), ValueError,
+    "growth must be in",
+  ),
+]  # fmt: skip
