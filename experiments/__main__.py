@@ -1,4 +1,4 @@
-"""Command line: ``python -m experiments list | run | demo | report | record | datasets``."""
+"""Command line of the experiments: ``python -m experiments --help``."""
 
 import dataclasses
 import sys
@@ -117,6 +117,16 @@ class Record:
 
 
 @dataclasses.dataclass(frozen=True)
+class Figure:
+  """Draw the figure of a committed record, for the documentation."""
+
+  name: tyro.conf.Positional[str]
+  """Which one."""
+  to: Path = Path("docs/images")
+  """Folder for NAME.png."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Datasets:
   """List the data sets that are fetched on demand, or fetch some into the cache."""
 
@@ -229,6 +239,18 @@ def report_command(command: Report, console: Console) -> int:
   return 0
 
 
+def figure_command(command: Figure, console: Console) -> int:
+  """Draws a committed record."""
+  module = _runner.load(command.name)
+  path = _runner.RECORDS / f"{command.name}.json"
+  if not path.exists():
+    raise _runner.UsageError(f"{command.name} has no committed record.")
+  target = command.to / f"{command.name}.png"
+  _runner.write_atomically(target, _runner.draw(module, _runner.read(path)))
+  _say(console, f"Written: {target}")
+  return 0
+
+
 def datasets_command(command: Datasets, console: Console) -> int:
   """Lists or fetches data sets."""
   from experiments import datasets
@@ -246,7 +268,7 @@ def datasets_command(command: Datasets, console: Console) -> int:
   return 0
 
 
-Command = List | Run | Demo | Report | Record | Datasets
+Command = List | Run | Demo | Report | Record | Figure | Datasets
 
 
 def main(args: list[str] | None = None) -> int:
@@ -269,6 +291,8 @@ def main(args: list[str] | None = None) -> int:
       case Record():
         _say(console, f"Written: {_runner.commit_record(command.name, command.out)}")
         return 0
+      case Figure():
+        return figure_command(command, console)
       case Datasets():
         return datasets_command(command, console)
   except (_runner.UsageError, datasets.DataError) as error:

@@ -165,6 +165,16 @@ def test_record_takes_desk_runs_with_own_settings_only(fakes, tmp_path, monkeypa
   assert kept == (tmp_path / "a_good.json").read_text()
 
 
+def test_figure_command_draws_committed_records_only(fakes, tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(_runner, "RECORDS", tmp_path / "records")
+  to = ["--to", str(tmp_path / "images")]
+  assert main(["figure", "a_good", *to]) == 2
+  assert "has no committed record" in capsys.readouterr().err
+  assert main(["run", "a_good", "--save-record", "--out", str(tmp_path)]) == 0
+  assert main(["figure", "a_good", *to]) == 0
+  assert (tmp_path / "images" / "a_good.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_datasets_command(fakes, monkeypatch, capsys):
   assert main(["datasets", "list"]) == 0
   assert "mnist5k" in capsys.readouterr().out

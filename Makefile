@@ -1,0 +1,93 @@
+# Commands of this repository. `make demo` shows the evidence, `make test` runs every check.
+#
+# PYTHON=python3.12   another interpreter for a new environment (3.11 or later)
+# VENV=path           another place for the environment (default .venv)
+
+PYTHON ?= python3
+VENV ?= .venv
+JAX_CACHE ?= $(CURDIR)/.jax_cache
+WORKERS ?= 2
+
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+UV := $(shell command -v uv 2>/dev/null)
+ifdef UV
+  # --seed: fetching a data set uses the environment's own pip.
+  MAKE_VENV = uv venv --quiet --seed --python $(PYTHON) $(VENV)
+  INSTALL = uv pip install --quiet --python $(PY)
+else
+  MAKE_VENV = $(PYTHON) -m venv $(VENV)
+  INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check
+endif
+
+# Compiled programs are kept between runs: most of the tests' time is compilation.
+CACHED := JAX_COMPILATION_CACHE_DIR="$(JAX_CACHE)" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test docs bench notebooks format clean check-python
+
+help:
+	@echo "make demo       run the demo experiments; results/index.html shows them"
+	@echo "make test       format, lint, types, tests, toy runs, wheel"
+	@echo "make docs       build the documentation into docs/_build/html"
+	@echo "make bench      run the benchmarks; results/bench.json"
+	@echo "make notebooks  write notebooks/*.ipynb from their text form"
+	@echo "make format     format the code and repair what the linter can"
+	@echo "make clean      delete the environment and everything generated"
+
+check-python:
+	@command -v $(PYTHON) >/dev/null 2>&1 || { \
+	  echo "error: there is no '$(PYTHON)'; name an interpreter: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: Python 3.11 or later is needed; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). \
+	Name another: make PYTHON=python3.12" >&2; exit 1; }
+
+# One stamp a set of dependencies; each is installed again when pyproject.toml changes.
+$(PY):
+	@$(MAKE) --no-print-directory check-python
+	@echo "Making the environment $(VENV)"
+	@$(MAKE_VENV)
+
+$(VENV)/.installed-%: pyproject.toml | $(PY)
+	@echo "Installing .[$*] (minutes, once)"
+	@$(INSTALL) --editable ".[$*]"
+	@touch $@
+
+demo: $(VENV)/.installed-experiments
+	@$(PY) -m experiments demo
+
+test: $(VENV)/.installed-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(CACHED) $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --doctest-modules \
+	  jaxopt_robust tests
+	$(PY) -m benchmarks --size toy --out $(VENV)/bench-toy.json
+	@$(MAKE) --no-print-directory check-wheel
+
+# The wheel installs into an empty environment and imports there with its own dependencies alone.
+.PHONY: check-wheel
+check-wheel: $(VENV)/.installed-test
+	rm -rf build/check && mkdir -p build/check
+	$(PY) -m build --no-isolation --wheel --outdir build/check . >build/check/log 2>&1 || { \
+	  cat build/check/log >&2; exit 1; }
+	$(PY) tools/check_wheel.py build/check
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/sphinx-build --fail-on-warning --quiet docs docs/_build/html
+	@echo "Written: docs/_build/html/index.html"
+
+bench: $(VENV)/.installed-test
+	$(PY) -m benchmarks --out results/bench.json
+
+notebooks: $(VENV)/.installed-test
+	$(BIN)/jupytext --quiet --to ipynb notebooks/*.py
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .jax_cache build dist results docs/_build docs/generated
+	rm -rf .pytest_cache .ruff_cache .mypy_cache notebooks/*.ipynb
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
