@@ -1,0 +1,57 @@
+"""Calls of the sweeps that must fail."""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType
+
+from jaxopt_robust import sweeps
+from tests.helpers import BadInput
+
+COVERED = set(sweeps.__all__)
+SQUARE = lambda x: x**2
+
+
+def _mesh():
+  return jax.make_mesh((2,), ("a",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+
+
+def _bad(name, what, call, error, match):
+  return BadInput(f"sweeps.{name}", what, call, error, match)
+
+
+BAD_INPUTS = [
+  _bad("sweep", "function", lambda: sweeps.sweep(3), TypeError, "fn must be callable"),
+  _bad(
+    "sweep", "mode", lambda: sweeps.sweep(SQUARE, backend="threads"), ValueError,
+    "backend must be one of 'shard_map', 'vmap', 'pmap'; got 'threads'",
+  ),
+  _bad("sweep", "axis", lambda: sweeps.sweep(SQUARE, mesh=_mesh()), ValueError, "axis of the mesh"),
+  _bad(
+    "sweep", "mesh", lambda: sweeps.sweep(SQUARE, mesh=_mesh(), backend="vmap"), ValueError,
+    "mesh is for backend 'shard_map' only",
+  ),
+  _bad("sweep", "lanes", lambda: sweeps.sweep(SQUARE, lanes=0), ValueError, "lanes must"),
+  _bad("sweep", "rank", lambda: sweeps.sweep(SQUARE)(jnp.ones(())), ValueError, "got a scalar"),
+  _bad("sweep", "empty", lambda: sweeps.sweep(SQUARE)(jnp.ones(0)), ValueError, "one point"),
+  _bad("sweep", "no leaves", lambda: sweeps.sweep(SQUARE)({}), ValueError, "empty pytree"),
+  _bad(
+    "sweep", "ragged", lambda: sweeps.sweep(SQUARE)(jnp.ones(2), jnp.ones(3)), ValueError,
+    r"one leading size; got \[2, 3\]",
+  ),
+  _bad(
+    "sweep", "shared", lambda: sweeps.sweep(SQUARE)(jnp.ones(2), shared=jnp.ones(2)), TypeError,
+    "shared must be a tuple",
+  ),
+  _bad("run", "function", lambda: sweeps.run(None, jnp.ones(2)), TypeError, "fn must be callable"),
+  _bad("run", "mode", lambda: sweeps.run(SQUARE, jnp.ones(2), backend="p"), ValueError, "backend"),
+  _bad("run", "chunk", lambda: sweeps.run(SQUARE, jnp.ones(2), chunk=0), ValueError, "chunk must"),
+  _bad("run", "type", lambda: sweeps.run(SQUARE, jnp.ones(2), chunk=2.0), TypeError, "static"),
+  _bad("run", "empty", lambda: sweeps.run(SQUARE, jnp.ones(0)), ValueError, "one point"),
+  _bad(
+    "run", "shared", lambda: sweeps.run(SQUARE, jnp.ones(2), shared=[1]), TypeError, "shared"
+  ),
+  _bad("product_grid", "none", sweeps.product_grid, ValueError, "at least one axis"),
+  _bad("product_grid", "rank", lambda: sweeps.product_grid(a=1.0), ValueError, "rank at least 1"),
+  _bad("product_grid", "empty", lambda: sweeps.product_grid(a=[]), ValueError, "must not be empty"),
+  _bad("make_sweep_mesh", "name", lambda: sweeps.make_sweep_mesh(3), TypeError, "must be a string"),
+]  # fmt: skip
