@@ -16,8 +16,8 @@ class Problem(NamedTuple):
   Attributes:
     data: tuple of arrays, what a method may see; the trailing arguments of ``objective``.
     truth: NamedTuple of arrays, what a method must not see.
-    objective: ``objective(params, *data) -> scalar``, with its scaling in the generator's docstring.
-    optimum: float scalar, smallest value of the objective, or None where it is not known.
+    objective: ``objective(params, *data) -> scalar``; the generator's docstring tells its scaling.
+    optimum: float scalar, least value of the objective, or None where it is not known.
 
   Example:
     >>> problem = jr.problems.make_sparse_regression(

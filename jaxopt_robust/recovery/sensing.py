@@ -480,7 +480,7 @@ def subgm_schedule(
   _checks.check_interval("growth", growth, 0.0, math.inf, closed="neither")
   _checks.check_positive("c", c)
   numbers = [jnp.asarray(value) for value in (eta0, alpha, growth, c)]
-  dtype = jnp.result_type(jnp.float32, *numbers)
+  dtype = jnp.promote_types(jnp.result_type(float, *numbers), jnp.float32)
   eta0, alpha, growth, c = (value.astype(dtype) for value in numbers)
   gap = eta0 / (c * growth * -jnp.log(alpha))
   _checks.check_interval("eta0 / (c growth log(1/alpha))", gap, 0.0, 1.0, closed="neither")
