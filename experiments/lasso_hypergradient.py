@@ -13,7 +13,7 @@ import optax
 
 from experiments import datasets
 from experiments._protocol import Claim, Outcome, Paper, Progress, Row, new_figure
-from jaxopt_robust import prox, solvers
+from jaxopt_robust import prox, solvers, sweeps
 
 PAPER = Paper(
   title="Implicit differentiation for fast hyperparameter selection in non-smooth convex learning",
@@ -117,12 +117,14 @@ def elastic_net(w: Any, log_strengths: jax.Array, scaling: Any) -> Any:
 
 
 class Search(NamedTuple):
-  """Compiled searches over the strengths of one penalty.
+  """Compiled searches over the strengths of one penalty, for all splits at once.
+
+  Each is a sweep: its arguments have a leading axis of splits.
 
   Attributes:
-    evaluate: ``evaluate(log_strengths[k, ...], data)``, k solves at once.
-    descend: ``descend(log_strength, data)``, the path of the hyper-gradient descent.
-    gradient: ``gradient(log_strength, data)`` of the validation error.
+    evaluate: ``evaluate(log_strengths[splits, k, ...], data)``, k solves a split.
+    descend: ``descend(log_strength[splits, ...], data)``, the paths of the hyper-gradient descent.
+    gradient: ``gradient(log_strength[splits, ...], data)`` of the validation errors.
   """
 
   evaluate: Callable[..., Any]
@@ -131,7 +133,7 @@ class Search(NamedTuple):
 
 
 def make_search(prox_fn: Callable[..., Any], config: Config) -> Search:
-  """Builds the three functions once; every split reuses the same compiled code."""
+  """Builds the three sweeps."""
 
   def fit(w0: jax.Array, log_strength: jax.Array, data: Data) -> tuple[jax.Array, Any]:
     solver = solvers.fista(squared_error, prox_fn, stepsize=data.step)
@@ -149,7 +151,6 @@ def make_search(prox_fn: Callable[..., Any], config: Config) -> Search:
   def start(data: Data) -> jax.Array:
     return jnp.zeros(data.x_train.shape[1], data.x_train.dtype)
 
-  @jax.jit
   def evaluate(log_strengths: jax.Array, data: Data) -> Any:
     def one(log_strength: jax.Array) -> Any:
       error, (w, info) = validation(log_strength, start(data), data)
@@ -157,7 +158,6 @@ def make_search(prox_fn: Callable[..., Any], config: Config) -> Search:
 
     return jax.vmap(one)(log_strengths)
 
-  @jax.jit
   def descend(log_strength: jax.Array, data: Data) -> Any:
     optimizer = optax.adam(config.learning_rate)
 
@@ -172,16 +172,16 @@ def make_search(prox_fn: Callable[..., Any], config: Config) -> Search:
     carry = (log_strength, optimizer.init(log_strength), start(data))
     return jax.lax.scan(step, carry, None, length=config.steps)[1]
 
-  @jax.jit
   def gradient(log_strength: jax.Array, data: Data) -> Any:
     return jax.grad(lambda t: validation(t, start(data), data)[0])(log_strength)
 
-  return Search(evaluate, descend, gradient)
+  return Search(*(jax.jit(sweeps.sweep(fn)) for fn in (evaluate, descend, gradient)))
 
 
-def largest_strength(data: Data) -> float:
-  """Logarithm of max_j |x_j^T y| / n, above which the Lasso is zero."""
-  return float(jnp.log(jnp.max(jnp.abs(data.x_train.T @ data.y_train)) / len(data.y_train)))
+def largest_strength(data: Data) -> np.ndarray:
+  """Logarithm of max_j |x_j^T y| / n of each split, above which the Lasso is zero."""
+  correlations = np.einsum("snp,sn->sp", data.x_train, data.y_train) / data.y_train.shape[1]
+  return np.log(np.abs(correlations).max(axis=1))
 
 
 def compare_with_scikit_learn(
@@ -233,8 +233,9 @@ def _run(config: Config, progress: Progress) -> Outcome:
   checks: dict[str, list[Any]] = {"peer": [], "gradient": [], "unsolved": []}
   drawing: dict[str, Any] = {}
 
-  def book(name: str, validation: Any, test: Any, w: Any, status: Any) -> int:
-    """The search's best solve on the validation rows."""
+  def book(name: str, seed: int, validation: Any, test: Any, w: Any, status: Any) -> int:
+    """One search's best solve on the validation rows of one split."""
+    validation, test, w, status = (leaf[seed] for leaf in (validation, test, w, status))
     best = int(np.argmin(validation))
     metrics[name]["validation"].append(float(validation[best]))
     metrics[name]["test"].append(float(test[best]))
@@ -242,57 +243,73 @@ def _run(config: Config, progress: Progress) -> Outcome:
     checks["unsolved"].append(int(np.count_nonzero(status)))
     # Solves until 1 % above the best of the grid with the same penalty; one more than all if never.
     grid_name = "net grid" if name.startswith("net") else "grid"
-    good = np.asarray(validation) <= 1.01 * metrics[grid_name]["validation"][-1]
+    good = np.asarray(validation) <= 1.01 * metrics[grid_name]["validation"][seed]
     metrics[name]["solves_to_goal"].append(
       int(np.argmax(good)) + 1 if good.any() else len(good) + 1
     )
     return best
 
-  for seed in progress.track(range(config.seeds), "splits"):
-    data = load_split(seed, config.interactions)
-    top = largest_strength(data)
-    grid = np.linspace(top, top - config.depth, config.grid)
-    rng = np.random.default_rng(seed)
-    trials = top - config.depth * rng.random((config.steps, 2))
+  seeds = range(config.seeds)
+  splits = [load_split(seed, config.interactions) for seed in seeds]
+  data = jax.tree.map(lambda *leaves: jnp.stack(leaves), *splits)
+  top = largest_strength(data)
+  grid = np.linspace(top, top - config.depth, config.grid, axis=1)
+  draws = np.stack([np.random.default_rng(s).random((config.steps, 2)) for s in seeds])
+  trials = top[:, None, None] - config.depth * draws
+  middle = jnp.asarray(top - 0.5 * config.depth)
+  axis = np.linspace(0.0, -config.depth, side)
+  pairs = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(1, -1, 2)
 
-    # One strength.
-    val, test, w, status = call(one.evaluate, jnp.asarray(grid), data, name="grid")
-    best = book("grid", val, test, w, status)
-    checks["peer"].append(compare_with_scikit_learn(grid, np.asarray(w), data))
-    if seed == 0:
-      drawing |= {"strengths": grid - top, "grid_validation": val, "grid_test": test}
-    book("random", *call(one.evaluate, jnp.asarray(trials[:, 0]), data, name="random"))
-    first = jnp.asarray(top - 0.5 * config.depth)
-    theta, val, test, w, status, _ = call(one.descend, first, data, name="hypergradient")
-    book("hypergradient", val, test, w, status)
-    if seed == 0:
-      drawing |= {"path": theta - top, "path_validation": val}
+  # One strength, two strengths, then one for each feature from the best common one.
+  found = {}
+  stages = {
+    "grid": lambda: call(one.evaluate, jnp.asarray(grid), data, name="grid"),
+    "random": lambda: call(one.evaluate, jnp.asarray(trials[..., 0]), data, name="random"),
+    "hypergradient": lambda: call(one.descend, middle, data, name="hypergradient"),
+    "net grid": lambda: call(
+      two.evaluate, jnp.asarray(top[:, None, None] + pairs), data, name="net grid"
+    ),
+    "net random": lambda: call(two.evaluate, jnp.asarray(trials), data, name="net random"),
+    "net hypergradient": lambda: call(
+      two.descend, jnp.stack([middle, middle], axis=1), data, name="net hypergradient"
+    ),
+    "weighted hypergradient": lambda: call(
+      one.descend, weighted_start(), data, name="weighted hypergradient"
+    ),
+  }
 
-    # The implicit gradient against central differences of the solved problem.
-    exact = float(call(one.gradient, first, data, name="gradient"))
-    width = 1e-4
-    around, *_ = one.evaluate(jnp.asarray([first - width, first + width]), data)
-    numeric = float(around[1] - around[0]) / (2 * width)
-    checks["gradient"].append(abs(exact - numeric) / max(abs(numeric), 1e-12))
+  def weighted_start() -> jax.Array:
+    best = np.argmin(found["grid"][0], axis=1)
+    common = jnp.asarray(np.take_along_axis(grid, best[:, None], axis=1))
+    return jnp.broadcast_to(common, (config.seeds, data.x_train.shape[2]))
 
-    # Two strengths.
-    axis = np.linspace(top, top - config.depth, side)
-    pairs = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
-    book("net grid", *call(two.evaluate, jnp.asarray(pairs), data, name="net grid"))
-    book("net random", *call(two.evaluate, jnp.asarray(trials), data, name="net random"))
-    theta, val, test, w, status, _ = call(
-      two.descend, jnp.full((2,), first), data, name="net hypergradient"
+  for name in progress.track(names, "searches"):
+    out = stages[name]()
+    theta, out = (out[0], out[1:5]) if "hypergradient" in name else (None, out)
+    found[name] = out
+    for seed in seeds:
+      book(name, seed, *out)
+    if name == "grid":
+      drawing |= {"strengths": grid[0] - top[0], "grid_validation": out[0][0]}
+      drawing |= {"grid_test": out[1][0]}
+    if name == "hypergradient":
+      drawing |= {"path": theta[0] - top[0], "path_validation": out[0][0]}
+    if name == "net hypergradient":
+      drawing |= {"net_path_validation": out[0][0]}
+    if name == "weighted hypergradient":
+      drawing |= {"weighted_path_validation": out[0][0], "weighted_path_test": out[1][0]}
+
+  for seed in progress.track(seeds, "scikit-learn"):
+    checks["peer"].append(
+      compare_with_scikit_learn(grid[seed], np.asarray(found["grid"][2][seed]), splits[seed])
     )
-    book("net hypergradient", val, test, w, status)
-    if seed == 0:
-      drawing |= {"net_path_validation": val}
 
-    # One strength for each feature, from the best common one.
-    start = jnp.full(data.x_train.shape[1], grid[best])
-    theta, val, test, w, status, _ = call(one.descend, start, data, name="weighted hypergradient")
-    book("weighted hypergradient", val, test, w, status)
-    if seed == 0:
-      drawing |= {"weighted_path_validation": val, "weighted_path_test": test}
+  # The implicit gradient against central differences of the solved problem.
+  exact = np.asarray(call(one.gradient, middle, data, name="gradient"))
+  width = 1e-4
+  around, *_ = one.evaluate(jnp.stack([middle - width, middle + width], axis=1), data)
+  numeric = np.asarray(around[:, 1] - around[:, 0]) / (2 * width)
+  checks["gradient"] = (np.abs(exact - numeric) / np.maximum(np.abs(numeric), 1e-12)).tolist()
 
   solves = {
     "grid": config.grid, "random": config.steps, "hypergradient": config.steps,
@@ -301,7 +318,7 @@ def _run(config: Config, progress: Progress) -> Outcome:
   }  # fmt: skip
   for name in names:
     metrics[name]["solves"] = solves[name]
-  metrics["checks"] = {**checks, "features": int(data.x_train.shape[1])}
+  metrics["checks"] = {**checks, "features": int(data.x_train.shape[2])}
   metrics["drawing"] = drawing
   return Outcome(metrics, _table(metrics), _claims(metrics))
 
