@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks, numerics
+from jaxopt_robust import _checks
 from jaxopt_robust.losses import _classification as base
 from jaxopt_robust.typing import Array, ArrayLike
 
@@ -36,4 +36,5 @@ def _normalized(scores: Array, normalize: str | None) -> Array:
   # softplus(f) / mean softplus(f) in the log domain: right even where every softplus underflows
   is_low = scores < -40.0  # there log softplus(f) = f to the last digit of float64
   log_softplus = jnp.where(is_low, scores, jnp.log(jax.nn.softplus(jnp.where(is_low, 0.0, scores))))
-  return jnp.exp(log_softplus - numerics.log_mean_exp(log_softplus, axis=-1)[..., None])
+  relative = jnp.exp(log_softplus - jnp.max(log_softplus, axis=-1, keepdims=True))
+  return relative / jnp.mean(relative, axis=-1, keepdims=True)

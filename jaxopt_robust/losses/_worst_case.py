@@ -6,8 +6,6 @@ import jax.numpy as jnp
 from jaxopt_robust.losses import _classification as base
 from jaxopt_robust.typing import Array
 
-_LOG_FLOOR = -1e4  # exp of it is 0 in every precision; keeps 0 * log 0 finite
-
 
 def worst_case_mean(values: Array, temperature: Array, k: int = 1) -> Array:
   """max_p sum_i p_i v_i - lam KL(p, 1/n) over p in the simplex with p_i <= 1/k.
@@ -47,22 +45,21 @@ def _worst_case_mean_jvp(
 
 
 def log_weights(values: Array, temperature: Array, k: int = 1) -> Array:
-  """log(n p_i) of the maximiser p, float[batch, n]; at least -1e4."""
+  """log(n p_i) of the maximiser p, float[batch, n]; finite."""
   n = values.shape[-1]
-  centre = jnp.mean(values, axis=-1, keepdims=True)
-  x = (values - centre) / temperature[..., None]
-  spread = jnp.max(jnp.abs(x), axis=-1, keepdims=True)
-  is_flat = spread < 1
+  largest = jnp.max(values, axis=-1, keepdims=True)
+  # Below eps^2 times the range the temperature changes nothing, and quotients would overflow.
+  spread = jax.lax.stop_gradient(largest - jnp.min(values, axis=-1, keepdims=True))
+  floor = jnp.asarray(jnp.finfo(values.dtype).eps, values.dtype) ** 2 * spread
+  scale = jnp.maximum(temperature[..., None], floor)
   # log mean exp x of centred x is log(1 + mean(exp x - 1 - x)): no digits lost when x is tiny
+  x = (values - jnp.mean(values, axis=-1, keepdims=True)) / scale
+  is_flat = jnp.max(jnp.abs(x), axis=-1, keepdims=True) < 1
   flat = jnp.where(is_flat, x, 0)
-  log_mean_flat = jnp.log1p(
-    jnp.mean(flat * flat * base.expm1_remainder_over(flat), axis=-1, keepdims=True)
-  )
-  # The shift by the maximum comes before the division, which may overflow to -inf.
-  shifted = (values - jnp.max(values, axis=-1, keepdims=True)) / temperature[..., None]
-  shifted = jnp.maximum(shifted, _LOG_FLOOR)
-  steep = shifted - jax.nn.logsumexp(shifted, axis=-1, keepdims=True) + jnp.log(float(n))
-  log_ratio = jnp.where(is_flat, flat - log_mean_flat, jnp.maximum(steep, _LOG_FLOOR))
+  excess = jnp.mean(flat * flat * base.expm1_remainder_over(flat), axis=-1, keepdims=True)
+  shifted = (values - largest) / scale
+  log_mean = jax.nn.logsumexp(shifted, axis=-1, keepdims=True) - jnp.log(float(n))
+  log_ratio = jnp.where(is_flat, flat - jnp.log1p(excess), shifted - log_mean)
   return log_ratio if k == 1 else _capped(log_ratio, k)
 
 
@@ -73,13 +70,15 @@ def _capped(log_ratio: Array, k: int) -> Array:
   descending = -jnp.sort(-log_ratio, axis=-1)
   # With the j largest at the cap the others share the mass 1 - j/k in proportion to p.
   tail = jax.lax.cumlogsumexp(descending, axis=log_ratio.ndim - 1, reverse=True)
-  j = jnp.arange(k, dtype=log_ratio.dtype)
-  log_scale = jnp.log(n * (1 - j / k))[(None,) * (log_ratio.ndim - 1)] - tail[..., :k]
+  log_mass = jnp.log(n * (1 - jnp.arange(k, dtype=log_ratio.dtype) / k))
+  log_mass = jnp.broadcast_to(log_mass, (*log_ratio.shape[:-1], k))
+  fits = (descending - tail)[..., :k] + log_mass <= log_cap
   # j = k - 1 always fits: the rest has mass 1/k, so that no entry of it exceeds 1/k.
-  fits = (descending[..., :k] + log_scale <= log_cap) | (j == k - 1)[(None,) * (log_ratio.ndim - 1)]
+  fits = fits.at[..., -1].set(True)
   first = jnp.argmax(fits, axis=-1)[..., None]
-  shift = jnp.take_along_axis(log_scale, first, axis=-1)
-  return jnp.clip(log_ratio + shift, min=_LOG_FLOOR, max=log_cap)
+  tail, log_mass = (jnp.take_along_axis(v, first, axis=-1) for v in (tail[..., :k], log_mass))
+  # The large numbers are subtracted first: for small temperatures the order matters.
+  return jnp.minimum((log_ratio - tail) + log_mass, log_cap)
 
 
 def divergence(log_ratio: Array) -> Array:

@@ -137,9 +137,8 @@ def comp_sum_gamma_exact(
     is_above = _transform(middle, tau, num_classes) > t
     return jnp.where(is_above, low, middle), jnp.where(is_above, middle, high)
 
-  low, high = jax.lax.fori_loop(0, _BISECTIONS, halve, (jnp.zeros_like(t), jnp.ones_like(t)))
-  # The upper end is 1 exactly where t is at least T(1), the lower end is 0 exactly where t = 0.
-  root = jnp.where(t > 0, high, low)
+  _, high = jax.lax.fori_loop(0, _BISECTIONS, halve, (jnp.zeros_like(t), jnp.ones_like(t)))
+  root = jnp.where(t == 0, 0, high)  # the upper end stays exactly 1 where t >= T(1)
   return jnp.where(jnp.isnan(t), t, root).astype(jnp.result_type(surrogate_regret))
 
 

@@ -288,10 +288,11 @@ def aldr_kl_loss(
   """
   prepared, plain, gap = label_gaps(scores, labels, margin, normalize, where)
   _check_adaptive(temperature, alpha)
-  num_examples, num_classes = state.temperature.shape[0], gap.shape[-1]
+  stored = _checks.check_float_array("state.temperature", state.temperature, rank=1)
+  num_examples, num_classes = stored.shape[0], gap.shape[-1]
   row = _check_index(index, gap.shape[:-1], num_examples, prepared.where)
   lam_0 = jnp.asarray(temperature, gap.dtype)
-  old = state.temperature.at[row].get(mode="fill", fill_value=jnp.nan).astype(gap.dtype)
+  old = stored.at[row].get(mode="fill", fill_value=jnp.nan).astype(gap.dtype)
   if prepared.where is not None:
     old = jnp.where(prepared.where, old, lam_0)
   p = jax.nn.softmax((gap if margin_in_p else plain) / old[..., None], axis=-1)
@@ -299,7 +300,7 @@ def aldr_kl_loss(
   kl = jnp.sum(p * jnp.log(num_classes * p), axis=-1)
   new = jax.lax.stop_gradient(_next_temperature(kl, lam_0, alpha, num_classes))
   written = jnp.where(jnp.isnan(new), num_examples, row)
-  updated = state.temperature.at[written].set(new.astype(state.temperature.dtype), mode="drop")
+  updated = stored.at[written].set(new.astype(stored.dtype), mode="drop")
   return base.finish(_adaptive_value(gap, new, lam_0, alpha), prepared), AldrState(updated)
 
 
