@@ -128,7 +128,9 @@ def test_every_public_name_is_registered():
     "typing": set(jr.typing.__all__),  # aliases
   }
   for module in MODULES:
-    covered.setdefault(module.__name__.rpartition(".")[2], set()).update(module.COVERED)
+    # A large topic has several registries: prox.py, prox_nonconvex.py, ...
+    topic = module.__name__.rpartition(".")[2].partition("_")[0]
+    covered.setdefault(topic, set()).update(module.COVERED)
   for module_name in MODULES_PUBLIC:
     public = set(importlib.import_module(f"jaxopt_robust.{module_name}").__all__)
     known = covered.get(module_name, set())
