@@ -1,0 +1,1 @@
+"""Timed comparisons with named peers: ``python -m benchmarks [ROW ...]``."""
