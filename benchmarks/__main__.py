@@ -116,13 +116,14 @@ def main(args: list[str] | None = None) -> int:
   if unknown:
     print(f"error: no row {unknown[0]!r}. There are: {', '.join(rows())}.", file=sys.stderr)
     return 2
-  results = []
+  results: list[dict[str, Any]] = []
+  found = {"size": options.size, "machine": machine(), "rows": results}
+  options.out.parent.mkdir(parents=True, exist_ok=True)
   for name in options.names or rows():
     print(f"{name} ({options.size})", flush=True)
     results.append(run_row(name, options))
-  options.out.parent.mkdir(parents=True, exist_ok=True)
-  found = {"size": options.size, "machine": machine(), "rows": results}
-  options.out.write_text(json.dumps(found, indent=1) + "\n")
+    # After each row: an interrupted run keeps what it measured.
+    options.out.write_text(json.dumps(found, indent=1) + "\n")
   show(results, console)
   print(f"Written: {options.out}")
   return 1 if any("error" in r for r in results) else 0
