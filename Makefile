@@ -17,7 +17,7 @@ ifdef UV
   INSTALL = uv pip install --quiet --python $(PY)
 else
   MAKE_VENV = $(PYTHON) -m venv $(VENV)
-  INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check
+  INSTALL = $(PY) -m pip install --quiet --quiet --disable-pip-version-check
 endif
 
 # Compiled programs are kept between runs: most of the tests' time is compilation.

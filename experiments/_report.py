@@ -210,8 +210,10 @@ def print_table(records: Sequence[dict[str, Any]], console: Console) -> None:
   table = Table(title="Evidence", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
   for heading in ("experiment", "method", "metric"):
     table.add_column(heading, overflow="fold", min_width=10)
-  for heading in ("ours", "baseline", "reported"):
+  for heading in ("ours", "baseline"):
     table.add_column(heading, justify="right")
+  table.add_column("against", overflow="fold")
+  table.add_column("reported", justify="right")
   table.add_column("holds")
   table.add_column("time", justify="right")
   for record in records:
@@ -221,10 +223,10 @@ def print_table(records: Sequence[dict[str, Any]], console: Console) -> None:
     else:
       for i, row in enumerate(entry["rows"]):
         first = i == 0
-        cells = [row["method"], row["metric"], row["ours"], row["baseline"], row["reported"]]
+        keys = ("method", "metric", "ours", "baseline", "baseline_name", "reported")
         table.add_row(
           Text(entry["name"] if first else ""),
-          *map(Text, cells),
+          *(Text(row[key]) for key in keys),
           Text(entry["holds"], style="green" if entry["all_hold"] else "red") if first else "",
           Text(entry["time"]) if first else "",
         )
