@@ -73,6 +73,18 @@ def compiled(name: str, jitted: Callable, *args: Any, ours: bool = False, **kwar
   return Contender(name, run, ours=ours, compile_s=seconds, **kwargs)
 
 
+def first_call(function: Callable, *args: Any, **kwargs: Any) -> float:
+  """Seconds that a second call does not take: compilation, for functions that cannot be lowered."""
+  import jax
+
+  seconds = []
+  for _ in range(2):
+    start = time.perf_counter()
+    jax.block_until_ready(function(*args, **kwargs))
+    seconds.append(time.perf_counter() - start)
+  return max(0.0, seconds[0] - seconds[1])
+
+
 def peer(name: str) -> ModuleType | None:
   """An optional library, or None with a printed line."""
   try:
