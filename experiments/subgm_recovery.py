@@ -70,11 +70,11 @@ class Config:
   alphas: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4)
   eta0: float = 0.25
   tol: float = 1e-8
-  rates: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+  rates: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
   noises: tuple[float, ...] = (0.1, 0.3, 1.0)
   noise_sizes: tuple[int, ...] = (1200, 4800)
-  noise_draws: int = 8
-  squared_steps: int = 1500
+  noise_draws: int = 5
+  squared_steps: int = 800
   constant_steps: int = 2000
   big_dim: int = 50
   big_measurements: int = 800
@@ -258,7 +258,7 @@ def _start_and_corruption(config: Config, progress: Progress) -> tuple[dict[str,
     start["wrong_decay"].append(traces[full].err[-1, -1])
     start["wrong_decay_status"].append(int(traces[full].status[-1]))
     unit_trace = solve_random(
-      key, np.asarray(math.sqrt(config.dim)), np.asarray(_UNIT_DECAY), op, y, truth,
+      key, np.asarray(1.0), np.asarray(_UNIT_DECAY), op, y, truth,
       num_steps=unit_steps, eta0=config.eta0,
     )  # fmt: skip
     unit = np.asarray(unit_trace.err)
@@ -355,7 +355,7 @@ def _not_minimiser(config: Config) -> dict[str, Any]:
         truth.matrix, num_steps=num_steps, eta0=config.eta0,
       ),
     )
-    for alpha in (config.big_alpha, math.sqrt(config.big_dim))
+    for alpha in (config.big_alpha, 1.0)
   ]  # fmt: skip
   return {
     "truth_loss": float(np.mean(np.abs(truth.corruption))),
