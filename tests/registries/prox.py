@@ -18,6 +18,9 @@ class PenaltyCase(NamedTuple):
   hyper: Any
   non_negative: bool = False
   weighted: bool = True
+  convex: bool = True
+  in_jaxopt: bool = True
+  tag: str = ""
 
 
 PENALTIES = [
