@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+_SLOW_S = 20.0
+
 
 @dataclasses.dataclass
 class Contender:
@@ -73,6 +75,18 @@ def compiled(name: str, jitted: Callable, *args: Any, ours: bool = False, **kwar
   return Contender(name, run, ours=ours, compile_s=seconds, **kwargs)
 
 
+def first_call(function: Callable, *args: Any, **kwargs: Any) -> float:
+  """Seconds that a second call does not take: compilation, for functions that cannot be lowered."""
+  import jax
+
+  seconds = []
+  for _ in range(2):
+    start = time.perf_counter()
+    jax.block_until_ready(function(*args, **kwargs))
+    seconds.append(time.perf_counter() - start)
+  return max(0.0, seconds[0] - seconds[1])
+
+
 def peer(name: str) -> ModuleType | None:
   """An optional library, or None with a printed line."""
   try:
@@ -121,8 +135,12 @@ def copy_seconds(num_bytes: int) -> float:
 def measure(row: Row, *, repeats: int) -> dict[str, Any]:
   """Times all contenders of a row; each round visits them in turn, every other round backwards."""
   found: dict[str, Any] = {}
+  rounds = {}
   for contender in row.contenders:  # warm-up, and what the result is worth
+    start = time.perf_counter()
     result = contender.run()
+    # A contender that is far behind is timed once: repeating it would not change the picture.
+    rounds[contender.name] = 1 if time.perf_counter() - start > _SLOW_S else repeats
     value = None if contender.accuracy is None else float(contender.accuracy(result))
     found[contender.name] = {
       "ours": contender.ours,
@@ -132,6 +150,8 @@ def measure(row: Row, *, repeats: int) -> dict[str, Any]:
     }
   for turn in range(repeats):
     for contender in row.contenders[:: 1 if turn % 2 == 0 else -1]:
+      if turn >= rounds[contender.name]:
+        continue
       start = time.perf_counter()
       contender.run()
       found[contender.name]["times_s"].append(time.perf_counter() - start)

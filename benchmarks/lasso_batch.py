@@ -42,7 +42,7 @@ def build(size: str) -> Row:
     )
 
   def fastest(make):
-    return loosest(make, bound, tolerances=(1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8))
+    return loosest(make, bound, tolerances=(1e-5, 1e-6, 1e-7, 1e-8))
 
   contenders = [fastest(ours)]
   if celer := peer("celer"):

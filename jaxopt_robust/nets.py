@@ -63,7 +63,8 @@ def from_nnx(model: Any) -> tuple[Callable[..., Any], PyTree]:
   """
   if not isinstance(model, nnx.Module):
     raise TypeError(f"model must be a flax.nnx.Module; got {type(model).__name__}.")
-  graph, params, rest = nnx.split(model, nnx.Param, ...)
+  parts: Any = nnx.split(model, nnx.Param, ...)  # its annotation does not know three parts
+  graph, params, rest = parts
 
   def apply_fn(params: PyTree, x: Array, *, key: Array | None = None) -> Any:
     merged = nnx.merge(graph, params, rest)

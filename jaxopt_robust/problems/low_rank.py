@@ -114,8 +114,8 @@ def make_low_rank_sensing(
   if scalar_type not in (jnp.float32, jnp.float64):
     raise TypeError(f"dtype must be float32 or float64; got {scalar_type}.")
 
-  keys = dict(zip(("left", "right", "operator", "support", "outlier", "noise"),
-                  jax.random.split(key, 6), strict=True))  # fmt: skip
+  names = ("left", "right", "operator", "support", "noise")
+  keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
 
   def orthonormal(factor_key: Array, count: int) -> Array:
     return jnp.linalg.qr(jax.random.normal(factor_key, (count, rank), scalar_type))[0]
@@ -128,13 +128,9 @@ def make_low_rank_sensing(
   matrices = jax.random.normal(keys["operator"], (size, rows, width), scalar_type)
   clean = jnp.matmul(matrices.reshape(size, -1), matrix.ravel(), precision="highest")
   outliers = jax.random.bernoulli(keys["support"], outlier_rate, (size,))
-  gross = jnp.asarray(outlier_scale, scalar_type) * jax.random.normal(
-    keys["outlier"], (size,), scalar_type
-  )
-  dense = jnp.asarray(noise_scale, scalar_type) * jax.random.normal(
-    keys["noise"], (size,), scalar_type
-  )
-  corruption = dense + jnp.where(outliers, gross, 0)
+  gross, dense = jax.random.normal(keys["noise"], (2, size), scalar_type)
+  gross = jnp.where(outliers, jnp.asarray(outlier_scale, scalar_type) * gross, 0)
+  corruption = jnp.asarray(noise_scale, scalar_type) * dense + gross
   settings = (outlier_rate, outlier_scale, noise_scale)
   is_clean = _checks.is_concrete(settings) and bool(
     np.all(np.asarray(noise_scale) == 0)

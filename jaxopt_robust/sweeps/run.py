@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxopt_robust import _checks
 from jaxopt_robust.sweeps.grid import key_to_data, num_points, padded_rows, take_rows
 from jaxopt_robust.sweeps.store import ChunkStore, digest
-from jaxopt_robust.sweeps.sweep import gather, mapped_function, resolve_mesh
+from jaxopt_robust.sweeps.sweep import check_mesh, default_mesh, gather, mapped_function
 from jaxopt_robust.typing import PyTree
 
 __all__ = ["RunResult", "run"]
@@ -64,7 +64,9 @@ def _progress(total: int, done: int, show: bool) -> Any:
   return tqdm.tqdm(total=total, initial=done, unit="point", desc="sweep")
 
 
-def _identity(grid: PyTree, shared: tuple, lowered: Any, chunk: int, num: int) -> dict[str, Any]:
+def _identity(
+  grid: PyTree, shared: tuple, lowered: Any, *, chunk: int, num: int, devices: int
+) -> dict[str, Any]:
   """What must agree between a store and a run for its chunks to be used."""
 
   def arrays(tree: PyTree) -> list[np.ndarray]:
@@ -77,7 +79,7 @@ def _identity(grid: PyTree, shared: tuple, lowered: Any, chunk: int, num: int) -
     "chunk size": chunk,
     "jax version": jax.__version__,
     "platform": jax.default_backend(),
-    "number of devices": jax.device_count(),
+    "number of devices": devices,
     # The program itself, with the constants that it closes over.
     "function": hashlib.sha256(lowered.as_text().encode()).hexdigest(),
   }
@@ -150,10 +152,12 @@ def run(
   _checks.check_option("backend", backend, ("shard_map", "vmap"))
   if not isinstance(shared, tuple):
     raise TypeError(f"shared must be a tuple of arguments; got {type(shared).__name__}.")
-  mesh = resolve_mesh(mesh, "sweep", backend)
+  check_mesh(mesh, "sweep", backend)
   num = num_points(grid)
   lanes = None if lanes is None else _checks.check_int("lanes", lanes, minimum=1)
-  unit = (1 if mesh is None else mesh.shape["sweep"]) * (lanes or 1)
+  mesh = mesh or default_mesh("sweep", backend, math.ceil(num / (lanes or 1)))
+  devices = 1 if mesh is None else mesh.shape["sweep"]
+  unit = devices * (lanes or 1)
   chunk = math.ceil(num / _DEFAULT_CHUNKS) if chunk is None else chunk
   chunk = _checks.check_int("chunk", chunk, minimum=1)
   chunk = min(math.ceil(chunk / unit), math.ceil(num / unit)) * unit
@@ -169,7 +173,9 @@ def run(
   shapes = [jax.eval_shape(key_to_data, leaf) for leaf in jax.tree.leaves(lowered.out_info)]
   chunks = None
   if store is not None:
-    chunks = ChunkStore(store, _identity(grid, shared, lowered, chunk, num))
+    chunks = ChunkStore(
+      store, _identity(grid, shared, lowered, chunk=chunk, num=num, devices=devices)
+    )
 
   program = None  # compiled when the first chunk is missing
   parts: list[list[np.ndarray]] = []

@@ -19,17 +19,19 @@ __all__ = ["gather", "make_sweep_mesh", "sweep"]
 BACKENDS = ("shard_map", "vmap", "pmap")
 
 
-def make_sweep_mesh(axis_name: str = "sweep") -> Mesh:
-  """A one-axis mesh over all devices of all processes.
+def make_sweep_mesh(axis_name: str = "sweep", *, num_devices: int | None = None) -> Mesh:
+  """A one-axis mesh over all devices of all processes, or over the first few.
 
   Args:
     axis_name: name of the axis.
+    num_devices: >= 1, static; all by default.
 
   Returns:
     ``jax.sharding.Mesh`` with one axis of type Auto.
 
   Raises:
-    TypeError: when ``axis_name`` is not a string.
+    TypeError: when ``axis_name`` is not a string or ``num_devices`` no integer.
+    ValueError: when there are not so many devices.
 
   Example:
     >>> make_sweep_mesh().axis_names
@@ -40,7 +42,12 @@ def make_sweep_mesh(axis_name: str = "sweep") -> Mesh:
   """
   if not isinstance(axis_name, str):
     raise TypeError(f"axis_name must be a string; got {type(axis_name).__name__}.")
-  return jax.make_mesh((jax.device_count(),), (axis_name,), axis_types=(AxisType.Auto,))
+  count = jax.device_count() if num_devices is None else num_devices
+  count = _checks.check_int("num_devices", count, minimum=1)
+  if count > jax.device_count():
+    raise ValueError(f"num_devices must be at most {jax.device_count()}; got {count}.")
+  devices = jax.devices()[:count]
+  return jax.make_mesh((count,), (axis_name,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def gather(outputs: PyTree) -> PyTree:
@@ -154,8 +161,8 @@ def mapped_function(
   return Mapped(functools.partial(_replicated, mesh=mesh), jitted)
 
 
-def resolve_mesh(mesh: Mesh | None, axis_name: str, backend: str) -> Mesh | None:
-  """Checks the arguments of ``sweep`` and makes the default mesh."""
+def check_mesh(mesh: Mesh | None, axis_name: str, backend: str) -> None:
+  """Checks the arguments of ``sweep`` that choose the devices."""
   _checks.check_option("backend", backend, BACKENDS)
   if backend != "shard_map":
     if mesh is not None:
@@ -164,12 +171,18 @@ def resolve_mesh(mesh: Mesh | None, axis_name: str, backend: str) -> Mesh | None
       raise ValueError(
         f"with {jax.process_count()} processes backend must be 'shard_map'; got {backend!r}."
       )
-    return None
-  if mesh is None:
-    return make_sweep_mesh(axis_name)
-  if axis_name not in mesh.axis_names:
+  elif mesh is not None and axis_name not in mesh.axis_names:
     raise ValueError(f"axis_name must be an axis of the mesh {mesh.axis_names}; got {axis_name!r}.")
-  return mesh
+
+
+def default_mesh(axis_name: str, backend: str, groups: int) -> Mesh | None:
+  """The devices that have work: with several processes all of them, or a process would idle."""
+  if backend != "shard_map":
+    return None
+  count = jax.device_count()
+  return make_sweep_mesh(
+    axis_name, num_devices=count if jax.process_count() > 1 else min(count, groups)
+  )
 
 
 def sweep(
@@ -190,7 +203,7 @@ def sweep(
     fn: pure function of one point of each grid, then of the shared arguments; returns a pytree of
       arrays.
     mesh: a mesh with the axis ``axis_name``, for ``"shard_map"`` only; by default all devices of
-      all processes.
+      all processes (of one process: as many as there are points).
     axis_name: the mesh axis that the points are split over.
     backend: ``"shard_map"`` (default), ``"vmap"`` (one device) or ``"pmap"`` (all local devices;
       in maintenance mode in JAX).
@@ -226,14 +239,18 @@ def sweep(
     "Manual parallelism with shard_map" in the JAX documentation.
   """
   _checks.check_callable("fn", fn)
-  mesh = resolve_mesh(mesh, axis_name, backend)
+  check_mesh(mesh, axis_name, backend)
   lanes = None if lanes is None else _checks.check_int("lanes", lanes, minimum=1)
-  mapped = mapped_function(fn, mesh=mesh, axis_name=axis_name, backend=backend, lanes=lanes)
+
+  @functools.cache  # one program a mesh; only grids smaller than the device count have their own
+  def mapped_on(mesh: Mesh | None) -> Mapped:
+    return mapped_function(fn, mesh=mesh, axis_name=axis_name, backend=backend, lanes=lanes)
 
   def over_grid(*grids: PyTree, shared: tuple = ()) -> PyTree:
     if not isinstance(shared, tuple):
       raise TypeError(f"shared must be a tuple of arguments; got {type(shared).__name__}.")
-    num_points(grids)
+    groups = math.ceil(num_points(grids) / (lanes or 1))
+    mapped = mapped_on(mesh or default_mesh(axis_name, backend, groups))
     return mapped.call(mapped.prepare(grids), mapped.prepare(shared))
 
   return over_grid

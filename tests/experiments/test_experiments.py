@@ -1,12 +1,14 @@
 """Each experiment at toy size, and each committed record: complete, current, drawable."""
 
+import functools
 import json
 import re
 
+import jax
 import pytest
 
 from experiments import _runner
-from experiments._protocol import RECORD_FORMAT, RECORD_KEYS, to_json
+from experiments._protocol import RECORD_FORMAT, RECORD_KEYS, Progress, to_json
 
 NAMES = _runner.names()
 RECORDS = sorted(path.stem for path in _runner.RECORDS.glob("*.json"))
@@ -17,6 +19,12 @@ SLOW: set[str] = set()
 
 def _marked(name):
   return pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+
+
+@functools.cache
+def toy_record(name):
+  module = _runner.load(name)
+  return _runner.execute(name, module, module.SIZES["toy"], size="toy")
 
 
 def check_record(record, name):
@@ -36,10 +44,19 @@ def check_record(record, name):
 def test_toy_run_gives_a_record_and_a_figure(name, tmp_path):
   module = _runner.load(name)
   assert 1 <= len(_runner.first_line(module.__doc__)) <= 100
-  record = _runner.execute(name, module, module.SIZES["toy"], size="toy")
+  record = toy_record(name)
   check_record(record, name)
   _runner.save(module, json.loads(json.dumps(record)), tmp_path)
   assert (tmp_path / f"{name}.png").stat().st_size > 1000
+  assert bool(jax.config.jax_enable_x64) is False, "run leaves JAX's settings as they were"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_same_settings_give_the_same_numbers(name):
+  module = _runner.load(name)
+  again = to_json(module.run(module.SIZES["toy"], Progress()))
+  assert again == {key: toy_record(name)[key] for key in again}
 
 
 @pytest.mark.parametrize("name", NAMES)

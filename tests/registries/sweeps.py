@@ -53,5 +53,9 @@ BAD_INPUTS = [
   _bad("product_grid", "none", sweeps.product_grid, ValueError, "at least one axis"),
   _bad("product_grid", "rank", lambda: sweeps.product_grid(a=1.0), ValueError, "rank at least 1"),
   _bad("product_grid", "empty", lambda: sweeps.product_grid(a=[]), ValueError, "must not be empty"),
+  _bad(
+    "make_sweep_mesh", "devices", lambda: sweeps.make_sweep_mesh(num_devices=1000), ValueError,
+    "num_devices must be at most",
+  ),
   _bad("make_sweep_mesh", "name", lambda: sweeps.make_sweep_mesh(3), TypeError, "must be a string"),
 ]  # fmt: skip

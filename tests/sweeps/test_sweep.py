@@ -87,6 +87,13 @@ def test_a_mesh_of_some_devices_and_typed_keys():
   assert_equal_bits(mapped(keys, scales), expected)
 
 
+def test_a_small_grid_occupies_as_many_devices_as_it_has_points():
+  out = jr.sweeps.sweep(lambda x: x + 1)(jnp.arange(3.0))
+  assert len(out.sharding.device_set) == 3
+  grouped = jr.sweeps.sweep(lambda x: x + 1, lanes=2)(jnp.arange(4.0))
+  assert len(grouped.sharding.device_set) == 2
+
+
 def test_one_compile_serves_all_grids_of_a_size():
   counted = jr.debug.count_traces(solve_point)
   mapped = jr.sweeps.sweep(counted)

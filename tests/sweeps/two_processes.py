@@ -4,11 +4,10 @@ import sys
 
 import jax
 
-jax.config.update("jax_num_cpu_devices", 2)
-jax.config.update("jax_cpu_collectives_implementation", "gloo")
-
 
 def main(port: str, rank: str, folder: str) -> None:
+  jax.config.update("jax_num_cpu_devices", 2)
+  jax.config.update("jax_cpu_collectives_implementation", "gloo")
   jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=int(rank))
   import jax.numpy as jnp
   import numpy as np
