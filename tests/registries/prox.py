@@ -21,6 +21,7 @@ class PenaltyCase(NamedTuple):
   convex: bool = True
   in_jaxopt: bool = True
   tag: str = ""
+  at_zero: Callable = lambda x: x  # what a scaling of 0 gives: the identity or a projection
 
 
 PENALTIES = [

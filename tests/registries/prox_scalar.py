@@ -7,10 +7,12 @@ from tests.helpers import BadInput
 from tests.registries.prox import PenaltyCase
 
 
-def _case(name: str, hyper: object, *, convex: bool = False, tag: str = "") -> PenaltyCase:
+def _case(
+  name: str, hyper: object, *, convex: bool = False, tag: str = "", **extra: object
+) -> PenaltyCase:
   return PenaltyCase(
     name, getattr(prox, f"prox_{name}"), getattr(prox, f"penalty_{name}"), hyper,
-    convex=convex, in_jaxopt=False, tag=tag,
+    convex=convex, in_jaxopt=False, tag=tag, **extra,
   )  # fmt: skip
 
 
@@ -34,6 +36,17 @@ SCALAR = [
   _case("log_sum", (0.8, 0.3), tag="jumps"),
   _case("capped_l1", (0.8, 2.2)),
   _case("capped_l1", (0.8, 0.2), tag="hard"),
+  _case("huber", (0.8, 1.1), convex=True),
+  _case("epsilon_insensitive", (0.8, 0.5), convex=True),
+  _case("pinball", (0.8, 0.3), convex=True),
+  _case("hinge", 0.8, convex=True),
+  _case("squared_hinge", 0.8, convex=True),
+  _case("logistic", 0.8, convex=True),
+  _case("neg_log", 0.8, convex=True, non_negative=True),
+  _case("poisson", (0.8, 1.5), convex=True, non_negative=True),
+  _case("entropy", 0.8, convex=True, non_negative=True),
+  _case("box", (-0.5, 1.3), convex=True, at_zero=lambda x: jnp.clip(x, min=-0.5, max=1.3)),
+  _case("quadratic", (0.8, -1.2), convex=True),
 ]
 
 NAMES = {c.name for c in SCALAR}
@@ -41,7 +54,11 @@ COVERED = NAMES | {f"prox_{n}" for n in NAMES} | {f"penalty_{n}" for n in NAMES}
 
 X = jnp.ones(3)
 # What the second parameter must not be.
-SECOND = {"lq": 1.0, "mcp": 0.0, "scad": 2.0, "cel0": 0.0, "log_sum": 0.0, "capped_l1": -1.0}
+SECOND = {
+  "lq": 1.0, "mcp": 0.0, "scad": 2.0, "cel0": 0.0, "log_sum": 0.0, "capped_l1": -1.0,
+  "huber": 0.0, "epsilon_insensitive": -1.0, "pinball": 1.5, "poisson": -1.0, "box": 0.5,
+  "quadratic": float("inf"),
+}  # fmt: skip
 
 
 def _bad(name: str, hyper: object) -> list[BadInput]:
@@ -54,10 +71,14 @@ def _bad(name: str, hyper: object) -> list[BadInput]:
     cases += [
       BadInput(full, "integers", lambda f=fn: f(jnp.arange(3), hyper), TypeError, "floating-point"),
       BadInput(full, "empty", lambda f=fn: f(jnp.zeros(0), hyper), ValueError, "empty"),
-      BadInput(full, "negative", lambda f=fn, h=first: f(X, h(-1.0)), ValueError, ">= 0; got -1"),
       BadInput(full, "shape", lambda f=fn, h=first: f(X, h(jnp.ones(2))), ValueError, "scalar"),
       BadInput(full, "string", lambda f=fn, h=first: f(X, h("1")), TypeError, "number"),
     ]
+    if name != "box":  # its bounds may be negative
+      message = ">= 0; got -1"
+      cases.append(
+        BadInput(full, "negative", lambda f=fn, h=first: f(X, h(-1.0)), ValueError, message)
+      )
     if pair:
       wrong = SECOND[name]
       cases += [
