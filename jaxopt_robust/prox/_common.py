@@ -1,5 +1,6 @@
 """What every proximal operator shares: checked inputs and broadcast strengths."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,11 +11,17 @@ from jaxopt_robust.numerics import upcast
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
 
-def spread(name: str, hyper: Any, x: PyTree) -> PyTree:
-  """A strength for each leaf of ``x``: broadcasts a scalar or a pytree prefix; None means 1."""
+def spread(
+  name: str,
+  hyper: Any,
+  x: PyTree,
+  *,
+  check: Callable[[str, Any], None] = _checks.check_non_negative,
+) -> PyTree:
+  """A parameter for each leaf of ``x``: broadcasts a scalar or a pytree prefix; None means 1."""
   if hyper is None:
     hyper = 1.0
-  _checks.check_non_negative(name, hyper)
+  check(name, hyper)
   try:
     spread_tree = jax.tree.broadcast(hyper, x)
   except ValueError as error:
@@ -54,3 +61,40 @@ def total(terms: PyTree) -> Array:
 def scaled_for(scaling: ArrayLike, leaf: Array) -> Array:
   """The scaling in the dtype of one leaf, so that it promotes nothing."""
   return jnp.asarray(scaling, leaf.dtype)
+
+
+def parts(hyperparams: Any, *names: str) -> tuple:
+  """The members of a tuple of hyper-parameters, by name."""
+  if not isinstance(hyperparams, tuple | list) or len(hyperparams) != len(names):
+    kind = {2: "pair", 3: "triple"}.get(len(names), f"tuple of {len(names)}")
+    raise ValueError(
+      f"hyperparams must be a {kind} ({', '.join(names)}); got a {type(hyperparams).__name__}."
+    )
+  return tuple(hyperparams)
+
+
+def entrywise(fun: Callable[..., Array], x: PyTree, scaling: ArrayLike, *params: PyTree) -> PyTree:
+  """``fun(v, scaling, *params)`` on every leaf, computed in float32 at least, in the leaf's dtype.
+
+  Closed forms with roots lose too many digits in half precision.
+  """
+
+  def one(v: Array, *leaves: Array) -> Array:
+    wide = upcast(v)
+    s = jnp.asarray(scaling, wide.dtype)
+    return fun(wide, s, *(upcast(leaf) for leaf in leaves)).astype(v.dtype)
+
+  return jax.tree.map(one, x, *params)
+
+
+def total_of(fun: Callable[..., Array], x: PyTree, *params: PyTree) -> Array:
+  """Sum over all entries of ``fun(v, *params)``."""
+  return total(jax.tree.map(lambda v, *leaves: fun(v, *leaves), x, *params))
+
+
+def root(square: ArrayLike) -> Array:
+  """Square root with derivative 0 at 0."""
+  array = jnp.asarray(square)
+  positive = array > 0
+  clean = jnp.where(positive, jnp.sqrt(jnp.where(positive, array, 1)), 0)
+  return jnp.where(jnp.isnan(array), array, clean)

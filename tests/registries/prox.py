@@ -18,6 +18,10 @@ class PenaltyCase(NamedTuple):
   hyper: Any
   non_negative: bool = False
   weighted: bool = True
+  convex: bool = True
+  in_jaxopt: bool = True
+  tag: str = ""
+  at_zero: Callable = lambda x: x  # what a scaling of 0 gives: the identity or a projection
 
 
 PENALTIES = [

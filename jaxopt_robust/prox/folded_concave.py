@@ -1,0 +1,451 @@
+"""Folded concave penalties: l1 near zero, flat far away. MCP, SCAD, CEL0, log-sum, capped l1."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxopt_robust import _checks
+from jaxopt_robust.numerics import hard_threshold, soft_threshold
+from jaxopt_robust.prox._common import entrywise, parts, root, spread, start, total_of
+from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
+
+__all__ = [
+  "capped_l1",
+  "cel0",
+  "log_sum",
+  "mcp",
+  "penalty_capped_l1",
+  "penalty_cel0",
+  "penalty_log_sum",
+  "penalty_mcp",
+  "penalty_scad",
+  "prox_capped_l1",
+  "prox_cel0",
+  "prox_log_sum",
+  "prox_mcp",
+  "prox_scad",
+  "scad",
+]
+
+
+def _above_two(name: str, value: Any) -> None:
+  _checks.check_greater(name, value, 2.0)
+
+
+def _mcp(v: Array, s: Array, lam: Array, theta: Array) -> Array:
+  bends = s < theta
+  bend = soft_threshold(v, s * lam) / jnp.where(bends, 1 - s / theta, 1)
+  inner = jnp.where(jnp.abs(v) <= theta * lam, bend, v)
+  return jnp.where(bends, inner, hard_threshold(v, lam * root(s * theta)))
+
+
+def prox_mcp(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
+  r"""Proximal operator of the minimax concave penalty (firm thresholding).
+
+  Solves argmin_y 1/2 ||y - x||_2^2 + s g(y) with s = scaling and g as in ``penalty_mcp``. For
+  s < theta: 0 where |x| <= s lam, sign(x) (|x| - s lam) / (1 - s / theta) up to theta lam, x
+  beyond. For s >= theta the problem is concave on the bend and x 1[|x| > lam sqrt(s theta)] solves
+  it.
+
+  Args:
+    x: float[...] array or pytree of arrays.
+    hyperparams: pair (lam, theta): lam >= 0, theta > 0, each a scalar, an array of the shape of
+      ``x`` or a pytree prefix of ``x``; may be traced.
+    scaling: >= 0, the step size; may be traced.
+
+  Returns:
+    Same structure, shapes and dtypes as ``x``. NaN entries stay NaN.
+
+  Raises:
+    TypeError: when ``x`` holds anything but floating-point arrays.
+    ValueError: when lam is negative, theta is not positive, the scaling is negative, or shapes do
+      not fit.
+
+  Note:
+    At |x_i| = s lam (s < theta) the derivative is 0; at the jump of s >= theta the value is 0.
+    skglm and others implement s < theta only.
+
+  Example:
+    >>> prox_mcp(jnp.array([-0.5, 1.5, 4.0]), (1.0, 2.0))
+    Array([-0.,  1.,  4.], dtype=float32)
+
+  Reference:
+    Zhang, Nearly unbiased variable selection under minimax concave penalty, 2010, equation 2.1.
+  """
+  lam, theta = parts(hyperparams, "lam", "theta")
+  x = start(x, scaling)
+  return entrywise(
+    _mcp, x, scaling, spread("lam", lam, x), spread("theta", theta, x, check=_checks.check_positive)
+  )
+
+
+def penalty_mcp(x: PyTree, hyperparams: Any) -> Array:
+  r"""The minimax concave penalty (MCP).
+
+  Computes g(x) = sum_i lam |x_i| - x_i^2 / (2 theta) where |x_i| <= theta lam, and theta lam^2 / 2
+  beyond.
+
+  Args:
+    x: float[...] array or pytree of arrays.
+    hyperparams: as in ``prox_mcp``.
+
+  Returns:
+    float scalar.
+
+  Raises:
+    TypeError: when ``x`` holds anything but floating-point arrays.
+    ValueError: when lam is negative, theta is not positive, or shapes do not fit.
+
+  Example:
+    >>> float(penalty_mcp(jnp.array([9.0]), (1.0, 3.0)))
+    1.5
+
+  Reference:
+    Zhang, Nearly unbiased variable selection under minimax concave penalty, 2010, equation 2.1.
+  """
+  lam, theta = parts(hyperparams, "lam", "theta")
+  x = _checks.check_float_tree("x", x)
+
+  def one(v: Array, l: Array, t: Array) -> Array:
+    a = jnp.abs(v)
+    return jnp.where(a <= t * l, l * a - v * v / (2 * t), t * l * l / 2)
+
+  return total_of(
+    one, x, spread("lam", lam, x), spread("theta", theta, x, check=_checks.check_positive)
+  )
+
+
+def prox_scad(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
+  r"""Proximal operator of the smoothly clipped absolute deviation (SCAD).
+
+  Solves argmin_y 1/2 ||y - x||_2^2 + s g(y) with s = scaling and g as in ``penalty_scad``. For
+  s < a - 1: soft thresholding at s lam where |x| <= lam (1 + s), ((a - 1) x - sign(x) s a lam) /
+  (a - 1 - s) up to a lam, x beyond. For s >= a - 1: x where |x| exceeds a jump, which is
+  lam (s + a + 1) / 2 for s < a + 1 and lam sqrt(s (a + 1)) else; soft thresholding below.
+
+  Args:
+    x: float[...] array or pytree of arrays.
+    hyperparams: pair (lam, a): lam >= 0, a > 2 (3.7 is usual), each a scalar, an array of the shape
+      of ``x`` or a pytree prefix of ``x``; may be traced.
+    scaling: >= 0, the step size; may be traced.
+
+  Returns:
+    Same structure, shapes and dtypes as ``x``. NaN entries stay NaN.
+
+  Raises:
+    TypeError: when ``x`` holds anything but floating-point arrays.
+    ValueError: when lam is negative, a is not above 2, the scaling is negative, or shapes do not
+      fit.
+
+  Note:
+    At the jump of s >= a - 1 the soft-thresholded value is returned. Peers implement s < a - 1
+    only.
+
+  Example:
+    >>> prox_scad(jnp.array([-0.5, 2.0, 4.0]), (1.0, 3.7))
+    Array([-0.,  1.,  4.], dtype=float32)
+
+  Reference:
+    Fan and Li, Variable selection via nonconcave penalized likelihood and its oracle properties,
+    2001, equations 2.7 and 2.8 (s = 1); the other regimes are derived and checked by brute force.
+  """
+  lam, a = parts(hyperparams, "lam", "a")
+  x = start(x, scaling)
+
+  def one(v: Array, s: Array, l: Array, a: Array) -> Array:
+    size = jnp.abs(v)
+    soft = soft_threshold(v, s * l)
+    bends = s < a - 1
+    bend = ((a - 1) * v - jnp.sign(v) * s * a * l) / jnp.where(bends, a - 1 - s, 1)
+    inner = jnp.where(size <= l * (1 + s), soft, jnp.where(size <= a * l, bend, v))
+    jump = jnp.where(s < a + 1, l * (s + a + 1) / 2, l * root(s * (a + 1)))
+    return jnp.where(bends, inner, jnp.where(size <= jump, soft, v))
+
+  return entrywise(one, x, scaling, spread("lam", lam, x), spread("a", a, x, check=_above_two))
+
+
+def penalty_scad(x: PyTree, hyperparams: Any) -> Array:
+  r"""The smoothly clipped absolute deviation penalty (SCAD).
+
+  Computes g(x) = sum_i lam |x_i| up to lam, (2 a lam |x_i| - x_i^2 - lam^2) / (2 (a - 1)) up to a
+  lam, lam^2 (a + 1) / 2 beyond.
+
+  Args:
+    x: float[...] array or pytree of arrays.
+    hyperparams: as in ``prox_scad``.
+
+  Returns:
+    float scalar.
+
+  Raises:
+    TypeError: when ``x`` holds anything but floating-point arrays.
+    ValueError: when lam is negative, a is not above 2, or shapes do not fit.
+
+  Example:
+    >>> round(float(penalty_scad(jnp.array([9.0]), (1.0, 3.7))), 3)
+    2.35
+
+  Reference:
+    Fan and Li, Variable selection via nonconcave penalized likelihood and its oracle properties,
+    2001, equations 2.7 and 2.8 (s = 1); the other regimes are derived and checked by brute force.
+  """
+  lam, a = parts(hyperparams, "lam", "a")
+  x = _checks.check_float_tree("x", x)
+
+  def one(v: Array, l: Array, a: Array) -> Array:
+    size = jnp.abs(v)
+    bend = (2 * a * l * size - v * v - l * l) / (2 * (a - 1))
+    return jnp.where(size <= l, l * size, jnp.where(size <= a * l, bend, l * l * (a + 1) / 2))
+
+  return total_of(one, x, spread("lam", lam, x), spread("a", a, x, check=_above_two))
+
+
+def prox_cel0(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
+  r"""Proximal operator of CEL0, the continuous exact relaxation of l0.
+
+  Solves argmin_y 1/2 ||y - x||_2^2 + scaling * g(y) with g as in ``penalty_cel0``. It is the
+  minimax concave penalty with theta = 1 / c^2 and strength c sqrt(2 lam), c = norm, and computed as
+  such.
+
+  Args:
+    x: float[...] array or pytree of arrays.
+    hyperparams: pair (lam, norm): lam >= 0, norm > 0, each a scalar, an array of the shape of ``x``
+      or a pytree prefix of ``x``; may be traced.
+    scaling: >= 0, the step size; may be traced.
+
+  Returns:
+    Same structure, shapes and dtypes as ``x``. NaN entries stay NaN.
+
+  Raises:
+    TypeError: when ``x`` holds anything but floating-point arrays.
+    ValueError: when lam is negative, norm is not positive, the scaling is negative, or shapes do
+      not fit.
+
+  Note:
+    With norm = ||a_i||, the norms of the columns of A, 1/2 ||A x - y||^2 + g(x) has the global
+    minimisers of the l0 problem and fewer local ones.
+
+  Example:
+    >>> prox_cel0(jnp.array([-0.5, 2.0]), (0.5, 0.5))
+    Array([-0.,  2.], dtype=float32)
+
+  Reference:
+    Soubies, Blanc-Feraud and Aubert, A continuous exact l0 penalty (CEL0) for least squares
+    regularized problem, 2015.
+  """
+  lam, norm = parts(hyperparams, "lam", "norm")
+  x = start(x, scaling)
+
+  def one(v: Array, s: Array, l: Array, c: Array) -> Array:
+    return _mcp(v, s, c * root(2 * l), 1 / (c * c))
+
+  return entrywise(
+    one, x, scaling, spread("lam", lam, x), spread("norm", norm, x, check=_checks.check_positive)
+  )
+
+
+def penalty_cel0(x: PyTree, hyperparams: Any) -> Array:
+  r"""CEL0, the continuous exact relaxation of the number of non-zeros.
+
+  Computes g(x) = sum_i lam - (c^2 / 2) (|x_i| - sqrt(2 lam) / c)^2 where |x_i| <= sqrt(2 lam) / c,
+  and lam beyond, with c = norm.
+
+  Args:
+    x: float[...] array or pytree of arrays.
+    hyperparams: as in ``prox_cel0``.
+
+  Returns:
+    float scalar.
+
+  Raises:
+    TypeError: when ``x`` holds anything but floating-point arrays.
+    ValueError: when lam is negative, norm is not positive, or shapes do not fit.
+
+  Example:
+    >>> float(penalty_cel0(jnp.array([9.0]), (0.5, 0.5)))
+    0.5
+
+  Reference:
+    Soubies, Blanc-Feraud and Aubert, A continuous exact l0 penalty (CEL0) for least squares
+    regularized problem, 2015.
+  """
+  lam, norm = parts(hyperparams, "lam", "norm")
+  x = _checks.check_float_tree("x", x)
+
+  def one(v: Array, l: Array, c: Array) -> Array:
+    edge = root(2 * l) / c
+    a = jnp.abs(v)
+    return jnp.where(a <= edge, l - c * c / 2 * (a - edge) ** 2, l)
+
+  return total_of(
+    one, x, spread("lam", lam, x), spread("norm", norm, x, check=_checks.check_positive)
+  )
+
+
+def prox_log_sum(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
+  r"""Proximal operator of the log-sum penalty.
+
+  Solves argmin_y 1/2 ||y - x||_2^2 + scaling * sum_i lam log(1 + |y_i| / eps): with G = scaling lam
+  and a = |x_i|, the larger root r of (r - a)(r + eps) + G = 0 where it is real, positive and better
+  than 0, else 0.
+
+  Args:
+    x: float[...] array or pytree of arrays.
+    hyperparams: pair (lam, eps): lam >= 0, eps > 0, each a scalar, an array of the shape of ``x``
+      or a pytree prefix of ``x``; may be traced.
+    scaling: >= 0, the step size; may be traced.
+
+  Returns:
+    Same structure, shapes and dtypes as ``x``. NaN entries stay NaN.
+
+  Raises:
+    TypeError: when ``x`` holds anything but floating-point arrays.
+    ValueError: when lam is negative, eps is not positive, the scaling is negative, or shapes do not
+      fit.
+
+  Note:
+    Where both candidates are equally good 0 is returned.
+
+  Example:
+    >>> prox_log_sum(jnp.array([-4.0, 1.0]), (1.0, 1.0)).round(2)
+    Array([-3.79,  0.  ], dtype=float32)
+
+  Reference:
+    Candes, Wakin and Boyd, Enhancing sparsity by reweighted l1 minimization, 2008 (penalty);
+    the choice between the candidates is checked by brute force.
+  """
+  lam, eps = parts(hyperparams, "lam", "eps")
+  x = start(x, scaling)
+
+  def one(v: Array, s: Array, l: Array, e: Array) -> Array:
+    a, g = jnp.abs(v), s * l
+    square = (a + e) ** 2 / 4 - g
+    is_real = ~(square < 0)  # NaN is kept
+    # r = (a - e) / 2 + sqrt(square), written so that nothing cancels for a small step
+    r = a - g / ((a + e) / 2 + root(jnp.where(is_real, square, 0)))
+    positive = is_real & ~(r <= 0)
+    r = jnp.where(positive, r, 0)
+    better = ~(0.5 * (r - a) ** 2 + g * jnp.log1p(r / e) >= a * a / 2)
+    return jnp.where(positive & better, jnp.sign(v) * r, 0)
+
+  return entrywise(
+    one, x, scaling, spread("lam", lam, x), spread("eps", eps, x, check=_checks.check_positive)
+  )
+
+
+def penalty_log_sum(x: PyTree, hyperparams: Any) -> Array:
+  r"""The log-sum penalty.
+
+  Computes g(x) = sum_i lam log(1 + |x_i| / eps).
+
+  Args:
+    x: float[...] array or pytree of arrays.
+    hyperparams: as in ``prox_log_sum``.
+
+  Returns:
+    float scalar.
+
+  Raises:
+    TypeError: when ``x`` holds anything but floating-point arrays.
+    ValueError: when lam is negative, eps is not positive, or shapes do not fit.
+
+  Example:
+    >>> round(float(penalty_log_sum(jnp.array([3.0]), (1.0, 1.0))), 3)
+    1.386
+
+  Reference:
+    Candes, Wakin and Boyd, Enhancing sparsity by reweighted l1 minimization, 2008 (penalty);
+    the choice between the candidates is checked by brute force.
+  """
+  lam, eps = parts(hyperparams, "lam", "eps")
+  x = _checks.check_float_tree("x", x)
+  return total_of(
+    lambda v, l, e: l * jnp.log1p(jnp.abs(v) / e),
+    x,
+    spread("lam", lam, x),
+    spread("eps", eps, x, check=_checks.check_positive),
+  )
+
+
+def prox_capped_l1(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
+  r"""Proximal operator of the capped l1 penalty.
+
+  Solves argmin_y 1/2 ||y - x||_2^2 + scaling * sum_i lam min(|y_i|, theta): with G = scaling lam,
+  for G < 2 theta x where |x| > theta + G / 2, else soft thresholding at G; for G >= 2 theta x 1[|x|
+  > sqrt(2 G theta)].
+
+  Args:
+    x: float[...] array or pytree of arrays.
+    hyperparams: pair (lam, theta): lam >= 0, theta > 0, each a scalar, an array of the shape of
+      ``x`` or a pytree prefix of ``x``; may be traced.
+    scaling: >= 0, the step size; may be traced.
+
+  Returns:
+    Same structure, shapes and dtypes as ``x``. NaN entries stay NaN.
+
+  Raises:
+    TypeError: when ``x`` holds anything but floating-point arrays.
+    ValueError: when lam is negative, theta is not positive, the scaling is negative, or shapes do
+      not fit.
+
+  Note:
+    Two minimisers at |x_i| = theta + G / 2: the smaller is returned.
+
+  Example:
+    >>> prox_capped_l1(jnp.array([-4.0, 2.0]), (1.0, 3.0))
+    Array([-4.,  1.], dtype=float32)
+
+  Reference:
+    Zhang, Analysis of multi-stage convex relaxation for sparse regularization, 2010.
+  """
+  lam, theta = parts(hyperparams, "lam", "theta")
+  x = start(x, scaling)
+
+  def one(v: Array, s: Array, l: Array, t: Array) -> Array:
+    a, g = jnp.abs(v), s * l
+    low = jnp.where(a <= t + g / 2, soft_threshold(v, g), v)
+    return jnp.where(g < 2 * t, low, hard_threshold(v, root(2 * g * t)))
+
+  return entrywise(
+    one, x, scaling, spread("lam", lam, x), spread("theta", theta, x, check=_checks.check_positive)
+  )
+
+
+def penalty_capped_l1(x: PyTree, hyperparams: Any) -> Array:
+  r"""The capped l1 penalty.
+
+  Computes g(x) = sum_i lam min(|x_i|, theta).
+
+  Args:
+    x: float[...] array or pytree of arrays.
+    hyperparams: as in ``prox_capped_l1``.
+
+  Returns:
+    float scalar.
+
+  Raises:
+    TypeError: when ``x`` holds anything but floating-point arrays.
+    ValueError: when lam is negative, theta is not positive, or shapes do not fit.
+
+  Example:
+    >>> float(penalty_capped_l1(jnp.array([9.0]), (1.0, 3.0)))
+    3.0
+
+  Reference:
+    Zhang, Analysis of multi-stage convex relaxation for sparse regularization, 2010.
+  """
+  lam, theta = parts(hyperparams, "lam", "theta")
+  x = _checks.check_float_tree("x", x)
+  return total_of(
+    lambda v, l, t: l * jnp.minimum(jnp.abs(v), t),
+    x,
+    spread("lam", lam, x),
+    spread("theta", theta, x, check=_checks.check_positive),
+  )
+
+
+mcp = Penalty(penalty_mcp, prox_mcp)
+scad = Penalty(penalty_scad, prox_scad)
+cel0 = Penalty(penalty_cel0, prox_cel0)
+log_sum = Penalty(penalty_log_sum, prox_log_sum)
+capped_l1 = Penalty(penalty_capped_l1, prox_capped_l1)
