@@ -88,7 +88,7 @@ SIZES = {
   ),
   "desk": Config(),
   "paper": Config(
-    seeds=5, data="mnist5k", hidden=1024, radii=(0.2, 0.1), extra_nus=(0.1, 0.25, 0.5, 1.0),
+    seeds=5, data="mnist5k", hidden=512, radii=(0.2, 0.1), extra_nus=(0.1, 0.25, 0.5, 1.0),
     extra_taus=(0.0, 0.5, 1.5), warmups=(0.5, 0.9), epochs=100, train_steps=10, test_steps=100,
   ),
 }  # fmt: skip
@@ -455,7 +455,7 @@ def _claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
   claims.append(
     Claim(
       f"At radius {narrowest:g} the best smooth adversarial comp-sum run comes within 2.5 points "
-      "of the best TRADES run, but not ahead of it as in the paper on larger data.",
+      "of the best TRADES run (the paper reports it ahead, on larger data).",
       _mean(best) >= _mean(trades) - 0.025,
       {name: _mean(best), f"TRADES {beta}": _mean(trades)},
     )

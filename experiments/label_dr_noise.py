@@ -184,7 +184,7 @@ def load_split(seed: int, config: Config) -> Data:
 
 
 def make_model(num_features: int, num_classes: int) -> Any:
-  """Two tanh layers, Xavier normal weights, as the paper has for tabular data."""
+  """Two tanh layers with Xavier normal weights; the paper has them as narrow as the classes."""
   from flax import linen
 
   from jaxopt_robust import nets
