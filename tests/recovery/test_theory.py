@@ -157,8 +157,8 @@ def test_two_factors_without_balancing(key):
   random = recovery.random_small(key, (D, 12), 5, alpha=1e-3)
   starts = jax.tree.map(lambda a, b: jnp.stack([a, b]), spectral, random)
 
-  @functools.partial(jax.jit, static_argnames="balance")
-  def run(starts, balance=None):
+  @jax.jit
+  def run(starts, balance=0.0):
     solve = lambda start: recovery.subgm(
       op, y, start, tx=tx, num_steps=1500, truth=truth, balance=balance
     )
@@ -220,7 +220,7 @@ def test_quadratic_sensing_grows_slowly():
   gaussian = recovery.make_gaussian_sensing(keys[1], 4 * m, d, d)
   error, status = run(quadratic, 0.98, 3500)
   assert error > 0.5 and int(status) == solvers.STALLED
-  assert run(gaussian, 0.98, 3500)[0] < 1e-6
+  assert run(gaussian, 0.98, 800)[0] < 1e-6
   assert run(quadratic, 0.997, 3500)[0] < 1e-2
 
 
