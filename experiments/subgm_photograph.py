@@ -233,7 +233,8 @@ def _table(config: Config, metrics: dict[str, Any]) -> list[Row]:
         f"width {config.width}",
         "l1, chosen width",
         f"The best matrix of rank {config.width} has {metrics['picture']['floor_psnr']:.1f} dB; "
-        "the paper has no picture.",
+        "the paper has no picture. Start and decay were chosen by hand on this picture; there are "
+        "more measurements than pixels.",
       ),
       (f"width {config.pixels} (full)", "l1, full width", ""),
     )
