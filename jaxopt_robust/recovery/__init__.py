@@ -1,5 +1,6 @@
 """Recovery of low-rank matrices from few, noisy and grossly corrupted measurements."""
 
+from jaxopt_robust.recovery.automatic import SubgmSchedule, robust_recover, subgm_schedule
 from jaxopt_robust.recovery.corruption import (
   Corrupted,
   bernoulli_outliers,
@@ -11,6 +12,7 @@ from jaxopt_robust.recovery.corruption import (
   scaledsm_outliers,
   sign_flip_outliers,
 )
+from jaxopt_robust.recovery.entries import EntryCOO, EntryMask, Identity, make_entry_mask
 from jaxopt_robust.recovery.factors import Factors, compose
 from jaxopt_robust.recovery.gaussian import (
   GaussianSensing,
@@ -40,15 +42,12 @@ from jaxopt_robust.recovery.metrics import (
 from jaxopt_robust.recovery.operators import AdjointProducts, MeasurementOperator
 from jaxopt_robust.recovery.sensing import (
   SubgmInfo,
-  SubgmSchedule,
   SubgmState,
   SubgradAux,
   Trace,
   l1_value_subgrad,
-  robust_recover,
   squared_value_grad,
   subgm,
-  subgm_schedule,
   subgradient_method,
 )
 from jaxopt_robust.recovery.stepsizes import (
@@ -62,12 +61,8 @@ from jaxopt_robust.recovery.stepsizes import (
   q_normalized_geometric,
 )
 from jaxopt_robust.recovery.structured import (
-  EntryCOO,
-  EntryMask,
   FourierSensing,
-  Identity,
   RankOneSensing,
-  make_entry_mask,
   make_fourier_sensing,
   make_rank_one_sensing,
 )

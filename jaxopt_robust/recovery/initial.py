@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import safe_divide, safe_norm, upcast
+from jaxopt_robust.recovery.entries import EntryMask
 from jaxopt_robust.recovery.factors import KINDS, Factors
 from jaxopt_robust.recovery.operators import MeasurementOperator, check_dtype
-from jaxopt_robust.recovery.structured import EntryMask
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = [

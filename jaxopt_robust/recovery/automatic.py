@@ -1,0 +1,192 @@
+"""Robust recovery in one call: the start, the decay of the steps and their number are chosen."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxopt_robust import _checks
+from jaxopt_robust.numerics import upcast
+from jaxopt_robust.recovery.factors import KINDS, Factors
+from jaxopt_robust.recovery.initial import growth_factor, random_small, sign_spectral
+from jaxopt_robust.recovery.operators import MeasurementOperator
+from jaxopt_robust.recovery.sensing import Trace, subgm
+from jaxopt_robust.recovery.stepsizes import q_normalized_geometric
+from jaxopt_robust.typing import Array, ArrayLike
+
+__all__ = ["SubgmSchedule", "robust_recover", "subgm_schedule"]
+
+
+class SubgmSchedule(NamedTuple):
+  """Decay of the steps, and how many of them a tolerance needs.
+
+  Attributes:
+    rho: float scalar, decay of a step; may be traced.
+    num_steps: ``num_steps(tol) -> int``, ceil(log(1/tol) / (1 - rho)); needs a known ``rho``.
+
+  Example:
+    >>> subgm_schedule(eta0=0.25, alpha=1e-3, growth=2.0).num_steps(1e-8)
+    815
+
+  Reference:
+    Ma and Fattahi, Global Convergence of Sub-gradient Method for Robust Matrix Recovery, 2023,
+    theorem 1 (rho = 1 - Theta(eta0 / (kappa log(1/alpha))); recalled, not verified).
+  """
+
+  rho: Array
+  num_steps: Callable[[float], int]
+
+
+def subgm_schedule(
+  *, eta0: ArrayLike, alpha: ArrayLike, growth: ArrayLike, c: ArrayLike = 0.8
+) -> SubgmSchedule:
+  r"""Decay that lets the signal grow from ``alpha`` to 1 before the steps have shrunk.
+
+  rho = 1 - eta0 / (c g log(1/alpha)). A step multiplies the weakest signal direction by
+  1 + 2 eta_t / g, so that growth by 1/alpha needs c >= 0.5; more leaves a margin, too much lets the
+  surplus directions grow.
+
+  Args:
+    eta0: > 0, first normalised step; may be traced.
+    alpha: in (0, 1), scale of the start; may be traced.
+    growth: g of ``growth_factor``, finite and positive; may be traced.
+    c: > 0, margin; may be traced.
+
+  Returns:
+    SubgmSchedule(rho, num_steps), ``num_steps`` a function from a tolerance to a Python integer.
+
+  Raises:
+    ValueError: an argument is out of range, or the decay would not lie in (0, 1).
+
+  Example:
+    >>> round(float(subgm_schedule(eta0=0.25, alpha=1e-3, growth=2.0).rho), 4)
+    0.9774
+
+  Reference:
+    Ma and Fattahi, Global Convergence of Sub-gradient Method for Robust Matrix Recovery, 2023,
+    theorem 1 (its order; the constant c is ours).
+  """
+  _checks.check_positive("eta0", eta0)
+  _checks.check_interval("alpha", alpha, 0.0, 1.0, closed="neither")
+  _checks.check_interval("growth", growth, 0.0, math.inf, closed="neither")
+  _checks.check_positive("c", c)
+  numbers = [jnp.asarray(value) for value in (eta0, alpha, growth, c)]
+  dtype = jnp.promote_types(jnp.result_type(float, *numbers), jnp.float32)
+  eta0, alpha, growth, c = (value.astype(dtype) for value in numbers)
+  gap = eta0 / (c * growth * -jnp.log(alpha))
+  _checks.check_interval("eta0 / (c growth log(1/alpha))", gap, 0.0, 1.0, closed="neither")
+
+  def num_steps(tol: float) -> int:
+    _checks.check_interval("tol", tol, 0.0, 1.0, closed="neither")
+    if not _checks.is_concrete(gap):
+      raise TypeError("num_steps needs a known decay; call it outside jit, vmap and grad.")
+    return math.ceil(-math.log(tol) / float(np.max(np.asarray(gap))))
+
+  return SubgmSchedule(1 - gap, num_steps)
+
+
+@functools.partial(jax.jit, static_argnames="num_steps")
+def _run(
+  op: MeasurementOperator,
+  y: Array,
+  start: Factors,
+  truth: ArrayLike | None,
+  eta0: ArrayLike,
+  rho: ArrayLike,
+  tol: ArrayLike,
+  *,
+  num_steps: int,
+) -> tuple[Factors, Trace]:
+  tx = q_normalized_geometric(eta0=eta0, rho=rho)
+  return subgm(op, y, start, tx=tx, num_steps=num_steps, truth=truth, tol=tol)
+
+
+def robust_recover(
+  op: MeasurementOperator,
+  y: ArrayLike,
+  rank: int,
+  *,
+  key: Array | None = None,
+  kind: str = "psd",
+  alpha: float = 1e-3,
+  eta0: float = 0.25,
+  growth: float | None = None,
+  c: float = 0.8,
+  tol: float = 1e-8,
+  truth: ArrayLike | None = None,
+) -> tuple[Factors, Trace]:
+  r"""Recovers a low-rank matrix from corrupted measurements, with start and steps chosen for it.
+
+  Takes a start of scale ``alpha`` (``sign_spectral``, or ``random_small`` where a key is given),
+  the decay of ``subgm_schedule`` and runs ``subgm`` for the number of steps that ``tol`` needs.
+
+  Args:
+    op: operator on d1 x d2 matrices with m measurements.
+    y: float[m], measurements, finite; a fraction below one half (more with many measurements) may
+      be arbitrarily wrong.
+    rank: width of the factors, static: the true rank or, for Gaussian measurements, any more.
+    key: typed PRNG key for a random start; None starts from the signs of ``y``.
+    kind: ``"psd"`` for symmetric positive semidefinite matrices, ``"general"`` else; static.
+    alpha: in (0, 1), scale of the start: smaller is more exact and slower when ``rank`` exceeds the
+      true rank.
+    eta0: > 0, first normalised step.
+    growth: g of ``growth_factor``; None estimates it from the data.
+    c: > 0, margin of the schedule.
+    tol: in (0, 1), by how much the steps shrink during the run.
+    truth: float[d1, d2], X*, to record the error; None records none.
+
+  Returns:
+    (Factors, Trace): ``compose(factors)`` is the matrix; look at ``trace.status``, which is 0 where
+    the run converged.
+
+  Raises:
+    TypeError: a wrong type, or a call inside ``jit``: the number of steps depends on the data. Use
+      ``subgm`` there.
+    ValueError: shapes do not fit, ``y`` is not finite, a number is out of range, or the signs of
+      ``y`` show no signal at all.
+
+  Note:
+    The limits of ``subgm`` hold here too: single entries need ``rank`` equal to the true rank.
+
+  Example:
+    >>> op = jr.recovery.make_gaussian_sensing(jax.random.key(0), 200, 4, 4)
+    >>> truth = jnp.diag(jnp.array([1.0, 0.0, 0.0, 0.0]))
+    >>> y = op.apply(truth).at[:40].set(1e3)  # a fifth of the measurements is wrong
+    >>> factors, trace = robust_recover(op, y, 4, truth=truth)
+    >>> bool(trace.err[-1] < 1e-3), int(trace.status)
+    (True, 0)
+
+  Reference:
+    Ma and Fattahi, Global Convergence of Sub-gradient Method for Robust Matrix Recovery, 2023,
+    algorithm 1.
+  """
+  _checks.check_option("kind", kind, KINDS)
+  if not isinstance(op, MeasurementOperator):
+    raise TypeError(f"op must be a MeasurementOperator; got {type(op).__name__}.")
+  y = op.check_measurements("y", y)
+  if not _checks.is_concrete((op, y, alpha, eta0, growth, c, tol)):
+    raise TypeError("robust_recover cannot run inside jit, vmap or grad; use subgm there.")
+  finite = np.isfinite(np.asarray(upcast(y)))
+  if op.observed is not None:
+    finite |= ~np.asarray(op.observed)
+  if not finite.all():
+    raise ValueError(f"y must be finite; got {np.sum(~finite)} entries that are NaN or infinite.")
+  rank = _checks.check_int("rank", rank, minimum=1)
+  if growth is None:
+    growth = float(growth_factor(op, y, kind=kind))
+    if not math.isfinite(growth):
+      raise ValueError("y shows no signal: the mean of sign(y_i) A_i has no positive direction.")
+  schedule = subgm_schedule(eta0=eta0, alpha=alpha, growth=growth, c=c)
+  if key is None:
+    start = sign_spectral(op, y, rank, alpha=alpha, kind=kind)
+  else:
+    shape = op.shape[0] if kind == "psd" else op.shape
+    start = random_small(key, shape, rank, alpha=alpha, dtype=y.dtype)
+  # Steps shrink to tol; a converged run then moves by about eta0 * tol, or by its dtype's rounding.
+  bound = max(tol, float(jnp.finfo(y.dtype).eps))
+  num_steps = schedule.num_steps(tol)
+  return _run(op, y, start, truth, eta0, schedule.rho, bound, num_steps=num_steps)
