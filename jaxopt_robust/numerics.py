@@ -54,7 +54,7 @@ def safe_norm(x: ArrayLike, *, axis: int | tuple[int, ...] | None = None) -> Arr
     float[...] without the reduced axes.
 
   Note:
-    At x = 0 the sub-differential is the unit ball; its element 0 is returned.
+    At x = 0 the sub-differential is the unit ball; its element 0 is returned. NaN stays NaN.
 
   Example:
     >>> float(jax.grad(lambda v: safe_norm(v))(jnp.zeros(3)).sum())
@@ -65,8 +65,8 @@ def safe_norm(x: ArrayLike, *, axis: int | tuple[int, ...] | None = None) -> Arr
   """
   array = jnp.asarray(x)
   square = jnp.sum(array * array, axis=axis)
-  positive = square > 0
-  return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
+  is_zero = square == 0  # False for NaN, which stays NaN
+  return jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, square)))
 
 
 def safe_divide(numerator: ArrayLike, denominator: ArrayLike, *, default: ArrayLike = 0.0) -> Array:

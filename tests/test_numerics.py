@@ -19,6 +19,7 @@ def test_safe_norm_and_its_derivatives(rng):
   assert bool(jnp.all(jnp.isfinite(jax.hessian(numerics.safe_norm)(jnp.zeros(3)))))
   rows = numerics.safe_norm(jnp.stack([x, 0 * x]), axis=1)
   assert rows.shape == (2,) and float(rows[1]) == 0.0
+  assert np.isnan(numerics.safe_norm(jnp.asarray([1.0, jnp.nan])))
 
 
 def test_safe_divide_never_leaks_nan():

@@ -95,6 +95,5 @@ def total_of(fun: Callable[..., Array], x: PyTree, *params: PyTree) -> Array:
 def root(square: ArrayLike) -> Array:
   """Square root with derivative 0 at 0."""
   array = jnp.asarray(square)
-  positive = array > 0
-  clean = jnp.where(positive, jnp.sqrt(jnp.where(positive, array, 1)), 0)
-  return jnp.where(jnp.isnan(array), array, clean)
+  is_zero = array == 0  # False for NaN, which stays NaN
+  return jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, array)))
