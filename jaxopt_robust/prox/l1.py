@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import soft_threshold
-from jaxopt_robust.prox._common import scaled_for, spread, start, total
+from jaxopt_robust.prox._common import parts, scaled_for, spread, start, total
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
 __all__ = [
@@ -148,16 +148,6 @@ def penalty_non_negative_lasso(x: PyTree, l1reg: Any = None) -> Array:
   return total(jax.tree.map(value, x, spread("l1reg", l1reg, x)))
 
 
-def _pair(hyperparams: Any) -> tuple[Any, Any]:
-  if hyperparams is None:
-    return 1.0, 1.0
-  if not isinstance(hyperparams, tuple | list) or len(hyperparams) != 2:
-    raise ValueError(
-      f"hyperparams must be a pair (lam, gamma); got a {type(hyperparams).__name__}."
-    )
-  return hyperparams[0], hyperparams[1]
-
-
 def prox_elastic_net(x: PyTree, hyperparams: Any = None, scaling: ArrayLike = 1.0) -> PyTree:
   r"""Proximal operator of the elastic net.
 
@@ -191,7 +181,7 @@ def prox_elastic_net(x: PyTree, hyperparams: Any = None, scaling: ArrayLike = 1.
     Zou and Hastie, Regularization and variable selection via the elastic net, 2005; the argument
     order and the product lam gamma are those of jaxopt.
   """
-  lam, gamma = _pair(hyperparams)
+  lam, gamma = parts((1.0, 1.0) if hyperparams is None else hyperparams, "lam", "gamma")
   x = start(x, scaling)
 
   def one(v: Array, l: Array, g: Array) -> Array:
@@ -224,7 +214,7 @@ def penalty_elastic_net(x: PyTree, hyperparams: Any = None) -> Array:
   Reference:
     Zou and Hastie, Regularization and variable selection via the elastic net, 2005.
   """
-  lam, gamma = _pair(hyperparams)
+  lam, gamma = parts((1.0, 1.0) if hyperparams is None else hyperparams, "lam", "gamma")
   x = _checks.check_float_tree("x", x)
   value = lambda v, l, g: l * (jnp.abs(v) + 0.5 * g * v * v)
   return total(jax.tree.map(value, x, spread("lam", lam, x), spread("gamma", gamma, x)))
