@@ -19,6 +19,15 @@ __all__ = ["gather", "make_sweep_mesh", "sweep"]
 BACKENDS = ("shard_map", "vmap", "pmap")
 
 
+def sweep_devices() -> list[jax.Device]:
+  """All devices of all processes, of the platform of ``jax.default_device`` where that is set."""
+  config: Any = jax.config  # the attribute is not in its annotations
+  chosen = config.jax_default_device
+  if chosen is None:
+    return jax.devices()
+  return jax.devices(chosen if isinstance(chosen, str) else chosen.platform)
+
+
 def make_sweep_mesh(axis_name: str = "sweep", *, num_devices: int | None = None) -> Mesh:
   """A one-axis mesh over all devices of all processes, or over the first few.
 
@@ -42,12 +51,13 @@ def make_sweep_mesh(axis_name: str = "sweep", *, num_devices: int | None = None)
   """
   if not isinstance(axis_name, str):
     raise TypeError(f"axis_name must be a string; got {type(axis_name).__name__}.")
-  count = jax.device_count() if num_devices is None else num_devices
+  devices = sweep_devices()
+  count = len(devices) if num_devices is None else num_devices
   count = _checks.check_int("num_devices", count, minimum=1)
-  if count > jax.device_count():
-    raise ValueError(f"num_devices must be at most {jax.device_count()}; got {count}.")
-  devices = jax.devices()[:count]
-  return jax.make_mesh((count,), (axis_name,), axis_types=(AxisType.Auto,), devices=devices)
+  if count > len(devices):
+    raise ValueError(f"num_devices must be at most {len(devices)}; got {count}.")
+  axis_types = (AxisType.Auto,)
+  return jax.make_mesh((count,), (axis_name,), axis_types=axis_types, devices=devices[:count])
 
 
 def gather(outputs: PyTree) -> PyTree:
@@ -179,7 +189,7 @@ def default_mesh(axis_name: str, backend: str, groups: int) -> Mesh | None:
   """The devices that have work: with several processes all of them, or a process would idle."""
   if backend != "shard_map":
     return None
-  count = jax.device_count()
+  count = len(sweep_devices())
   return make_sweep_mesh(
     axis_name, num_devices=count if jax.process_count() > 1 else min(count, groups)
   )
@@ -203,7 +213,8 @@ def sweep(
     fn: pure function of one point of each grid, then of the shared arguments; returns a pytree of
       arrays.
     mesh: a mesh with the axis ``axis_name``, for ``"shard_map"`` only; by default all devices of
-      all processes (of one process: as many as there are points).
+      all processes (of one process: as many as there are points), of the platform of
+      ``jax.default_device`` where that is set.
     axis_name: the mesh axis that the points are split over.
     backend: ``"shard_map"`` (default), ``"vmap"`` (one device) or ``"pmap"`` (all local devices;
       in maintenance mode in JAX).

@@ -94,6 +94,12 @@ def test_a_small_grid_occupies_as_many_devices_as_it_has_points():
   assert len(grouped.sharding.device_set) == 2
 
 
+def test_the_default_device_chooses_the_platform():
+  with jax.default_device(jax.devices("cpu")[1]):
+    assert set(jr.sweeps.make_sweep_mesh().devices.flat) == set(jax.devices("cpu"))
+    assert jr.sweeps.sweep(lambda x: x + 1)(jnp.arange(3.0)).tolist() == [1.0, 2.0, 3.0]
+
+
 def test_one_compile_serves_all_grids_of_a_size():
   counted = jr.debug.count_traces(solve_point)
   mapped = jr.sweeps.sweep(counted)
