@@ -132,6 +132,17 @@ def copy_seconds(num_bytes: int) -> float:
   return num_bytes / (2 * source.nbytes / min(times))  # a copy reads and writes
 
 
+def read_seconds(num_bytes: int) -> float:
+  """Seconds to read so many bytes once, as fast as a matrix-vector product reads here."""
+  matrix, vector = np.ones((1 << 12, 1 << 12), np.float32), np.ones(1 << 12, np.float32)
+  times = []
+  for _ in range(5):
+    start = time.perf_counter()
+    matrix @ vector
+    times.append(time.perf_counter() - start)
+  return num_bytes / (matrix.nbytes / min(times))
+
+
 def measure(row: Row, *, repeats: int) -> dict[str, Any]:
   """Times all contenders of a row; each round visits them in turn, every other round backwards."""
   found: dict[str, Any] = {}

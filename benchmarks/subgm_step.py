@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from benchmarks._timing import Contender, Row, compiled, copy_seconds, peer
+from benchmarks._timing import Contender, Row, compiled, read_seconds, peer
 from jaxopt_robust import recovery
 
 
@@ -55,6 +55,5 @@ def build(size: str) -> Row:
     accuracy="largest difference from NumPy",
     bound=1e-4,
     limit="memory bandwidth: the matrices are read twice",
-    # A copy moves two bytes for each byte read; reading alone is half of that.
-    limit_s=copy_seconds(2 * a.nbytes),
+    limit_s=read_seconds(2 * a.nbytes),
   )

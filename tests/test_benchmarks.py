@@ -9,7 +9,16 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import __main__ as command_line
-from benchmarks._timing import Contender, Row, compiled, copy_seconds, loosest, measure, peer
+from benchmarks._timing import (
+  Contender,
+  Row,
+  compiled,
+  copy_seconds,
+  loosest,
+  measure,
+  peer,
+  read_seconds,
+)
 
 
 def _sleeper(name, seconds, calls, **kwargs):
@@ -89,7 +98,8 @@ def test_a_missing_peer_is_skipped_with_a_line(capsys):
 
 
 def test_bandwidth_scales_with_the_bytes():
-  assert copy_seconds(2 << 30) > copy_seconds(1 << 20) > 0
+  for seconds in (copy_seconds, read_seconds):
+    assert seconds(2 << 30) > seconds(1 << 20) > 0
 
 
 def test_an_unknown_row_lists_what_exists(capsys):
