@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from benchmarks._timing import Contender, Row, compiled, read_seconds, peer
+from benchmarks._timing import Contender, Row, compiled, peer, read_seconds
 from jaxopt_robust import recovery
 
 
