@@ -431,18 +431,18 @@ def figure(record: dict[str, Any]) -> Any:
     middle.plot(drawing[key], label=label)
   middle.plot(drawing["weighted_path_test"], "--", color="C2", label="the same, test")
   middle.set(xlabel="hyper-gradient step", ylabel="mean squared error", title="Descents")
-  middle.legend(fontsize=8)
+  middle.legend(fontsize=8, loc=(0.5, 0.22))
   names = [n for n in metrics if n not in ("checks", "drawing")]
-  for shift, key in ((-0.2, "validation"), (0.2, "test")):
+  for shift, key in ((-0.15, "validation"), (0.15, "test")):
     values = [metrics[n][key] for n in names]
-    right.barh(
-      np.arange(len(names)) + shift, [np.mean(v) for v in values], 0.4,
-      xerr=[np.std(v) for v in values], label=key,
+    right.errorbar(
+      [np.mean(v) for v in values], np.arange(len(names)) + shift,
+      xerr=[np.std(v) for v in values], fmt="o", capsize=3, label=key,
     )  # fmt: skip
   right.set_yticks(
     np.arange(len(names)), [f"{n} ({metrics[n]['solves']})" for n in names], fontsize=8
   )
   right.invert_yaxis()
   right.set(xlabel="mean squared error", title="All splits (number of solves)")
-  right.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0.0, -0.12), ncols=2)
+  right.legend(fontsize=8, loc="upper left")
   return fig
