@@ -96,7 +96,7 @@ def test_decay_must_fit_the_start():
 
 @pytest.mark.x64
 def test_error_is_linear_in_the_noise_and_falls_with_the_root_of_m():
-  """64 noise draws on one operator for each m, so that the slopes are not noise themselves."""
+  """Sixteen noise draws for each m and nu, so that the slopes are not noise themselves."""
   draws, nus, sizes = 16, (0.1, 0.3, 1.0), (600, 2400)
   rms = np.zeros((len(sizes), len(nus)))
   for i, m in enumerate(sizes):
