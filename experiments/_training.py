@@ -26,12 +26,6 @@ def batches(num: int, batch: int, epochs: int, seed: int) -> np.ndarray:
   return np.stack(orders).reshape(epochs, steps, batch).astype(np.int32)
 
 
-def mesh_for(points: int) -> jax.sharding.Mesh:
-  """As many devices as there are points, of the kind that the command line chose."""
-  platform = next(iter(jnp.zeros(()).devices())).platform
-  return jax.sharding.Mesh(np.array(jax.devices(platform)[:points]), ("sweep",))
-
-
 def train_all(
   progress: Progress,
   train: Callable[[Any, Any], Any],
@@ -59,6 +53,6 @@ def train_all(
   def all_settings(data: Any, settings: Any) -> Any:
     return jax.vmap(train, in_axes=(0, None))(settings, data)
 
-  over_seeds = sweeps.sweep(all_settings, mesh=mesh_for(len(jax.tree.leaves(data)[0])))
+  over_seeds = sweeps.sweep(all_settings)
   program = jax.jit(lambda data, settings: over_seeds(data, shared=(settings,)))
   return jax.tree.map(np.asarray, progress.clock.call(program, data, settings, name=name))

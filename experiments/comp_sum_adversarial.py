@@ -12,7 +12,7 @@ import optax
 
 from experiments import datasets
 from experiments._protocol import Claim, Outcome, Paper, Progress, Row, new_figure
-from experiments._training import batches, mesh_for, stack, train_all
+from experiments._training import batches, stack, train_all
 from jaxopt_robust import losses, robustness, sweeps
 
 PAPER = Paper(
@@ -326,7 +326,7 @@ def evaluate_all(
     return jax.vmap(lambda p, d: evaluate((p, radius), d))(params, data)
 
   # One setting at a time on a device: a batch of test images fills the caches.
-  over_settings = sweeps.sweep(all_seeds, mesh=mesh_for(len(radii)), lanes=1)
+  over_settings = sweeps.sweep(all_seeds, lanes=1)
   program = jax.jit(lambda runs, data: over_settings(runs, shared=(data,)))
   return Result(*map(np.asarray, progress.clock.call(program, by_setting, data, name="attacks")))
 

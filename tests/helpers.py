@@ -39,17 +39,6 @@ def central_difference(fun: Callable, x, eps: float = 1e-6) -> np.ndarray:
   return grad
 
 
-def count_traces(fun: Callable) -> tuple[Callable, list[int]]:
-  """A copy of a function, and a list whose only entry counts how often it was traced."""
-  count = [0]
-
-  def counted(*args, **kwargs):
-    count[0] += 1
-    return fun(*args, **kwargs)
-
-  return counted, count
-
-
 def assert_no_retrace(fun: Callable, make_args: Callable[[int], tuple]) -> None:
   """Calls a jitted function with several values; fails if any call but the first compiles."""
   jitted = jax.jit(fun)

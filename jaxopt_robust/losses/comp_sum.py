@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _checks, numerics
 from jaxopt_robust.losses import _classification as base
 from jaxopt_robust.typing import Array, ArrayLike
 
@@ -181,6 +181,4 @@ def _prepare_pair(
 def _deviation(clean: base.Prepared, attacked: base.Prepared) -> Array:
   change = attacked.logits - clean.logits
   shift = jnp.sum(jnp.where(clean.is_label, change, 0), axis=-1)
-  square = jnp.sum((shift[..., None] - change) ** 2, axis=-1)  # the label's own entry is 0
-  is_zero = square == 0  # False for NaN, which stays NaN
-  return jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, square)))
+  return numerics.safe_norm(shift[..., None] - change, axis=-1)  # the label's own entry is 0
