@@ -55,6 +55,13 @@ from jaxopt_robust.prox.l1 import (
   prox_lasso,
   prox_non_negative_lasso,
 )
+from jaxopt_robust.prox.least_squares import (
+  LeastSquaresFactor,
+  least_squares,
+  least_squares_factor,
+  penalty_least_squares,
+  prox_least_squares,
+)
 from jaxopt_robust.prox.loss_functions import (
   epsilon_insensitive,
   hinge,
@@ -112,6 +119,7 @@ from jaxopt_robust.prox.ridge import (
 from jaxopt_robust.typing import Penalty
 
 __all__ = [
+  "LeastSquaresFactor",
   "Penalty",
   "box",
   "capped_l1",
@@ -127,6 +135,8 @@ __all__ = [
   "huber",
   "l0",
   "lasso",
+  "least_squares",
+  "least_squares_factor",
   "log_sum",
   "logistic",
   "lq",
@@ -150,6 +160,7 @@ __all__ = [
   "penalty_huber",
   "penalty_l0",
   "penalty_lasso",
+  "penalty_least_squares",
   "penalty_log_sum",
   "penalty_logistic",
   "penalty_lq",
@@ -183,6 +194,7 @@ __all__ = [
   "prox_huber",
   "prox_l0",
   "prox_lasso",
+  "prox_least_squares",
   "prox_log_sum",
   "prox_logistic",
   "prox_lq",

@@ -1,8 +1,71 @@
-"""Iterative methods, the two loops that run them, and derivatives of their solutions."""
+"""Iterative methods, the loops that run them, certificates, and derivatives of solutions."""
 
-from jaxopt_robust.solvers.drive import raise_if_failed, run_steps, run_until
-from jaxopt_robust.solvers.implicit import implicit
-from jaxopt_robust.solvers.linear import solve_bicgstab, solve_cg, solve_dense, solve_gmres
+from jaxopt_robust.solvers.admm import (
+  ADMMInfo,
+  ADMMState,
+  admm,
+)
+from jaxopt_robust.solvers.anderson import (
+  AndersonState,
+  FixedPointInfo,
+  FixedPointState,
+  anderson,
+  fixed_point_iteration,
+)
+from jaxopt_robust.solvers.coordinate import (
+  BlockCoordinateInfo,
+  BlockCoordinateState,
+  block_coordinate_descent,
+)
+from jaxopt_robust.solvers.drive import (
+  raise_if_failed,
+  run_state,
+  run_steps,
+  run_until,
+)
+from jaxopt_robust.solvers.duality_gap import (
+  elastic_net_duality_gap,
+  group_lasso_duality_gap,
+  lasso_duality_gap,
+  logistic_lasso_duality_gap,
+  non_negative_lasso_duality_gap,
+)
+from jaxopt_robust.solvers.hard_thresholding import (
+  HardThresholdingInfo,
+  HardThresholdingState,
+  htp,
+  iht,
+  niht,
+)
+from jaxopt_robust.solvers.implicit import (
+  implicit,
+  implicit_fixed_point,
+  support_residual,
+)
+from jaxopt_robust.solvers.linear import (
+  solve_bicgstab,
+  solve_cg,
+  solve_dense,
+  solve_gmres,
+  solve_neumann,
+)
+from jaxopt_robust.solvers.mirror_descent import (
+  MirrorDescentInfo,
+  MirrorDescentState,
+  entropic_step,
+  make_projection_grad,
+  mirror_descent,
+  projected_gradient,
+)
+from jaxopt_robust.solvers.operator_norm import (
+  operator_norm,
+)
+from jaxopt_robust.solvers.primal_dual import (
+  PrimalDualInfo,
+  PrimalDualState,
+  chambolle_pock,
+  condat_vu,
+)
 from jaxopt_robust.solvers.proximal_gradient import (
   FistaState,
   IstaState,
@@ -10,6 +73,17 @@ from jaxopt_robust.solvers.proximal_gradient import (
   fista,
   ista,
   proximal_residual,
+)
+from jaxopt_robust.solvers.spectral import (
+  SpectralInfo,
+  SpectralState,
+  spectral_proximal_gradient,
+)
+from jaxopt_robust.solvers.splitting import (
+  SplittingInfo,
+  SplittingState,
+  davis_yin,
+  douglas_rachford,
 )
 from jaxopt_robust.solvers.types import (
   CONVERGED,
@@ -25,20 +99,63 @@ __all__ = [
   "NON_FINITE",
   "STALLED",
   "STEP_LIMIT",
+  "ADMMInfo",
+  "ADMMState",
+  "AndersonState",
+  "BlockCoordinateInfo",
+  "BlockCoordinateState",
   "FistaState",
+  "FixedPointInfo",
+  "FixedPointState",
+  "HardThresholdingInfo",
+  "HardThresholdingState",
   "IstaState",
+  "MirrorDescentInfo",
+  "MirrorDescentState",
+  "PrimalDualInfo",
+  "PrimalDualState",
   "ProximalGradientInfo",
   "SolveInfo",
   "Solver",
+  "SpectralInfo",
+  "SpectralState",
+  "SplittingInfo",
+  "SplittingState",
+  "admm",
+  "anderson",
+  "block_coordinate_descent",
+  "chambolle_pock",
+  "condat_vu",
+  "davis_yin",
+  "douglas_rachford",
+  "elastic_net_duality_gap",
+  "entropic_step",
   "fista",
+  "fixed_point_iteration",
+  "group_lasso_duality_gap",
+  "htp",
+  "iht",
   "implicit",
+  "implicit_fixed_point",
   "ista",
+  "lasso_duality_gap",
+  "logistic_lasso_duality_gap",
+  "make_projection_grad",
+  "mirror_descent",
+  "niht",
+  "non_negative_lasso_duality_gap",
+  "operator_norm",
+  "projected_gradient",
   "proximal_residual",
   "raise_if_failed",
+  "run_state",
   "run_steps",
   "run_until",
   "solve_bicgstab",
   "solve_cg",
   "solve_dense",
   "solve_gmres",
+  "solve_neumann",
+  "spectral_proximal_gradient",
+  "support_residual",
 ]

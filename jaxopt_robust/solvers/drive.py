@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import tree_all_finite, tree_where
+from jaxopt_robust.solvers._common import stop_gradient
 from jaxopt_robust.solvers.types import (
   CONVERGED,
   NON_FINITE,
@@ -18,7 +19,7 @@ from jaxopt_robust.solvers.types import (
 )
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
-__all__ = ["raise_if_failed", "run_steps", "run_until"]
+__all__ = ["raise_if_failed", "run_state", "run_steps", "run_until"]
 
 
 def _strip_weak_types(tree: PyTree) -> PyTree:
@@ -103,10 +104,63 @@ def run_until(
     optimisation in JAX and Equinox, 2024.
   """
   params = _checks.check_float_tree("params", params)
+  hyper, data = _strip_weak_types(hyper), _strip_weak_types(data)
+  state, info = run_state(
+    solver, solver.init(params, hyper, *data), hyper, *data, tol=tol, max_steps=max_steps
+  )
+  return state.params, info
+
+
+def run_state(
+  solver: Solver,
+  state: Any,
+  hyper: PyTree,
+  *data: PyTree,
+  tol: ArrayLike,
+  max_steps: ArrayLike,
+) -> tuple[Any, SolveInfo]:
+  r"""``run_until`` from a state to a state: warm starts, and multipliers beside the solution.
+
+  Repeats ``state, info = solver.step(state, hyper, *data)`` under the rules of ``run_until``. The
+  state of a splitting method holds more than its iterate (dual variables, step sizes, memory);
+  start the next solve of a path from it, or read the multipliers out of it.
+
+  Args:
+    solver: the method; ``state``, ``hyper`` and ``data`` are what its ``step`` takes.
+    state: what ``solver.init`` made, or the state that another run returned. Its ``count`` starts
+      again at 0.
+    hyper: pytree of hyper-parameters; may be traced.
+    *data: pytrees that the objective needs.
+    tol: >= 0, float scalar; may be traced.
+    max_steps: >= 0, int scalar; may be traced.
+
+  Returns:
+    ``(state, info)`` with the last finite state and a ``SolveInfo``.
+
+  Raises:
+    TypeError: when ``state`` lacks the fields ``params`` and ``count``.
+    ValueError: when ``tol`` or ``max_steps`` is negative and known while tracing.
+
+  Example:
+    >>> solver = jr.solvers.ista(lambda x, b: 0.5 * jnp.sum((x - b) ** 2), jr.prox.prox_lasso,
+    ...                          stepsize=1.0)
+    >>> b = jnp.array([3.0, 0.5])
+    >>> state, _ = run_state(solver, solver.init(b, 1.0, b), 1.0, b, tol=1e-6, max_steps=9)
+    >>> state, info = run_state(solver, state, 0.9, b, tol=1e-6, max_steps=9)  # warm start
+    >>> state.params.round(2), int(info.steps)
+    (Array([2.1, 0. ], dtype=float32), 2)
+
+  Reference:
+    Warm starts along a path: Friedman, Hastie and Tibshirani, Regularization paths for generalized
+    linear models via coordinate descent, 2010, section 2.5.
+  """
+  missing = [name for name in ("params", "count") if not hasattr(state, name)]
+  if missing:
+    raise TypeError(f"state must be a solver's state; {type(state).__name__} lacks {missing}.")
   _checks.check_non_negative("tol", tol)
   _checks.check_non_negative("max_steps", max_steps)
   hyper, data = _strip_weak_types(hyper), _strip_weak_types(data)
-  state = _strip_weak_types(solver.init(params, hyper, *data))
+  state = _strip_weak_types(state)._replace(count=jnp.zeros((), jnp.int32))
   blank = _blank_info(solver, state, hyper, data)
   limit = jnp.asarray(max_steps, jnp.int32)
   go = jnp.full((), -1, jnp.int32)  # no status yet
@@ -131,7 +185,7 @@ def run_until(
 
   state, info, status = jax.lax.while_loop(keep_going, body, (state, blank, go))
   status = jnp.where(status == go, jnp.full_like(go, STEP_LIMIT), status)
-  return state.params, SolveInfo(state.count, info.error, info.value, status, info)
+  return state, SolveInfo(state.count, info.error, info.value, status, info)
 
 
 def run_steps(
@@ -140,6 +194,7 @@ def run_steps(
   hyper: PyTree,
   *data: PyTree,
   num_steps: int,
+  truncate: int | None = None,
   remat: bool = False,
 ) -> tuple[PyTree, Any]:
   r"""Runs a fixed number of steps and records every step's info: one ``lax.scan``.
@@ -150,6 +205,9 @@ def run_steps(
     hyper: pytree of hyper-parameters; may be traced.
     *data: pytrees that the objective needs.
     num_steps: >= 1, static.
+    truncate: static, None or K >= 0: differentiate the last K steps only; the steps before them are
+      constants for the derivative. After convergence this is the Neumann series with K terms, of
+      bias rho^K for a contraction rho.
     remat: recompute each step in the backward pass instead of storing it (``jax.checkpoint``):
       memory grows with the state only, time by about one forward pass.
 
@@ -158,7 +216,7 @@ def run_steps(
 
   Raises:
     TypeError: when ``params`` holds anything but floating-point arrays.
-    ValueError: when ``num_steps`` is not a static integer >= 1.
+    ValueError: when ``num_steps`` is not a static integer >= 1, or ``truncate`` is negative.
 
   Note:
     Differentiable in both modes through the iterations (unrolled derivative). Nothing stops a run
@@ -183,9 +241,24 @@ def run_steps(
     return solver.step(state, hyper, *data)
 
   state = _strip_weak_types(solver.init(params, hyper, *data))
-  state, infos = jax.lax.scan(
-    jax.checkpoint(body) if remat else body, state, None, length=num_steps
-  )
+  if truncate is None or truncate >= num_steps:
+    state, infos = jax.lax.scan(
+      jax.checkpoint(body) if remat else body, state, None, length=num_steps
+    )
+    return state.params, infos
+  truncate = _checks.check_int("truncate", truncate, minimum=0)
+  constant_hyper, constant_data = stop_gradient((hyper, data))
+
+  def constant_body(state: Any, _: None) -> tuple[Any, Any]:
+    return solver.step(state, constant_hyper, *constant_data)
+
+  head = jax.lax.scan(constant_body, stop_gradient(state), None, length=num_steps - truncate)
+  state, infos = stop_gradient(head)
+  if truncate:
+    state, last = jax.lax.scan(
+      jax.checkpoint(body) if remat else body, state, None, length=truncate
+    )
+    infos = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), infos, last)
   return state.params, infos
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxopt_robust import prox, solvers
+from jaxopt_robust.typing import Penalty
 from tests.helpers import BadInput
 
 
@@ -121,19 +122,53 @@ class SolverCase(NamedTuple):
     make: ``make(problem) -> Solver``.
     supports: names of the problems that it solves.
     monotone: whether theory says that the objective never increases.
-    error_from: which point the reported error belongs to, for the first-principles check.
+    pack: ``pack(problem, hyper) -> (hyper, data)`` as the solver takes them.
+    at_rest: whether the state comes to rest, as ``implicit_fixed_point`` needs.
+    tol: tolerance at which the optimum is reached to 1e-8.
   """
 
   name: str
   make: Callable[[Problem], solvers.Solver]
   supports: tuple[str, ...]
-  monotone: bool
+  monotone: bool = False
+  pack: Callable = lambda problem, hyper: (hyper, tuple(jnp.asarray(d) for d in problem.data))
+  at_rest: bool = False
+  tol: float = 1e-10
+
+
+def least_squares_of(problem: Problem) -> tuple[Any, Any]:
+  """(A, b) with f(w) = 1/2 ||A w - b||^2."""
+  if problem.name == "group_lasso":
+    return jnp.eye(3), jnp.asarray(problem.data[0])
+  x, y = (jnp.asarray(d) for d in problem.data)
+  return x / jnp.sqrt(60.0), y / jnp.sqrt(60.0)
+
+
+def both_terms(problem: Problem, hyper: Any) -> tuple[Any, tuple]:
+  """For methods that take the least-squares term by its operator."""
+  return (least_squares_of(problem), hyper), ()
+
+
+def no_first_term(problem: Problem, hyper: Any) -> tuple[Any, tuple]:
+  """For methods with a smooth part and two operators, the first of which is not used."""
+  return (None, hyper), tuple(jnp.asarray(d) for d in problem.data)
+
+
+def one_step(problem: Problem) -> Callable:
+  """The proximal gradient map, for methods that take any map."""
+  step = 1 / problem.lipschitz
+
+  def move(w, hyper, *data):
+    return problem.prox(w - step * jax.grad(problem.fun)(w, *data), hyper, step)
+
+  return move
 
 
 ALL = tuple(p.name for p in PROBLEMS)
 SOLVERS = [
   SolverCase(
-    "ista", lambda p: solvers.ista(p.fun, p.prox, stepsize=1 / p.lipschitz), ALL, monotone=True
+    "ista", lambda p: solvers.ista(p.fun, p.prox, stepsize=1 / p.lipschitz), ALL, monotone=True,
+    at_rest=True,
   ),
   SolverCase("ista_backtracking", lambda p: solvers.ista(p.fun, p.prox), ALL, monotone=True),
   SolverCase(
@@ -146,7 +181,63 @@ SOLVERS = [
     monotone=False,
   ),
   SolverCase("fista_backtracking", lambda p: solvers.fista(p.fun, p.prox), ALL, monotone=False),
-]
+  SolverCase(
+    "spectral",
+    lambda p: solvers.spectral_proximal_gradient(p.fun, Penalty(p.value, p.prox)),
+    ALL,
+  ),
+  SolverCase(
+    "spectral_monotone",
+    lambda p: solvers.spectral_proximal_gradient(p.fun, Penalty(p.value, p.prox), memory=1),
+    ALL,
+    monotone=True,
+  ),
+  SolverCase(
+    "douglas_rachford", lambda p: solvers.douglas_rachford(prox.prox_least_squares, p.prox), ALL,
+    pack=both_terms, at_rest=True,
+  ),
+  SolverCase(
+    "davis_yin",
+    lambda p: solvers.davis_yin(p.fun, prox.prox_none, p.prox, stepsize=1 / p.lipschitz),
+    ALL, pack=no_first_term, at_rest=True,
+  ),
+  SolverCase(
+    "admm", lambda p: solvers.admm(prox.prox_least_squares, p.prox), ALL, pack=both_terms,
+    at_rest=True, tol=1e-11,
+  ),
+  SolverCase(
+    "admm_balanced",
+    lambda p: solvers.admm(prox.prox_least_squares, p.prox, weight=100.0, balance=10.0),
+    ALL, pack=both_terms, tol=1e-11,
+  ),
+  SolverCase(
+    "chambolle_pock",
+    lambda p: solvers.chambolle_pock(
+      prox.prox_least_squares, p.prox, lambda w: w, stepsize=0.99, dual_stepsize=0.99
+    ),
+    ALL, pack=both_terms, at_rest=True,
+  ),
+  SolverCase(
+    "condat_vu",
+    lambda p: solvers.condat_vu(
+      p.fun, prox.prox_none, p.prox, lambda w, *data: w, stepsize=1 / p.lipschitz,
+      dual_stepsize=p.lipschitz / 2,
+    ),
+    ALL, pack=no_first_term, at_rest=True,
+  ),
+  SolverCase(
+    "block_coordinate_descent",
+    lambda p: solvers.block_coordinate_descent(
+      lambda z, y: 0.5 * jnp.mean((z - y) ** 2), p.prox, curvature=1 / 60
+    ),
+    ALL[:-1], monotone=True, at_rest=True,
+  ),
+  SolverCase(
+    "fixed_point_iteration", lambda p: solvers.fixed_point_iteration(one_step(p)), ALL,
+    monotone=True, at_rest=True,
+  ),
+  SolverCase("anderson", lambda p: solvers.anderson(one_step(p)), ALL),
+]  # fmt: skip
 
 COVERED = set(solvers.__all__)  # each is exercised in tests/solvers
 

@@ -22,29 +22,38 @@ def arrays(problem):
   return tuple(jnp.asarray(d) for d in problem.data)
 
 
+def packed(case, problem):
+  return case.pack(problem, problem.hyper)
+
+
 def composite(problem, w):
   return problem.fun(w, *arrays(problem)) + problem.value(w, problem.hyper)
 
 
 @GRID
 def test_reaches_the_known_optimum(case, problem):
+  start = jnp.zeros(problem.optimum.size)
   run = jax.jit(
-    lambda *data: solvers.run_until(
-      case.make(problem),
-      jnp.zeros(problem.optimum.size),
-      problem.hyper,
-      *data,
-      tol=1e-10,
-      max_steps=20_000,
+    lambda hyper, *data: solvers.run_until(
+      case.make(problem), start, hyper, *data, tol=case.tol, max_steps=20_000
     )
   )
-  params, info = run(*arrays(problem))
+  hyper, data = packed(case, problem)
+  params, info = run(hyper, *data)
   assert int(info.status) == solvers.CONVERGED
   # ||x - x*|| <= ||gradient mapping|| / mu, both at the last point
   np.testing.assert_allclose(params, problem.optimum, atol=1e-8)
 
 
-@GRID
+@pytest.mark.parametrize(
+  ("case", "problem"),
+  [
+    pytest.param(s, BY_NAME[p], id=f"{s.name}-{p}")
+    for s in SOLVERS
+    for p in s.supports
+    if s.monotone or "ista" in s.name  # the others promise neither
+  ],
+)
 def test_rate_is_not_worse_than_the_theory(case, problem):
   """Gap after k steps at most L R^2 / (2k) (ISTA) or 2 L R^2 / (k+1)^2 (FISTA without restart)."""
   steps = 200
@@ -52,11 +61,13 @@ def test_rate_is_not_worse_than_the_theory(case, problem):
   one = lambda w: composite(problem, w)
   solver = case.make(problem)
 
+  hyper, data = packed(case, problem)
+
   def body(state, _):
-    state, info = solver.step(state, problem.hyper, *arrays(problem))
+    state, info = solver.step(state, hyper, *data)
     return state, (one(state.params), info.error)
 
-  init = solver.init(start, problem.hyper, *arrays(problem))
+  init = solver.init(start, hyper, *data)
   _, (values, errors) = jax.jit(lambda s: jax.lax.scan(body, s, None, length=steps))(init)
   gaps = np.asarray(values) - float(one(jnp.asarray(problem.optimum)))
   assert gaps.min() > -1e-12, "nothing is below the optimum"
@@ -113,14 +124,46 @@ def test_implicit_unrolled_and_finite_differences_agree(case, problem):
   np.testing.assert_allclose(slope, expected, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+  ("case", "problem"),
+  [
+    pytest.param(s, BY_NAME[p], id=f"{s.name}-{p}")
+    for s in SOLVERS
+    if s.at_rest
+    for p in ("lasso", "non_negative_least_squares", "elastic_net")
+  ],
+)
+def test_derivative_of_the_fixed_point_of_any_step(case, problem):
+  """One wrapper for all: both modes equal finite differences of a solve to 1e-13."""
+  start = jnp.zeros(problem.optimum.size)
+  weights = jnp.cos(jnp.arange(problem.optimum.size, dtype=jnp.float64))
+  exact = solvers.implicit_fixed_point(case.make(problem), tol=case.tol * 1e-3, max_steps=50_000)
+
+  def along(t):
+    scaled = jax.tree.map(lambda h: (jnp.asarray(h) + 0.0123) * jnp.exp(t), problem.hyper)
+    hyper, data = case.pack(problem, scaled)
+    return jnp.vdot(weights, exact(start, hyper, *data)[0].params)
+
+  value = jax.jit(along)
+  eps = 1e-5
+  expected = (value(eps) - value(-eps)) / (2 * eps)
+  forward = jax.jit(lambda: jax.jvp(along, (0.0,), (1.0,))[1])()
+  reverse = jax.jit(jax.grad(along))(0.0)
+  assert abs(expected) > 1e-3
+  np.testing.assert_allclose([forward, reverse], [expected, expected], atol=1e-7)
+
+
 @GRID
 def test_a_batch_over_strengths_equals_a_loop(case, problem):
-  start, data = jnp.zeros(problem.optimum.size), arrays(problem)
+  start = jnp.zeros(problem.optimum.size)
   factors = jnp.asarray([0.5, 1.0, 3.0])
-  run = lambda f: solvers.run_until(
-    case.make(problem), start, jax.tree.map(lambda h: h * f, problem.hyper), *data,
-    tol=1e-9, max_steps=20_000,
-  )[0]  # fmt: skip
+
+  def run(factor):
+    hyper, data = case.pack(problem, jax.tree.map(lambda h: h * factor, problem.hyper))
+    return solvers.run_until(
+      case.make(problem), start, hyper, *data, tol=case.tol, max_steps=20_000
+    )[0]
+
   batch = jax.jit(jax.vmap(run))(factors)
   one = jax.jit(run)
   for i in range(3):
