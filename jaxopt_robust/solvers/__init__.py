@@ -1,16 +1,9 @@
 """Iterative methods, the loops that run them, certificates, and derivatives of solutions."""
 
-from jaxopt_robust.solvers.admm import (
+from jaxopt_robust.solvers.alternating_directions import (
   ADMMInfo,
   ADMMState,
   admm,
-)
-from jaxopt_robust.solvers.anderson import (
-  AndersonState,
-  FixedPointInfo,
-  FixedPointState,
-  anderson,
-  fixed_point_iteration,
 )
 from jaxopt_robust.solvers.coordinate import (
   BlockCoordinateInfo,
@@ -29,6 +22,13 @@ from jaxopt_robust.solvers.duality_gap import (
   lasso_duality_gap,
   logistic_lasso_duality_gap,
   non_negative_lasso_duality_gap,
+)
+from jaxopt_robust.solvers.fixed_points import (
+  AndersonState,
+  FixedPointInfo,
+  FixedPointState,
+  anderson,
+  fixed_point_iteration,
 )
 from jaxopt_robust.solvers.hard_thresholding import (
   HardThresholdingInfo,
@@ -57,7 +57,12 @@ from jaxopt_robust.solvers.mirror_descent import (
   mirror_descent,
   projected_gradient,
 )
-from jaxopt_robust.solvers.operator_norm import (
+from jaxopt_robust.solvers.optax_link import (
+  OptaxInfo,
+  OptaxState,
+  from_optax,
+)
+from jaxopt_robust.solvers.power_iteration import (
   operator_norm,
 )
 from jaxopt_robust.solvers.primal_dual import (
@@ -112,6 +117,8 @@ __all__ = [
   "IstaState",
   "MirrorDescentInfo",
   "MirrorDescentState",
+  "OptaxInfo",
+  "OptaxState",
   "PrimalDualInfo",
   "PrimalDualState",
   "ProximalGradientInfo",
@@ -132,6 +139,7 @@ __all__ = [
   "entropic_step",
   "fista",
   "fixed_point_iteration",
+  "from_optax",
   "group_lasso_duality_gap",
   "htp",
   "iht",

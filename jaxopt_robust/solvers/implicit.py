@@ -230,7 +230,8 @@ def support_residual(
     >>> solve = lambda x, lam, b: (jr.prox.prox_lasso(b, lam), None)
     >>> exact = jr.solvers.implicit(
     ...   solve, support_residual(fun, jr.prox.lasso), linear_solve=jr.solvers.solve_cg)
-    >>> jax.jacobian(lambda lam: exact(jnp.zeros(2), lam, jnp.array([3.0, 0.5]))[0])(1.0)
+    >>> b, lam = jnp.array([3.0, 0.5]), jnp.array(1.0)
+    >>> jax.jacobian(lambda lam: exact(jnp.zeros(2), lam, b)[0])(lam)
     Array([-1.,  0.], dtype=float32)
 
   Reference:

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxopt_robust import prox, solvers
 from tests.helpers import BadInput
@@ -188,6 +189,20 @@ BAD_INPUTS = [
     lambda: solvers.spectral_proximal_gradient(FUN, prox.lasso, max_stepsize=1e-20), ValueError,
     "max_stepsize must be",
   ),
+  # optax
+  _bad("from_optax", "fun", lambda: solvers.from_optax(None, optax.sgd(0.1)), TypeError, "fun"),
+  _bad(
+    "from_optax", "optimizer", lambda: solvers.from_optax(FUN, 0.1), TypeError,
+    "optimizer must be an optax optimizer",
+  ),
+  _bad(
+    "from_optax", "factory", lambda: _run(solvers.from_optax(FUN, lambda h: h), X, 0.1), TypeError,
+    "must be an optax optimizer; got",
+  ),
+  _bad(
+    "from_optax", "mode", lambda: solvers.from_optax(FUN, optax.sgd(0.1), error="value"),
+    ValueError, "error must be one of",
+  ),
   # coordinates
   _bad(
     "block_coordinate_descent", "curvature",
@@ -255,7 +270,7 @@ BAD_INPUTS = [
   ),
   _bad(
     "operator_norm", "not linear",
-    lambda: solvers.operator_norm(lambda x: x**2, X, key=jax.random.key(0)), Exception, "",
+    lambda: solvers.operator_norm(lambda x: x**2, X, key=jax.random.key(0)), Exception, None,
   ),
   _bad(
     "operator_norm", "steps",

@@ -189,3 +189,32 @@ def test_power_iteration(rng, key):
   bound = solvers.operator_norm(op, {"w": jnp.zeros(5)}, jnp.asarray(a), key=key)
   np.testing.assert_allclose(bound, 1.01 * exact, rtol=1e-6)
   assert float(solvers.operator_norm(lambda x: 0 * x, jnp.zeros(3), key=key)) == 0.0
+
+
+def test_optax_optimizers_in_the_drivers():
+  """L-BFGS on ridge; a swept learning rate; a chain that ends in a proximal operator."""
+  ridge = next(p for p in PROBLEMS if p.name == "ridge")
+  data = tuple(jnp.asarray(d) for d in ridge.data)
+  fun = lambda w, x, y: half_mean_square(w, x, y) + 0.15 * jnp.sum(w**2)
+  x, info = jax.jit(
+    lambda w: solvers.run_until(
+      solvers.from_optax(fun, optax.lbfgs()), w, None, *data, tol=1e-9, max_steps=200
+    )
+  )(jnp.zeros(20))
+  assert int(info.status) == solvers.CONVERGED and int(info.steps) < 60
+  np.testing.assert_allclose(x, ridge.optimum, atol=1e-8)
+
+  lasso = next(p for p in PROBLEMS if p.name == "lasso")
+  chain = lambda rate: optax.chain(
+    optax.sgd(rate),
+    jr.transforms.proximal(jr.prox.prox_lasso, hyperparams=lasso.hyper, learning_rate=rate),
+  )
+  solver = solvers.from_optax(half_mean_square, chain, error="step")
+  rates = jnp.asarray([0.3, 1.0]) / lasso.lipschitz
+  found, infos = jax.jit(
+    jax.vmap(
+      lambda rate: solvers.run_until(solver, jnp.zeros(20), rate, *data, tol=1e-12, max_steps=5000)
+    )
+  )(rates)
+  np.testing.assert_allclose(found, jnp.stack(2 * [jnp.asarray(lasso.optimum)]), atol=1e-8)
+  assert int(infos.steps[1]) < int(infos.steps[0])
