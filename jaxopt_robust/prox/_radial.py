@@ -43,6 +43,11 @@ def norms_of(
   return scale * root(total((x / back(scale)) ** 2))
 
 
+def norm_of(x: Array) -> Array:
+  """Norm of all entries of one array, as ``norms_of``."""
+  return norms_of(x, jnp.sum, jnp.max, lambda scale: scale)
+
+
 def factors(penalty: Penalty, norms: Array, hyperparams: Any, scaling: ArrayLike) -> Array:
   """New length over old length: what each entry of a group is multiplied with.
 
@@ -53,5 +58,8 @@ def factors(penalty: Penalty, norms: Array, hyperparams: Any, scaling: ArrayLike
     lambda r: penalty.prox(r, hyperparams, scaling), (norms,), (jnp.ones_like(norms),)
   )
   finite = ~jnp.isinf(norms)
-  factor = safe_divide(jnp.where(finite, lengths, 1), jnp.where(finite, norms, 1))
+  # Both are divided by a constant first: a derivative squares the denominator.
+  size = jax.lax.stop_gradient(jnp.where(finite & (norms > 0), norms, 1))
+  lengths, relative = jnp.where(finite, lengths, 1), jnp.where(finite, norms, 1) / size
+  factor = safe_divide(lengths / size, relative)
   return jnp.where(norms == 0, slopes, factor)

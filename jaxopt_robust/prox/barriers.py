@@ -32,8 +32,10 @@ _NEWTON_STEPS = 8  # of the entropy: rounding in float64 from this start
 
 
 def _positive_root(v: Array, g: Array) -> Array:
-  """The root y >= 0 of y^2 - v y = g, without cancellation."""
-  square = root(v * v + 4 * g)
+  """The root y >= 0 of y^2 - v y = g, without cancellation and without squares that overflow."""
+  top = jax.lax.stop_gradient(jnp.maximum(jnp.abs(v), 2 * jnp.sqrt(g)))
+  scale = jnp.where((top > 0) & (top < jnp.inf), top, 1)
+  square = scale * root((v / scale) ** 2 + 4 * (g / scale) / scale)
   below = v < 0
   denominator = jnp.where(below, square - v, 1)
   return jnp.where(below, 2 * g / denominator, (v + square) / 2)

@@ -325,7 +325,8 @@ def prox_log_sum(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTre
     r = a - g / ((a + e) / 2 + root(jnp.where(is_real, square, 0)))
     positive = is_real & ~(r <= 0)
     r = jnp.where(positive, r, 0)
-    better = ~(0.5 * (r - a) ** 2 + g * jnp.log1p(r / e) >= a * a / 2)
+    # (r - a)^2 / 2 + g log(1 + r / e) < a^2 / 2, divided by r: squares of tiny numbers are 0
+    better = ~(g * jnp.log1p(r / e) / jnp.where(positive, r, 1) >= a - r / 2)
     return jnp.where(positive & better, jnp.sign(v) * r, 0)
 
   return entrywise(

@@ -34,7 +34,6 @@ SHAPED = [
   _groups("ridge", 0.8),
   _groups("mcp", (0.8, 3.1), convex=False),
   _groups("mcp", (0.8, 0.2), convex=False, tag="jumps"),
-  _groups("scad", (0.8, 3.7), convex=False),
   _groups("l0", 0.8, convex=False),
   _groups("half", 0.8, convex=False),
   _case("l21", prox.l21, 0.8, (3, 2)),
