@@ -1,21 +1,31 @@
 """Proximal operators, argmin_y 1/2 ||y - x||^2 + scaling * g(y; hyperparams), and penalties g."""
 
 from jaxopt_robust.prox.barriers import (
-  box,
   entropy,
   neg_log,
-  penalty_box,
   penalty_entropy,
   penalty_neg_log,
   penalty_poisson,
-  penalty_quadratic,
   poisson,
-  prox_box,
   prox_entropy,
   prox_neg_log,
   prox_poisson,
+)
+from jaxopt_robust.prox.boxes import (
+  box,
+  penalty_box,
+  penalty_quadratic,
+  prox_box,
   prox_quadratic,
   quadratic,
+)
+from jaxopt_robust.prox.capped import (
+  capped_l1,
+  log_sum,
+  penalty_capped_l1,
+  penalty_log_sum,
+  prox_capped_l1,
+  prox_log_sum,
 )
 from jaxopt_robust.prox.elementary import (
   make_prox_from_projection,
@@ -23,18 +33,12 @@ from jaxopt_robust.prox.elementary import (
   prox_none,
 )
 from jaxopt_robust.prox.folded_concave import (
-  capped_l1,
   cel0,
-  log_sum,
   mcp,
-  penalty_capped_l1,
   penalty_cel0,
-  penalty_log_sum,
   penalty_mcp,
   penalty_scad,
-  prox_capped_l1,
   prox_cel0,
-  prox_log_sum,
   prox_mcp,
   prox_scad,
   scad,
@@ -62,21 +66,23 @@ from jaxopt_robust.prox.l1 import (
 )
 from jaxopt_robust.prox.loss_functions import (
   epsilon_insensitive,
-  hinge,
   huber,
-  logistic,
   penalty_epsilon_insensitive,
-  penalty_hinge,
   penalty_huber,
-  penalty_logistic,
   penalty_pinball,
-  penalty_squared_hinge,
   pinball,
   prox_epsilon_insensitive,
-  prox_hinge,
   prox_huber,
-  prox_logistic,
   prox_pinball,
+)
+from jaxopt_robust.prox.margin_losses import (
+  hinge,
+  logistic,
+  penalty_hinge,
+  penalty_logistic,
+  penalty_squared_hinge,
+  prox_hinge,
+  prox_logistic,
   prox_squared_hinge,
   squared_hinge,
 )

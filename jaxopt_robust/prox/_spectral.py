@@ -140,9 +140,17 @@ def singular_sum(fun: Callable[..., Array], x: Array, *params: Any) -> Array:
 @singular_sum.defjvp
 def _singular_sum_rule(fun: Callable, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
   (x, *params), (h, *dparams) = primals, tangents
-  gradient = singular_map(jax.grad(fun), x, *params)
+  gradient = singular_map(partial(_gradient_of, fun, max(x.shape)), x, *params)
   by_params = singular_sum(partial(_by_params_of, fun), x, tuple(params), tuple(dparams))
   return singular_sum(fun, x, *params), jnp.sum(gradient * h) + by_params
+
+
+def _gradient_of(fun: Callable, size: int, values: Array, *params: Any) -> Array:
+  """Gradient of ``fun``, 0 at values that are rounding errors: their directions are arbitrary."""
+  slope = jax.grad(fun)(values, *params)
+  at_zero = jax.grad(fun)(values, *jax.lax.stop_gradient(params))
+  small = jnp.abs(values) <= _rounding(values, size)
+  return jnp.where(small, at_zero - jax.lax.stop_gradient(at_zero), slope)
 
 
 def _by_params_of(fun: Callable, values: Array, params: tuple, tangents: tuple) -> Array:

@@ -32,9 +32,9 @@ def test_each_group_gets_the_length_of_the_scalar_operator(name, rng):
   x = 2 * rng.standard_normal(6)
   expected, total = np.zeros(6), 0.0
   for g in range(3):
-    norm = np.linalg.norm(x[IDS == g])
+    norm = np.linalg.norm(x[g == IDS])
     one = (WEIGHTS[g], hyper[1]) if isinstance(hyper, tuple) else WEIGHTS[g]
-    expected[IDS == g] = x[IDS == g] / norm * float(scalar.prox(jnp.asarray(norm), one, 0.6))
+    expected[g == IDS] = x[g == IDS] / norm * float(scalar.prox(jnp.asarray(norm), one, 0.6))
     total += float(scalar.value(jnp.asarray(norm), one))
   np.testing.assert_allclose(grouped.prox(jnp.asarray(x), hyper, 0.6), expected, atol=1e-14)
   np.testing.assert_allclose(grouped.value(jnp.asarray(x), hyper), total, rtol=1e-14)
@@ -62,10 +62,10 @@ def test_sparse_groups_are_soft_then_block_soft(rng):
   grouped = prox.make_sparse_group_penalty(prox.lasso, IDS, num_groups=3)
   got = grouped.prox(x, (0.3, WEIGHTS), 0.9)
   for g in range(3):
-    part = prox.prox_sparse_group_lasso(x[IDS == g], (0.3, WEIGHTS[g]), 0.9)
-    np.testing.assert_allclose(got[IDS == g], part, atol=1e-15)
+    part = prox.prox_sparse_group_lasso(x[g == IDS], (0.3, WEIGHTS[g]), 0.9)
+    np.testing.assert_allclose(got[g == IDS], part, atol=1e-15)
     # Optimality: x - y = s (lam u + mu y / ||y||) with u the sign of y where it is not zero.
-    y, v = np.asarray(part), np.asarray(x[IDS == g])
+    y, v = np.asarray(part), np.asarray(x[g == IDS])
     if np.any(y):
       rest = (v - y) / 0.9 - WEIGHTS[g] * y / np.linalg.norm(y)
       np.testing.assert_allclose(rest[y != 0], 0.3 * np.sign(y[y != 0]), atol=1e-14)

@@ -12,13 +12,12 @@ NAMES = ("log_det", "nuclear", "rank", "schatten", "spectral_norm")
 COVERED = {"make_spectral_penalty", *NAMES}
 COVERED |= {f"prox_{n}" for n in NAMES} | {f"penalty_{n}" for n in NAMES}
 
-RNG = np.random.default_rng(0)
-
 
 def with_values(values: list[float], shape: tuple[int, int]) -> np.ndarray:
   """A matrix with these singular values in random directions."""
-  u = np.linalg.qr(RNG.standard_normal((shape[0], shape[0])))[0][:, : len(values)]
-  v = np.linalg.qr(RNG.standard_normal((shape[1], shape[1])))[0][:, : len(values)]
+  rng = np.random.default_rng(0)
+  u = np.linalg.qr(rng.standard_normal((shape[0], shape[0])))[0][:, : len(values)]
+  v = np.linalg.qr(rng.standard_normal((shape[1], shape[1])))[0][:, : len(values)]
   return (u * np.asarray(values)) @ v.T
 
 
