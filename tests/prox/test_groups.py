@@ -17,7 +17,7 @@ def test_rows_are_the_group_lasso_of_every_row(rng):
   lam = jnp.asarray(rng.uniform(0.5, 2.0, (4, 5)))
   one = jax.vmap(jax.vmap(prox.prox_group_lasso, (0, 0, None)), (0, 0, None))
   np.testing.assert_allclose(prox.prox_l21(x, lam, 0.7), one(x, lam, 0.7), atol=1e-15)
-  loss = lambda fn: jax.grad(lambda v: jnp.sum(jnp.sin(fn(v, lam, 0.7))))(x)
+  loss = lambda fn: jax.jit(jax.grad(lambda v: jnp.sum(jnp.sin(fn(v, lam, 0.7)))))(x)
   np.testing.assert_allclose(loss(prox.prox_l21), loss(one), atol=1e-14)
   values = jax.vmap(jax.vmap(prox.penalty_group_lasso))(x, lam)
   np.testing.assert_allclose(prox.penalty_l21(x, lam), values.sum(), rtol=1e-14)
