@@ -41,12 +41,31 @@ def spread(
   return jax.tree.map(fit, x, spread_tree)
 
 
-def start(x: PyTree, scaling: ArrayLike) -> PyTree:
-  """Checks what every proximal operator takes: float arrays and a scaling >= 0."""
+def _check_scaling(scaling: ArrayLike) -> None:
   _checks.check_non_negative("scaling", scaling)
   if jnp.ndim(scaling) != 0:
     raise ValueError(f"scaling must be a scalar; got shape {jnp.shape(scaling)}.")
+
+
+def start(x: PyTree, scaling: ArrayLike) -> PyTree:
+  """Checks what every proximal operator takes: float arrays and a scaling >= 0."""
+  _check_scaling(scaling)
   return _checks.check_float_tree("x", x)
+
+
+def start_array(
+  x: ArrayLike,
+  scaling: ArrayLike = 0.0,
+  *,
+  min_rank: int = 0,
+  shape: tuple[int, ...] | None = None,
+) -> Array:
+  """Like ``start`` for one real array of a least rank or a given shape, not a pytree."""
+  _check_scaling(scaling)
+  array = _checks.check_float_array("x", x, min_rank=min_rank)
+  if shape is not None and array.shape != shape:
+    raise ValueError(f"x must have the shape of group_ids, {shape}; got {array.shape}.")
+  return jax.lax.convert_element_type(array, array.dtype)  # without weak types
 
 
 def total(terms: PyTree) -> Array:

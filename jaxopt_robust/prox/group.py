@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
-from jaxopt_robust.numerics import safe_norm, upcast
+from jaxopt_robust.numerics import upcast
 from jaxopt_robust.prox._common import start
+from jaxopt_robust.prox._radial import norm_of
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
 __all__ = ["group_lasso", "penalty_group_lasso", "prox_group_lasso"]
@@ -26,7 +27,7 @@ def _strength(l2reg: Any) -> Any:
 
 
 def _norm(x: PyTree) -> Array:
-  return safe_norm(jnp.stack([safe_norm(upcast(leaf)) for leaf in jax.tree.leaves(x)]))
+  return norm_of(jnp.stack([norm_of(upcast(leaf)) for leaf in jax.tree.leaves(x)]))
 
 
 def prox_group_lasso(x: PyTree, l2reg: Any = 1.0, scaling: ArrayLike = 1.0) -> PyTree:

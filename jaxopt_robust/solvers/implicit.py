@@ -231,8 +231,8 @@ def support_residual(
     >>> exact = jr.solvers.implicit(
     ...   solve, support_residual(fun, jr.prox.lasso), linear_solve=jr.solvers.solve_cg)
     >>> b, lam = jnp.array([3.0, 0.5]), jnp.array(1.0)
-    >>> jax.jacobian(lambda lam: exact(jnp.zeros(2), lam, b)[0])(lam)
-    Array([-1.,  0.], dtype=float32)
+    >>> jax.jacobian(lambda lam: exact(jnp.zeros(2), lam, b)[0])(lam).tolist()
+    [-1.0, 0.0]
 
   Reference:
     Bertrand, Klopfenstein, Massias, Blondel, Vaiter, Gramfort and Salmon, Implicit differentiation

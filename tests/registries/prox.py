@@ -24,6 +24,36 @@ class PenaltyCase(NamedTuple):
   at_zero: Callable = lambda x: x  # what a scaling of 0 gives: the identity or a projection
 
 
+class ShapedCase(NamedTuple):
+  """A penalty on arrays of one shape, under the contract tests of ``tests/prox/test_prox_shaped``.
+
+  Attributes:
+    name: public name, or a word for a factory's product.
+    prox: ``prox(x, hyper, scaling)``.
+    value: ``value(x, hyper)``.
+    hyper: hyper-parameters; a tuple's first member (or the number itself) is the strength.
+    shape: shape of one array that it takes.
+    convex: whether the operator must be firmly non-expansive.
+    tag: regime, where several rows have one name.
+    at_zero: what a scaling of 0 gives.
+    onto: maps any array to the arrays that the operator is defined on.
+    kinks: points at which derivatives must be finite, besides zero and a constant array.
+    exact: points with ties at which the derivative exists and must equal finite differences.
+  """
+
+  name: str
+  prox: Callable
+  value: Callable
+  hyper: Any
+  shape: tuple[int, ...]
+  convex: bool = True
+  tag: str = ""
+  at_zero: Callable = lambda x: x
+  onto: Callable = lambda x: x
+  kinks: tuple = ()
+  exact: tuple = ()
+
+
 PENALTIES = [
   PenaltyCase("none", prox.prox_none, prox.penalty_none, None),
   PenaltyCase("lasso", prox.prox_lasso, prox.penalty_lasso, 0.8),

@@ -1,0 +1,186 @@
+"""Penalties that grow ever more slowly or stop growing: log-sum and capped l1."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxopt_robust import _checks
+from jaxopt_robust.numerics import hard_threshold, soft_threshold
+from jaxopt_robust.prox._common import entrywise, parts, root, spread, start, total_of
+from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
+
+__all__ = [
+  "capped_l1",
+  "log_sum",
+  "penalty_capped_l1",
+  "penalty_log_sum",
+  "prox_capped_l1",
+  "prox_log_sum",
+]
+
+
+def prox_log_sum(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
+  r"""Proximal operator of the log-sum penalty.
+
+  Solves argmin_y 1/2 ||y - x||_2^2 + scaling * sum_i lam log(1 + |y_i| / eps): with G = scaling lam
+  and a = |x_i|, the larger root r of (r - a)(r + eps) + G = 0 where it is real, positive and better
+  than 0, else 0.
+
+  Args:
+    x: float[...] array or pytree of arrays.
+    hyperparams: pair (lam, eps): lam >= 0, eps > 0, each a scalar, an array of the shape of ``x``
+      or a pytree prefix of ``x``; may be traced.
+    scaling: >= 0, the step size; may be traced.
+
+  Returns:
+    Same structure, shapes and dtypes as ``x``. NaN entries stay NaN.
+
+  Raises:
+    TypeError: when ``x`` holds anything but floating-point arrays.
+    ValueError: when lam is negative, eps is not positive, the scaling is negative, or shapes do not
+      fit.
+
+  Note:
+    Where both candidates are equally good 0 is returned.
+
+  Example:
+    >>> prox_log_sum(jnp.array([-4.0, 1.0]), (1.0, 1.0)).round(2)
+    Array([-3.79,  0.  ], dtype=float32)
+
+  Reference:
+    Candes, Wakin and Boyd, Enhancing sparsity by reweighted l1 minimization, 2008 (penalty);
+    the choice between the candidates is checked by brute force.
+  """
+  lam, eps = parts(hyperparams, "lam", "eps")
+  x = start(x, scaling)
+
+  def one(v: Array, s: Array, l: Array, e: Array) -> Array:
+    a, g = jnp.abs(v), s * l
+    square = (a + e) ** 2 / 4 - g
+    is_real = ~(square < 0)  # NaN is kept
+    # r = (a - e) / 2 + sqrt(square), written so that nothing cancels for a small step
+    r = a - g / ((a + e) / 2 + root(jnp.where(is_real, square, 0)))
+    positive = is_real & ~(r <= 0)
+    r = jnp.where(positive, r, 0)
+    # (r - a)^2 / 2 + g log(1 + r / e) < a^2 / 2, divided by r: squares of tiny numbers are 0
+    better = ~(g * jnp.log1p(r / e) / jnp.where(positive, r, 1) >= a - r / 2)
+    return jnp.where(positive & better, jnp.sign(v) * r, 0)
+
+  return entrywise(
+    one, x, scaling, spread("lam", lam, x), spread("eps", eps, x, check=_checks.check_positive)
+  )
+
+
+def penalty_log_sum(x: PyTree, hyperparams: Any) -> Array:
+  r"""The log-sum penalty.
+
+  Computes g(x) = sum_i lam log(1 + |x_i| / eps).
+
+  Args:
+    x: float[...] array or pytree of arrays.
+    hyperparams: as in ``prox_log_sum``.
+
+  Returns:
+    float scalar.
+
+  Raises:
+    TypeError: when ``x`` holds anything but floating-point arrays.
+    ValueError: when lam is negative, eps is not positive, or shapes do not fit.
+
+  Example:
+    >>> round(float(penalty_log_sum(jnp.array([3.0]), (1.0, 1.0))), 3)
+    1.386
+
+  Reference:
+    Candes, Wakin and Boyd, Enhancing sparsity by reweighted l1 minimization, 2008 (penalty);
+    the choice between the candidates is checked by brute force.
+  """
+  lam, eps = parts(hyperparams, "lam", "eps")
+  x = _checks.check_float_tree("x", x)
+  return total_of(
+    lambda v, l, e: l * jnp.log1p(jnp.abs(v) / e),
+    x,
+    spread("lam", lam, x),
+    spread("eps", eps, x, check=_checks.check_positive),
+  )
+
+
+def prox_capped_l1(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
+  r"""Proximal operator of the capped l1 penalty.
+
+  Solves argmin_y 1/2 ||y - x||_2^2 + scaling * sum_i lam min(|y_i|, theta): with G = scaling lam,
+  for G < 2 theta x where |x| > theta + G / 2, else soft thresholding at G; for G >= 2 theta x 1[|x|
+  > sqrt(2 G theta)].
+
+  Args:
+    x: float[...] array or pytree of arrays.
+    hyperparams: pair (lam, theta): lam >= 0, theta > 0, each a scalar, an array of the shape of
+      ``x`` or a pytree prefix of ``x``; may be traced.
+    scaling: >= 0, the step size; may be traced.
+
+  Returns:
+    Same structure, shapes and dtypes as ``x``. NaN entries stay NaN.
+
+  Raises:
+    TypeError: when ``x`` holds anything but floating-point arrays.
+    ValueError: when lam is negative, theta is not positive, the scaling is negative, or shapes do
+      not fit.
+
+  Note:
+    Two minimisers at |x_i| = theta + G / 2: the smaller is returned.
+
+  Example:
+    >>> prox_capped_l1(jnp.array([-4.0, 2.0]), (1.0, 3.0))
+    Array([-4.,  1.], dtype=float32)
+
+  Reference:
+    Zhang, Analysis of multi-stage convex relaxation for sparse regularization, 2010.
+  """
+  lam, theta = parts(hyperparams, "lam", "theta")
+  x = start(x, scaling)
+
+  def one(v: Array, s: Array, l: Array, t: Array) -> Array:
+    a, g = jnp.abs(v), s * l
+    low = jnp.where(a <= t + g / 2, soft_threshold(v, g), v)
+    return jnp.where(g < 2 * t, low, hard_threshold(v, root(2 * g * t)))
+
+  return entrywise(
+    one, x, scaling, spread("lam", lam, x), spread("theta", theta, x, check=_checks.check_positive)
+  )
+
+
+def penalty_capped_l1(x: PyTree, hyperparams: Any) -> Array:
+  r"""The capped l1 penalty.
+
+  Computes g(x) = sum_i lam min(|x_i|, theta).
+
+  Args:
+    x: float[...] array or pytree of arrays.
+    hyperparams: as in ``prox_capped_l1``.
+
+  Returns:
+    float scalar.
+
+  Raises:
+    TypeError: when ``x`` holds anything but floating-point arrays.
+    ValueError: when lam is negative, theta is not positive, or shapes do not fit.
+
+  Example:
+    >>> float(penalty_capped_l1(jnp.array([9.0]), (1.0, 3.0)))
+    3.0
+
+  Reference:
+    Zhang, Analysis of multi-stage convex relaxation for sparse regularization, 2010.
+  """
+  lam, theta = parts(hyperparams, "lam", "theta")
+  x = _checks.check_float_tree("x", x)
+  return total_of(
+    lambda v, l, t: l * jnp.minimum(jnp.abs(v), t),
+    x,
+    spread("lam", lam, x),
+    spread("theta", theta, x, check=_checks.check_positive),
+  )
+
+
+log_sum = Penalty(penalty_log_sum, prox_log_sum)
+capped_l1 = Penalty(penalty_capped_l1, prox_capped_l1)

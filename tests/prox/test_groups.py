@@ -1,0 +1,120 @@
+"""Groups of entries: closed forms group by group, layouts, and what stays apart."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxopt_robust import prox
+from tests.registries.prox_groups import IDS
+
+WEIGHTS = np.array([0.4, 1.7, 0.9])
+
+
+@pytest.mark.x64
+def test_rows_are_the_group_lasso_of_every_row(rng):
+  x = jnp.asarray(rng.standard_normal((4, 5, 3)))
+  lam = jnp.asarray(rng.uniform(0.5, 2.0, (4, 5)))
+  one = jax.vmap(jax.vmap(prox.prox_group_lasso, (0, 0, None)), (0, 0, None))
+  np.testing.assert_allclose(prox.prox_l21(x, lam, 0.7), one(x, lam, 0.7), atol=1e-15)
+  loss = lambda fn: jax.jit(jax.grad(lambda v: jnp.sum(jnp.sin(fn(v, lam, 0.7)))))(x)
+  np.testing.assert_allclose(loss(prox.prox_l21), loss(one), atol=1e-14)
+  values = jax.vmap(jax.vmap(prox.penalty_group_lasso))(x, lam)
+  np.testing.assert_allclose(prox.penalty_l21(x, lam), values.sum(), rtol=1e-14)
+
+
+@pytest.mark.x64
+@pytest.mark.parametrize("name", ["lasso", "mcp", "scad", "l0", "half", "lq"])
+def test_each_group_gets_the_length_of_the_scalar_operator(name, rng):
+  scalar = getattr(prox, name)
+  hyper = {"mcp": (WEIGHTS, 3.0), "scad": (WEIGHTS, 3.7), "lq": (WEIGHTS, 0.3)}.get(name, WEIGHTS)
+  grouped = prox.make_group_penalty(scalar, IDS, num_groups=3)
+  x = 2 * rng.standard_normal(6)
+  expected, total = np.zeros(6), 0.0
+  for g in range(3):
+    norm = np.linalg.norm(x[g == IDS])
+    one = (WEIGHTS[g], hyper[1]) if isinstance(hyper, tuple) else WEIGHTS[g]
+    expected[g == IDS] = x[g == IDS] / norm * float(scalar.prox(jnp.asarray(norm), one, 0.6))
+    total += float(scalar.value(jnp.asarray(norm), one))
+  np.testing.assert_allclose(grouped.prox(jnp.asarray(x), hyper, 0.6), expected, atol=1e-14)
+  np.testing.assert_allclose(grouped.value(jnp.asarray(x), hyper), total, rtol=1e-14)
+
+
+@pytest.mark.x64
+def test_layouts_at_both_ends_and_of_any_shape(rng):
+  x = jnp.asarray(rng.standard_normal(6))
+  alone = prox.make_group_penalty(prox.mcp, np.arange(6), num_groups=6)
+  np.testing.assert_allclose(
+    alone.prox(x, (0.5, 3.0), 0.7), prox.prox_mcp(x, (0.5, 3.0), 0.7), atol=1e-15
+  )
+  whole = prox.make_group_penalty(prox.lasso, np.zeros(6, int), num_groups=1)
+  np.testing.assert_allclose(whole.prox(x, 0.8), prox.prox_group_lasso(x, 0.8), atol=1e-15)
+  matrix = prox.make_group_penalty(prox.lasso, IDS.reshape(2, 3), num_groups=3)
+  flat = prox.make_group_penalty(prox.lasso, IDS, num_groups=3)
+  np.testing.assert_array_equal(matrix.prox(x.reshape(2, 3)), flat.prox(x).reshape(2, 3))
+  many = jax.vmap(flat.prox, (0, None))(jnp.stack([x, 2 * x]), 0.5)
+  np.testing.assert_allclose(many[1], flat.prox(2 * x, 0.5), rtol=1e-15)
+
+
+@pytest.mark.x64
+def test_sparse_groups_are_soft_then_block_soft(rng):
+  x = jnp.asarray(2 * rng.standard_normal(6))
+  grouped = prox.make_sparse_group_penalty(prox.lasso, IDS, num_groups=3)
+  got = grouped.prox(x, (0.3, WEIGHTS), 0.9)
+  for g in range(3):
+    part = prox.prox_sparse_group_lasso(x[g == IDS], (0.3, WEIGHTS[g]), 0.9)
+    np.testing.assert_allclose(got[g == IDS], part, atol=1e-15)
+    # Optimality: x - y = s (lam u + mu y / ||y||) with u the sign of y where it is not zero.
+    y, v = np.asarray(part), np.asarray(x[g == IDS])
+    if np.any(y):
+      rest = (v - y) / 0.9 - WEIGHTS[g] * y / np.linalg.norm(y)
+      np.testing.assert_allclose(rest[y != 0], 0.3 * np.sign(y[y != 0]), atol=1e-14)
+      assert np.all(np.abs(rest[y == 0]) <= 0.3 + 1e-14)
+  wrong_order = prox.prox_lasso(prox.prox_group_lasso(x, 0.8), 0.6)
+  assert not np.allclose(wrong_order, prox.prox_sparse_group_lasso(x, (0.6, 0.8)))
+
+
+def test_weights_and_lists_of_indices():
+  groups = [np.flatnonzero(g == IDS) for g in range(3)]
+  ids = prox.groups_to_ids(groups, size=6)
+  np.testing.assert_array_equal(ids, IDS)
+  assert ids.dtype == jnp.int32
+  np.testing.assert_allclose(
+    prox.group_weights(ids, num_groups=3), np.sqrt([3.0, 1.0, 2.0]), rtol=1e-7
+  )
+
+
+def test_nan_and_inf_stay_in_their_group():
+  grouped = prox.make_group_penalty(prox.lasso, IDS, num_groups=3)
+  out = grouped.prox(jnp.asarray([1.0, jnp.nan, 2.0, 3.0, 1.0, 2.0]), 1.0)
+  np.testing.assert_array_equal(jnp.isnan(out), IDS == 2)
+  out = grouped.prox(jnp.asarray([1.0, 3.0, jnp.inf, 3.0, 4.0, 2.0]), 1.0)
+  np.testing.assert_array_equal(jnp.isinf(out), np.arange(6) == 2)
+  np.testing.assert_allclose(out[IDS == 2], [2.4, 3.2], rtol=1e-6)
+
+
+def test_traced_group_numbers_out_of_range_give_nan():
+  @jax.jit
+  def both(ids, x):
+    grouped = prox.make_group_penalty(prox.lasso, ids, num_groups=3)
+    return grouped.prox(x, 1.0), grouped.value(x, 1.0)
+
+  x = jnp.full(6, 2.0)
+  good, value = both(jnp.asarray(IDS), x)
+  np.testing.assert_array_equal(
+    good, prox.make_group_penalty(prox.lasso, IDS, num_groups=3).prox(x)
+  )
+  assert np.isfinite(value)
+  for wrong in (-1, 3):
+    out, value = both(jnp.asarray(IDS).at[1].set(wrong), x)
+    np.testing.assert_array_equal(jnp.isnan(out), np.arange(6) == 1)
+    assert np.isnan(value)
+
+
+@pytest.mark.peer
+@pytest.mark.x64
+def test_equals_skglm(rng):
+  peer = pytest.importorskip("skglm.utils.prox_funcs")
+  x = rng.standard_normal((6, 3))
+  expected = np.stack([peer.BST(row, 0.9) for row in x])
+  np.testing.assert_allclose(prox.prox_l21(jnp.asarray(x), 0.9), expected, atol=1e-15)
