@@ -37,7 +37,7 @@ from jaxopt_robust.solvers.hard_thresholding import (
   iht,
   niht,
 )
-from jaxopt_robust.solvers.implicit import (
+from jaxopt_robust.solvers.implicit_differentiation import (
   implicit,
   implicit_fixed_point,
   support_residual,
