@@ -1,0 +1,224 @@
+"""Exact minimisation on a chain, by divide and conquer on the level sets of the solution.
+
+Solves argmin_x sum_i w_i/2 (x_i - y_i)^2 + sum_i phi(x_{i+1} - x_i) for phi(d) = rise max(d, 0) +
+fall max(-d, 0): total variation (rise = fall = lam) and isotonic regression (rise = 0, fall = inf).
+
+The solution is constant on blocks. A block whose ends are known has the weighted mean t as the
+mean of its solution; which entries lie above t is a minimum cut on a chain, found by passing the
+derivatives of the partial minima, clipped to [-fall, rise], from both ends. Links where both
+messages are saturated are jumps of the solution; a block without one is constant. All blocks are
+cut at once, so that the number of rounds is about the logarithm of the number of blocks, whatever
+the data; no data can make it restart.
+
+The messages are compositions of x -> clip(x + c, low, high), which are of the same kind: the line
+is folded into lanes that run side by side, and a short scan over the lanes joins them.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxopt_robust.typing import Array
+
+# Codes of a link: not a jump (so far), a jump upwards, a jump downwards, the end of the line.
+_NONE, _UP, _DOWN, _CUT = 0, 1, 2, 3
+
+
+class _Clip(NamedTuple):
+  """The function m -> clip(m + shift, low, high)."""
+
+  shift: Array
+  low: Array
+  high: Array
+
+
+def _apply(f: _Clip, m: Array) -> Array:
+  return jnp.minimum(jnp.maximum(m + f.shift, f.low), f.high)
+
+
+def _lanes(n: int) -> int:
+  """Number of lanes: short lines are left whole, long ones are folded into a square."""
+  lanes = 1
+  while lanes * lanes * 4 <= n:
+    lanes *= 2
+  return lanes
+
+
+def _previous(row_end: Array, first: float) -> Array:
+  """What the lane before hands on; the first lane gets ``first``."""
+  return jnp.concatenate([jnp.full((1,), first, row_end.dtype), row_end[:-1]])
+
+
+def _following(row_start: Array, last: float) -> Array:
+  return jnp.concatenate([row_start[1:], jnp.full((1,), last, row_start.dtype)])
+
+
+def _means(y: Array, w: Array, code: Array, rise: Array, fall: Array) -> Array:
+  """Mean of the solution over each block, at every entry."""
+  length = y.shape[0]
+  into_right = lambda c: jnp.where(c == _UP, rise, jnp.where(c == _DOWN, -fall, 0))
+  into_left = lambda c: jnp.where(c == _UP, -rise, jnp.where(c == _DOWN, fall, 0))
+  wy = w * y
+
+  def step(carry, row):
+    sf, wf, left, sb, wb = carry
+    wy_f, w_f, code_f, wy_b, w_b, code_b = row
+    start = left != _NONE
+    sf = jnp.where(start, -into_right(left), sf) + wy_f
+    wf = jnp.where(start, 0, wf) + w_f
+    end = code_b != _NONE
+    sb = jnp.where(end, -into_left(code_b), sb)
+    wb = jnp.where(end, 0, wb)
+    out = (sf, wf, sb, wb)  # forwards with the entry itself, backwards without
+    return (sf, wf, code_f, sb + wy_b, wb + w_b), out
+
+  zero = jnp.zeros_like(y[0])
+  left = _previous(code[-1], _CUT)
+  first = (zero, zero, left, zero, zero)
+  rows = (wy, w, code, wy[::-1], w[::-1], code[::-1])
+  (ef, ewf, _, eb, ewb), (sf, wf, sb, wb) = jax.lax.scan(step, first, rows)
+  sb, wb = sb[::-1], wb[::-1]
+  # Lanes whose block began in an earlier lane, or ends in a later one, take over its sums.
+  rows_index = jnp.arange(length, dtype=jnp.int32)[:, None]
+  starts = jnp.concatenate([left[None], code[:-1]]) != _NONE
+  first_start = jnp.min(jnp.where(starts, rows_index, length), axis=0)
+  last_end = jnp.max(jnp.where(code != _NONE, rows_index, -1), axis=0)
+  open_f, open_b = first_start == length, last_end == -1
+
+  def join(carry, lane):
+    cf, cwf, cb, cwb = carry
+    f, wf_, of, b, wb_, ob = lane
+    after = (
+      jnp.where(of, cf, 0) + f, jnp.where(of, cwf, 0) + wf_,
+      jnp.where(ob, cb, 0) + b, jnp.where(ob, cwb, 0) + wb_,
+    )  # fmt: skip
+    return after, carry
+
+  none = jnp.zeros((), y.dtype)
+  lanes = (ef, ewf, open_f, eb[::-1], ewb[::-1], open_b[::-1])
+  _, (inf, inwf, inb, inwb) = jax.lax.scan(join, (none,) * 4, lanes)
+  before, after = rows_index < first_start, rows_index > last_end
+  total = sf + jnp.where(before, inf, 0) + (sb + jnp.where(after, inb[::-1], 0))
+  weight = wf + jnp.where(before, inwf, 0) + (wb + jnp.where(after, inwb[::-1], 0))
+  return total / jnp.where(weight == 0, 1, weight)
+
+
+def _cuts(d: Array, code: Array, rise: Array, fall: Array) -> Array:
+  """The codes with the jumps added that the levels of this round show."""
+  into_right = lambda c: jnp.where(c == _UP, rise, jnp.where(c == _DOWN, -fall, 0))
+  into_left = lambda c: jnp.where(c == _UP, -rise, jnp.where(c == _DOWN, fall, 0))
+
+  def step(carry, row):
+    f, left, b = carry
+    d_f, code_f, d_b, code_b = row
+    start, end = left != _NONE, code_b != _NONE
+    given, given_b = into_right(left), into_left(code_b)
+    f = _Clip(*(jnp.where(start, g, v) for g, v in zip((0.0 * given, given, given), f)))
+    b = _Clip(*(jnp.where(end, g, v) for g, v in zip((0.0 * given, given_b, given_b), b)))
+    out = (f, b)
+    move = lambda v, by, low, high: jnp.minimum(jnp.maximum(v + by, low), high)
+    f = _Clip(f.shift + d_f, move(f.low, d_f, -fall, rise), move(f.high, d_f, -fall, rise))
+    b = _Clip(b.shift + d_b, move(b.low, d_b, -rise, fall), move(b.high, d_b, -rise, fall))
+    return (f, code_f, b), out
+
+  zero = jnp.zeros_like(d[0])
+  left = _previous(code[-1], _CUT)
+  first = (
+    _Clip(zero, zero - fall, zero + rise),
+    left,
+    _Clip(zero, zero - rise, zero + fall),
+  )
+  (end_f, _, end_b), (f, b) = jax.lax.scan(step, first, (d, code, d[::-1], code[::-1]))
+
+  def join(carry, lane):
+    m, mb = carry
+    return (_apply(lane[0], m), _apply(lane[1], mb)), carry
+
+  none = jnp.zeros((), d.dtype)
+  flip = lambda tree: jax.tree.map(lambda v: v[::-1], tree)
+  _, (m, mb) = jax.lax.scan(join, (none, none), (end_f, flip(end_b)))
+  a = _apply(f, m[None]) + d
+  back = _apply(flip(b), mb[::-1][None]) + d
+  b_next = jnp.concatenate([back[1:], _following(back[0], 0.0)[None]])
+  up = (a > rise) & (b_next <= -rise)
+  down = (a <= -fall) & (b_next > fall)
+  found = jnp.where(up, _UP, jnp.where(down, _DOWN, _NONE)).astype(code.dtype)
+  return jnp.where(code == _NONE, found, code)
+
+
+def _codes(y: Array, w: Array | None, rise: Array, fall: Array) -> Array:
+  """Code of the link after each entry; the last one is the end of the line."""
+  n = y.shape[0]
+  lanes = _lanes(n)
+  length = -(-n // lanes)
+  fold = lambda v: jnp.pad(v, (0, lanes * length - n)).reshape(lanes, length).T
+  folded, weights = fold(y), fold(jnp.ones_like(y) if w is None else w)
+  first = jnp.where(jnp.arange(lanes * length) >= n - 1, _CUT, _NONE).astype(jnp.int32)
+
+  def cut_all(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    code, _ = carry
+    level = _means(folded, weights, code, rise, fall)
+    new = _cuts(weights * (level - folded), code, rise, fall)
+    return new, jnp.any(new != code)
+
+  # Each round but the last finds a jump: at most n rounds.
+  start = (first.reshape(lanes, length).T, jnp.asarray(True))
+  code, _ = jax.lax.while_loop(lambda carry: carry[1], cut_all, start)
+  return code.T.reshape(-1)[:n]
+
+
+class Blocks(NamedTuple):
+  """Where the solution is constant, and how the ends of each block pull at it.
+
+  Attributes:
+    ids: int32[n], number of the block of each entry, from 0 upwards.
+    rises: int32[n], jumps upwards on the right of an entry minus those on its left.
+    falls: int32[n], jumps downwards on the left of an entry minus those on its right.
+  """
+
+  ids: Array
+  rises: Array
+  falls: Array
+
+
+def chain_blocks(y: Array, w: Array | None, rise: Array, fall: Array) -> Blocks:
+  """Blocks of the minimiser of sum_i w_i/2 (x_i - y_i)^2 + rise max(d_i, 0) + fall max(-d_i, 0).
+
+  Args:
+    y: float[n] of dtype float32 or wider.
+    w: float[n] > 0, or None for ones.
+    rise: >= 0, may be infinite.
+    fall: likewise.
+
+  Returns:
+    The blocks, which carry no derivative: where the minimiser is differentiable they are locally
+    constant. One cannot tell blocks of data that are not finite.
+  """
+  y, w, rise, fall = jax.lax.stop_gradient((y, w, jnp.asarray(rise), jnp.asarray(fall)))
+  rise, fall = rise.astype(y.dtype), fall.astype(y.dtype)
+  code = _codes(y, w, rise, fall)
+  left = jnp.concatenate([jnp.full((1,), _CUT, code.dtype), code[:-1]])
+  count = lambda c, kind: (c == kind).astype(jnp.int32)
+  ids = jnp.cumsum((left != _NONE).astype(jnp.int32)) - 1
+  return Blocks(ids, count(code, _UP) - count(left, _UP), count(left, _DOWN) - count(code, _DOWN))
+
+
+def block_sum(v: Array, blocks: Blocks) -> Array:
+  """Sum over the block of each entry, at every entry."""
+  n = v.shape[0]
+  sums = jax.ops.segment_sum(v, blocks.ids, n, indices_are_sorted=True)
+  return sums[blocks.ids]
+
+
+def block_mean(v: Array, blocks: Blocks, w: Array | None = None) -> Array:
+  """Weighted mean over the block of each entry, the same number all over a block.
+
+  This is also the derivative of the minimiser along v.
+  """
+  weights = jnp.ones_like(v) if w is None else w
+  weight = block_sum(weights, blocks)
+  mean = block_sum(weights * v, blocks) / weight
+  # A long sum loses digits; the mean of what is left over gives them back.
+  rest = jax.lax.stop_gradient(block_sum(weights * (v - mean), blocks) / weight)
+  return mean + rest
