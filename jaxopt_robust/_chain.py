@@ -138,11 +138,13 @@ def _cuts(d: Array, code: Array, rise: Array, fall: Array) -> Array:
   none = jnp.zeros((), d.dtype)
   flip = lambda tree: jax.tree.map(lambda v: v[::-1], tree)
   _, (m, mb) = jax.lax.scan(join, (none, none), (end_f, flip(end_b)))
-  a = _apply(f, m[None]) + d
-  back = _apply(flip(b), mb[::-1][None]) + d
-  b_next = jnp.concatenate([back[1:], _following(back[0], 0.0)[None]])
-  up = (a > rise) & (b_next <= -rise)
-  down = (a <= -fall) & (b_next > fall)
+  into, back = _apply(f, m[None]), _apply(flip(b), mb[::-1][None])
+  following = lambda v: jnp.concatenate([v[1:], _following(v[0], 0.0)[None]])
+  d_next, back_next = following(d), following(back)
+  # Whether into + d > rise and so on; a message at its bound must not swallow a small d, and the
+  # two sides of an entry must agree on which of them it belongs to.
+  up = (d > rise - into) & (d_next <= -rise - back_next)
+  down = (d <= -fall - into) & (d_next > fall - back_next)
   found = jnp.where(up, _UP, jnp.where(down, _DOWN, _NONE)).astype(code.dtype)
   return jnp.where(code == _NONE, found, code)
 
