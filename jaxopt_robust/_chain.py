@@ -19,7 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust.typing import Array
+from jaxopt_robust.typing import Array, ArrayLike
 
 # Codes of a link: not a jump (so far), a jump upwards, a jump downwards, the end of the line.
 _NONE, _UP, _DOWN, _CUT = 0, 1, 2, 3
@@ -35,6 +35,21 @@ class _Clip(NamedTuple):
 
 def _apply(f: _Clip, m: Array) -> Array:
   return jnp.minimum(jnp.maximum(m + f.shift, f.low), f.high)
+
+
+def _restart(f: _Clip, here: Array, message: Array) -> _Clip:
+  """The constant function where a block begins."""
+  pick = lambda new, old: jnp.where(here, new, old)
+  return _Clip(pick(jnp.zeros_like(message), f.shift), pick(message, f.low), pick(message, f.high))
+
+
+def _into_right(code: Array, rise: Array, fall: Array) -> Array:
+  """What a jump, or the end of the line, passes to the block on its right."""
+  return jnp.where(code == _UP, rise, jnp.where(code == _DOWN, -fall, 0))
+
+
+def _into_left(code: Array, rise: Array, fall: Array) -> Array:
+  return -_into_right(code, rise, fall)
 
 
 def _lanes(n: int) -> int:
@@ -57,18 +72,16 @@ def _following(row_start: Array, last: float) -> Array:
 def _means(y: Array, w: Array, code: Array, rise: Array, fall: Array) -> Array:
   """Mean of the solution over each block, at every entry."""
   length = y.shape[0]
-  into_right = lambda c: jnp.where(c == _UP, rise, jnp.where(c == _DOWN, -fall, 0))
-  into_left = lambda c: jnp.where(c == _UP, -rise, jnp.where(c == _DOWN, fall, 0))
   wy = w * y
 
-  def step(carry, row):
+  def step(carry: tuple, row: tuple) -> tuple[tuple, tuple]:
     sf, wf, left, sb, wb = carry
     wy_f, w_f, code_f, wy_b, w_b, code_b = row
     start = left != _NONE
-    sf = jnp.where(start, -into_right(left), sf) + wy_f
+    sf = jnp.where(start, -_into_right(left, rise, fall), sf) + wy_f
     wf = jnp.where(start, 0, wf) + w_f
     end = code_b != _NONE
-    sb = jnp.where(end, -into_left(code_b), sb)
+    sb = jnp.where(end, -_into_left(code_b, rise, fall), sb)
     wb = jnp.where(end, 0, wb)
     out = (sf, wf, sb, wb)  # forwards with the entry itself, backwards without
     return (sf, wf, code_f, sb + wy_b, wb + w_b), out
@@ -86,7 +99,7 @@ def _means(y: Array, w: Array, code: Array, rise: Array, fall: Array) -> Array:
   last_end = jnp.max(jnp.where(code != _NONE, rows_index, -1), axis=0)
   open_f, open_b = first_start == length, last_end == -1
 
-  def join(carry, lane):
+  def join(carry: tuple, lane: tuple) -> tuple[tuple, tuple]:
     cf, cwf, cb, cwb = carry
     f, wf_, of, b, wb_, ob = lane
     after = (
@@ -98,24 +111,21 @@ def _means(y: Array, w: Array, code: Array, rise: Array, fall: Array) -> Array:
   none = jnp.zeros((), y.dtype)
   lanes = (ef, ewf, open_f, eb[::-1], ewb[::-1], open_b[::-1])
   _, (inf, inwf, inb, inwb) = jax.lax.scan(join, (none,) * 4, lanes)
-  before, after = rows_index < first_start, rows_index > last_end
-  total = sf + jnp.where(before, inf, 0) + (sb + jnp.where(after, inb[::-1], 0))
-  weight = wf + jnp.where(before, inwf, 0) + (wb + jnp.where(after, inwb[::-1], 0))
+  before, after = rows_index < first_start[None], rows_index > last_end[None]
+  total = sf + jnp.where(before, inf[None], 0) + (sb + jnp.where(after, inb[None, ::-1], 0))
+  weight = wf + jnp.where(before, inwf[None], 0) + (wb + jnp.where(after, inwb[None, ::-1], 0))
   return total / jnp.where(weight == 0, 1, weight)
 
 
 def _cuts(d: Array, code: Array, rise: Array, fall: Array) -> Array:
   """The codes with the jumps added that the levels of this round show."""
-  into_right = lambda c: jnp.where(c == _UP, rise, jnp.where(c == _DOWN, -fall, 0))
-  into_left = lambda c: jnp.where(c == _UP, -rise, jnp.where(c == _DOWN, fall, 0))
 
-  def step(carry, row):
+  def step(carry: tuple, row: tuple) -> tuple[tuple, tuple]:
     f, left, b = carry
     d_f, code_f, d_b, code_b = row
     start, end = left != _NONE, code_b != _NONE
-    given, given_b = into_right(left), into_left(code_b)
-    f = _Clip(*(jnp.where(start, g, v) for g, v in zip((0.0 * given, given, given), f)))
-    b = _Clip(*(jnp.where(end, g, v) for g, v in zip((0.0 * given, given_b, given_b), b)))
+    f = _restart(f, start, _into_right(left, rise, fall))
+    b = _restart(b, end, _into_left(code_b, rise, fall))
     out = (f, b)
     move = lambda v, by, low, high: jnp.minimum(jnp.maximum(v + by, low), high)
     f = _Clip(f.shift + d_f, move(f.low, d_f, -fall, rise), move(f.high, d_f, -fall, rise))
@@ -131,7 +141,7 @@ def _cuts(d: Array, code: Array, rise: Array, fall: Array) -> Array:
   )
   (end_f, _, end_b), (f, b) = jax.lax.scan(step, first, (d, code, d[::-1], code[::-1]))
 
-  def join(carry, lane):
+  def join(carry: tuple, lane: tuple) -> tuple[tuple, tuple]:
     m, mb = carry
     return (_apply(lane[0], m), _apply(lane[1], mb)), carry
 
@@ -184,7 +194,7 @@ class Blocks(NamedTuple):
   falls: Array
 
 
-def chain_blocks(y: Array, w: Array | None, rise: Array, fall: Array) -> Blocks:
+def chain_blocks(y: Array, w: Array | None, rise: ArrayLike, fall: ArrayLike) -> Blocks:
   """Blocks of the minimiser of sum_i w_i/2 (x_i - y_i)^2 + rise max(d_i, 0) + fall max(-d_i, 0).
 
   Args:
@@ -197,8 +207,8 @@ def chain_blocks(y: Array, w: Array | None, rise: Array, fall: Array) -> Blocks:
     The blocks, which carry no derivative: where the minimiser is differentiable they are locally
     constant. One cannot tell blocks of data that are not finite.
   """
-  y, w, rise, fall = jax.lax.stop_gradient((y, w, jnp.asarray(rise), jnp.asarray(fall)))
-  rise, fall = rise.astype(y.dtype), fall.astype(y.dtype)
+  rise, fall = (jnp.asarray(v, y.dtype) for v in (rise, fall))
+  y, w, rise, fall = jax.lax.stop_gradient((y, w, rise, fall))
   code = _codes(y, w, rise, fall)
   left = jnp.concatenate([jnp.full((1,), _CUT, code.dtype), code[:-1]])
   count = lambda c, kind: (c == kind).astype(jnp.int32)

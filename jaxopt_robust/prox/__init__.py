@@ -90,6 +90,14 @@ from jaxopt_robust.prox.nonconvex_powers import (
   prox_two_thirds,
   two_thirds,
 )
+from jaxopt_robust.prox.owl import (
+  oscar,
+  owl,
+  penalty_oscar,
+  penalty_owl,
+  prox_oscar,
+  prox_owl,
+)
 from jaxopt_robust.prox.powers import (
   cube,
   fourth_power,
@@ -109,6 +117,23 @@ from jaxopt_robust.prox.ridge import (
   prox_ridge,
   ridge,
 )
+from jaxopt_robust.prox.total_variation import (
+  fused_lasso,
+  penalty_fused_lasso,
+  penalty_tv1d,
+  prox_fused_lasso,
+  prox_tv1d,
+  tv1d,
+)
+from jaxopt_robust.prox.total_variation_2d import (
+  penalty_tv2d,
+  penalty_tv2d_anisotropic,
+  prox_tv2d,
+  prox_tv2d_anisotropic,
+  prox_tv2d_with_gap,
+  tv2d,
+  tv2d_anisotropic,
+)
 from jaxopt_robust.typing import Penalty
 
 __all__ = [
@@ -121,6 +146,7 @@ __all__ = [
   "entropy",
   "epsilon_insensitive",
   "fourth_power",
+  "fused_lasso",
   "group_lasso",
   "half",
   "hinge",
@@ -136,6 +162,8 @@ __all__ = [
   "neg_log",
   "non_negative_lasso",
   "non_negative_ridge",
+  "oscar",
+  "owl",
   "penalty_box",
   "penalty_capped_l1",
   "penalty_cel0",
@@ -144,6 +172,7 @@ __all__ = [
   "penalty_entropy",
   "penalty_epsilon_insensitive",
   "penalty_fourth_power",
+  "penalty_fused_lasso",
   "penalty_group_lasso",
   "penalty_half",
   "penalty_hinge",
@@ -158,6 +187,8 @@ __all__ = [
   "penalty_non_negative_lasso",
   "penalty_non_negative_ridge",
   "penalty_none",
+  "penalty_oscar",
+  "penalty_owl",
   "penalty_pinball",
   "penalty_poisson",
   "penalty_quadratic",
@@ -165,6 +196,9 @@ __all__ = [
   "penalty_scad",
   "penalty_squared_hinge",
   "penalty_three_halves",
+  "penalty_tv1d",
+  "penalty_tv2d",
+  "penalty_tv2d_anisotropic",
   "penalty_two_thirds",
   "pinball",
   "poisson",
@@ -177,6 +211,7 @@ __all__ = [
   "prox_entropy",
   "prox_epsilon_insensitive",
   "prox_fourth_power",
+  "prox_fused_lasso",
   "prox_group_lasso",
   "prox_half",
   "prox_hinge",
@@ -191,6 +226,8 @@ __all__ = [
   "prox_non_negative_lasso",
   "prox_non_negative_ridge",
   "prox_none",
+  "prox_oscar",
+  "prox_owl",
   "prox_pinball",
   "prox_poisson",
   "prox_quadratic",
@@ -198,11 +235,18 @@ __all__ = [
   "prox_scad",
   "prox_squared_hinge",
   "prox_three_halves",
+  "prox_tv1d",
+  "prox_tv2d",
+  "prox_tv2d_anisotropic",
+  "prox_tv2d_with_gap",
   "prox_two_thirds",
   "quadratic",
   "ridge",
   "scad",
   "squared_hinge",
   "three_halves",
+  "tv1d",
+  "tv2d",
+  "tv2d_anisotropic",
   "two_thirds",
 ]

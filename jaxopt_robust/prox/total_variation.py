@@ -130,7 +130,7 @@ def prox_fused_lasso(
     Array([0. , 0. , 2.5, 2.5], dtype=float32)
 
   Reference:
-    Friedman, Hastie, Hoefling and Tibshirani, Pathwise coordinate optimization, 2007, proposition 1.
+    Friedman, Hastie, Hoefling and Tibshirani, Pathwise coordinate optimization, 2007, section 4.
   """
   array = check_blocks_of(x, 1, scaling)
   wide = upcast(array)
