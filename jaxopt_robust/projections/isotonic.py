@@ -13,6 +13,15 @@ from jaxopt_robust.typing import Array, ArrayLike
 __all__ = ["projection_isotonic"]
 
 
+@jax.jit
+def _line(v: Array, weights: Array | None) -> Array:
+  good = jnp.all(jnp.isfinite(v))
+  if weights is not None:
+    good &= jnp.all(weights > 0)
+  blocks = chain_blocks(v, weights, 0.0, jnp.inf)
+  return jnp.where(good, block_mean(v, blocks, weights), jnp.nan)
+
+
 def projection_isotonic(x: ArrayLike, hyperparams: Any = None) -> Array:
   r"""Projection onto the non-decreasing sequences, weighted isotonic regression.
 
@@ -55,12 +64,6 @@ def projection_isotonic(x: ArrayLike, hyperparams: Any = None) -> Array:
     if weights.shape != (n,):
       raise ValueError(f"the weights must have shape ({n},); got {weights.shape}.")
 
-  def line(v: Array) -> Array:
-    blocks = chain_blocks(v, weights, 0.0, jnp.inf)
-    good = jnp.all(jnp.isfinite(v))
-    if weights is not None:
-      good &= jnp.all(weights > 0)
-    return jnp.where(good, block_mean(v, blocks, weights), jnp.nan)
-
-  out = jax.vmap(line)(upcast(array).reshape(-1, n))
+  lines = upcast(array).reshape(-1, n)
+  out = jax.vmap(_line, in_axes=(0, None))(lines, weights)
   return out.reshape(array.shape).astype(array.dtype)

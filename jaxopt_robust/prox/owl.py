@@ -41,6 +41,7 @@ def _oscar_weights(hyperparams: Any, like: Array) -> Array:
   return jnp.where(bad, jnp.nan, weights)
 
 
+@jax.jit
 def _prox_line(v: Array, weights: Array) -> Array:
   size = jnp.abs(v)
   order = jnp.argsort(-size)  # stable: of equal entries the first one gets the larger weight

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxopt_robust._chain import block_mean, block_sum, chain_blocks
@@ -20,6 +21,7 @@ __all__ = [
 ]
 
 
+@jax.jit
 def _tv1d_line(v: Array, lam: Array) -> Array:
   blocks = chain_blocks(v, None, lam, lam)
   # Each jump moves the two blocks beside it towards each other by lam / size.

@@ -36,15 +36,20 @@ class _Field(NamedTuple):
 
 def _grad(x: Array) -> _Field:
   """Forward differences, 0 at the last row or column."""
-  down = jnp.pad(x[1:] - x[:-1], ((0, 1), (0, 0)))
-  return _Field(down, jnp.pad(x[:, 1:] - x[:, :-1], ((0, 0), (0, 1))))
+  # Concatenations cost half of what padding does on a CPU.
+  down = jnp.concatenate([x[1:], x[-1:]], axis=0) - x
+  return _Field(down, jnp.concatenate([x[:, 1:], x[:, -1:]], axis=1) - x)
 
 
 def _grad_adjoint(s: _Field) -> Array:
   """Adjoint of the forward differences; what stands in the last row or column is not read."""
-  down, right = s.down[:-1], s.right[:, :-1]
-  rows = jnp.pad(down, ((1, 0), (0, 0))) - jnp.pad(down, ((0, 1), (0, 0)))
-  return rows + jnp.pad(right, ((0, 0), (1, 0))) - jnp.pad(right, ((0, 0), (0, 1)))
+  out = jnp.zeros_like(s.down)
+  for axis, part in enumerate(s):
+    inner = jax.lax.slice_in_dim(part, 0, part.shape[axis] - 1, axis=axis)
+    edge = jnp.zeros_like(jax.lax.slice_in_dim(part, 0, 1, axis=axis))
+    term = jnp.concatenate([edge, inner], axis) - jnp.concatenate([inner, edge], axis)
+    out = out + term
+  return out
 
 
 def _size(s: _Field) -> Array:
@@ -69,12 +74,17 @@ def _variation(d: _Field, isotropic: bool) -> Array:
   return _size(d) if isotropic else jnp.abs(d.down) + jnp.abs(d.right)
 
 
+def _sum(x: Array) -> Array:
+  """Sum down the columns, then along: vectorised on a CPU, and more exact than one running sum."""
+  return jnp.sum(jax.lax.optimization_barrier(jnp.sum(x, axis=0)))
+
+
 def _gap(x: Array, s: _Field, v: Array, lam: Array, isotropic: bool) -> tuple[Array, Array]:
   """Duality gap, as a sum of terms >= 0, and the objective, for x = v - D^T s."""
   d = _grad(x)
   variation = lam * _variation(d, isotropic)
   slack = jnp.maximum(variation - d.down * s.down - d.right * s.right, 0)
-  return jnp.sum(slack), 0.5 * jnp.sum((x - v) ** 2) + jnp.sum(variation)
+  return _sum(slack), _sum(0.5 * (x - v) ** 2 + variation)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
@@ -88,28 +98,35 @@ def _solve(
     s, q, t = carry
     d = _grad(v - _grad_adjoint(q))
     new = clip(_Field(q.down + _STEP * d.down, q.right + _STEP * d.right), lam)
-    # Momentum that points uphill is dropped.
-    uphill = sum(jnp.sum((a - b) * (b - c)) for a, b, c in zip(q, new, s, strict=True)) > 0
-    t = jnp.where(uphill, 1, t)
     t_new = 0.5 * (1 + jnp.sqrt(1 + 4 * t * t))
-    beta = jnp.where(uphill, 0, (t - 1) / t_new)
-    q = _Field(*(b + beta * (b - c) for b, c in zip(new, s, strict=True)))
-    return new, q, jnp.where(uphill, 1, t_new)
+    beta = (t - 1) / t_new
+    return new, _Field(*(b + beta * (b - c) for b, c in zip(new, s, strict=True))), t_new
 
   def go_on(carry: tuple) -> Array:
-    _, _, _, count, open_ = carry
+    *_, count, open_ = carry
     return open_ & (count < max_steps)
 
   def several(carry: tuple) -> tuple:
-    s, q, t, count, _ = carry
+    s, q, t, best, count, _ = carry
     steps = min(_CHECK_EVERY, max_steps)
     s, q, t = jax.lax.fori_loop(0, steps, step, (s, q, t))
     gap, value = _gap(v - _grad_adjoint(s), s, v, lam, isotropic)
-    return s, q, t, count + steps, gap > tol * value
+    # Momentum that has led the dual objective downhill is dropped.
+    worse = value - gap < best
+    q = _Field(*(jnp.where(worse, a, b) for a, b in zip(s, q, strict=True)))
+    t = jnp.where(worse, 1, t)
+    return s, q, t, value - gap, count + steps, gap > tol * value
 
   zero = _Field(jnp.zeros_like(v), jnp.zeros_like(v))
   one = jnp.ones((), v.dtype)
-  first = (zero, zero, one, jnp.zeros((), jnp.int32), jnp.asarray(max_steps > 0))
+  first = (
+    zero,
+    zero,
+    one,
+    jnp.full((), -jnp.inf, v.dtype),
+    jnp.zeros((), jnp.int32),
+    jnp.asarray(True),
+  )
   s = jax.lax.while_loop(go_on, several, first)[0]
   return v - _grad_adjoint(s), s
 
@@ -177,6 +194,24 @@ def _cg_steps(v: Array) -> int:
   return 10 * (v.shape[0] + v.shape[1]) + 100
 
 
+@functools.partial(jax.jit, static_argnames=("isotropic", "max_steps"))
+def _image(
+  v: Array, strength: Array, tolerance: Array, *, isotropic: bool, max_steps: int
+) -> tuple[Array, Array]:
+  good = jnp.all(jnp.isfinite(v)) & (strength >= 0) & (tolerance > 0)
+  # Units in which the data are of size one: their squares neither overflow nor vanish.
+  unit = jax.lax.stop_gradient(jnp.max(jnp.abs(v)))
+  unit = jnp.where(good & (unit > 0), unit, 1)
+  scaled = jnp.where(good, v, 0) / unit
+  # Above this strength the solution is constant; a larger one would only cost digits.
+  bound = jnp.minimum(jnp.where(good, strength, 0) / unit, jnp.asarray(2 * v.size, v.dtype))
+  y, field = _solve(scaled, bound, tolerance, isotropic, max_steps)
+  gap, value = _gap(*jax.lax.stop_gradient((y, field, scaled, bound)), isotropic)
+  nothing = good & (strength == 0)  # gives back what came in, to the last digit
+  out = jnp.where(good, jnp.where(nothing, v, unit * y), jnp.nan)
+  return out, jnp.where(good, safe_divide(gap, value), jnp.nan)
+
+
 def _prox(
   x: ArrayLike, lam: Any, scaling: ArrayLike, isotropic: bool, tol: ArrayLike, max_steps: int
 ) -> tuple[Array, Array]:
@@ -188,20 +223,7 @@ def _prox(
 
   tolerance = jnp.asarray(tol, wide.dtype)
 
-  def image(v: Array) -> tuple[Array, Array]:
-    good = jnp.all(jnp.isfinite(v)) & (strength >= 0) & (tolerance > 0)
-    # Units in which the data are of size one: their squares neither overflow nor vanish.
-    unit = jax.lax.stop_gradient(jnp.max(jnp.abs(v)))
-    unit = jnp.where(good & (unit > 0), unit, 1)
-    scaled = jnp.where(good, v, 0) / unit
-    # Above this strength the solution is constant; a larger one would only cost digits.
-    bound = jnp.minimum(jnp.where(good, strength, 0) / unit, jnp.asarray(2 * v.size, v.dtype))
-    y, field = _solve(scaled, bound, tolerance, isotropic, max_steps)
-    gap, value = _gap(*jax.lax.stop_gradient((y, field, scaled, bound)), isotropic)
-    nothing = good & (strength == 0)  # gives back what came in, to the last digit
-    out = jnp.where(good, jnp.where(nothing, v, unit * y), jnp.nan)
-    return out, jnp.where(good, safe_divide(gap, value), jnp.nan)
-
+  image = lambda v: _image(v, strength, tolerance, isotropic=isotropic, max_steps=max_steps)
   if array.ndim == 2:
     out, gap = image(wide)
   else:
