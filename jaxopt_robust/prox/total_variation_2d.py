@@ -276,14 +276,14 @@ def prox_tv2d(
     Accelerated projected gradient on the dual, with restarts; float32 reaches gaps of about 1e-5 of
     the objective. The derivative is implicit: the optimality conditions are linearised at the set
     of jumps that was found and solved by conjugate gradients (about as many steps as the larger
-    regions are wide), so that it is as exact as the solution; at the birth of a
-    jump it is one-sided. A
-    NaN or an infinity in an image, or a negative traced strength, makes the whole image NaN.
+    regions are wide), so that it is as exact as the solution; where a jump is just born it is
+    one-sided. A NaN or an infinity in an image, or a negative traced strength, makes the whole
+    image NaN.
 
   Example:
     >>> x = jnp.zeros((4, 4)).at[:2].set(4.0)
-    >>> prox_tv2d(x, 1.0, tol=1e-6)[:, 0].round(3)
-    Array([3.5, 3.5, 0.5, 0.5], dtype=float32)
+    >>> [round(float(v), 2) for v in prox_tv2d(x, 1.0, tol=1e-6)[:, 0]]
+    [3.5, 3.5, 0.5, 0.5]
 
   Reference:
     Beck and Teboulle, Fast gradient-based algorithms for constrained total variation image
@@ -358,14 +358,14 @@ def prox_tv2d_anisotropic(
     Accelerated projected gradient on the dual, with restarts; float32 reaches gaps of about 1e-5 of
     the objective. The derivative is implicit: the optimality conditions are linearised at the set
     of jumps that was found and solved by conjugate gradients (about as many steps as the larger
-    regions are wide), so that it is as exact as the solution; at the birth of a
-    jump it is one-sided. A
-    NaN or an infinity in an image, or a negative traced strength, makes the whole image NaN.
+    regions are wide), so that it is as exact as the solution; where a jump is just born it is
+    one-sided. A NaN or an infinity in an image, or a negative traced strength, makes the whole
+    image NaN.
 
   Example:
     >>> x = jnp.zeros((4, 4)).at[:2].set(4.0)
-    >>> prox_tv2d_anisotropic(x, 1.0, tol=1e-6)[:, 0].round(3)
-    Array([3.5, 3.5, 0.5, 0.5], dtype=float32)
+    >>> [round(float(v), 2) for v in prox_tv2d_anisotropic(x, 1.0, tol=1e-6)[:, 0]]
+    [3.5, 3.5, 0.5, 0.5]
 
   Reference:
     Beck and Teboulle, Fast gradient-based algorithms for constrained total variation image
