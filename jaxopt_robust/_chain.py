@@ -159,14 +159,96 @@ def _cuts(d: Array, code: Array, rise: Array, fall: Array) -> Array:
   return jnp.where(code == _NONE, found, code)
 
 
-def _codes(y: Array, w: Array | None, rise: Array, fall: Array) -> Array:
+# Steps an entry that the direct method is given before the division by level sets takes over.
+_PATIENCE = 8
+
+
+def _direct(y: Array, lam: Array) -> tuple[Array, Array]:
+  """Codes for total variation by Condat's direct method, and whether it finished.
+
+  It walks along the line with bounds (low, high) on the level of the current block and their
+  messages, and goes back to where a block must have ended. A step costs some 70 ns on a CPU, less
+  than the passes of the division; smooth data make it go back too often, elsewhere than on a CPU a
+  step costs far more: then it is given up.
+  """
+  n = y.shape[0]
+  budget = jax.lax.platform_dependent(
+    cpu=lambda: jnp.full((), _PATIENCE * n, jnp.int32), default=lambda: jnp.zeros((), jnp.int32)
+  )
+
+  def step(carry: tuple) -> tuple:
+    code, count, _, k, k0, k_low, k_high, low, high, u_low, u_high = carry
+    last = k == n - 1
+    y_next = y[jnp.minimum(k + 1, n - 1)]
+    down_at_end = last & (u_low < 0)
+    up_at_end = last & ~down_at_end & (u_high > 0)
+    down_inside = ~last & (y_next + u_low < low - lam)
+    up_inside = ~last & ~down_inside & (y_next + u_high > high + lam)
+    down, up = down_at_end | down_inside, up_at_end | up_inside
+    jump = down | up
+    inside = down_inside | up_inside
+    move = ~last & ~jump
+    # After a jump a new block starts at j.
+    j = jnp.where(down, k_low, k_high) + 1
+    y_j = y[jnp.minimum(j, n - 1)]
+    code = code.at[jnp.where(jump, j - 1, n)].set(jnp.where(down, _DOWN, _UP), mode="drop")
+    # Otherwise the block takes in one entry more.
+    size = (k + 2 - k0).astype(y.dtype)
+    in_low, in_high = u_low + y_next - low, u_high + y_next - high
+    raise_low, lower_high = in_low >= lam, in_high <= -lam
+    low_moved = jnp.where(raise_low, low + (in_low - lam) / size, low)
+    high_moved = jnp.where(lower_high, high + (in_high + lam) / size, high)
+    pick = lambda moved, old: jnp.where(move, moved, old)
+    new_low = jnp.where(down, y_j, jnp.where(up_inside, y_j - 2 * lam, pick(low_moved, low)))
+    new_high = jnp.where(up, y_j, jnp.where(down_inside, y_j + 2 * lam, pick(high_moved, high)))
+    u_low = jnp.where(
+      down | inside, lam,
+      jnp.where(up_at_end, y_j - lam - low, pick(jnp.where(raise_low, lam, in_low), u_low)),
+    )  # fmt: skip
+    u_high = jnp.where(
+      up | inside, -lam,
+      jnp.where(down_at_end, y_j + lam - high, pick(jnp.where(lower_high, -lam, in_high), u_high)),
+    )  # fmt: skip
+    k_low = jnp.where(down | inside, j, pick(jnp.where(raise_low, k + 1, k_low), k_low))
+    k_high = jnp.where(up | inside, j, pick(jnp.where(lower_high, k + 1, k_high), k_high))
+    k0 = jnp.where(jump, j, k0)
+    k_new = jnp.where(jump, j, jnp.where(move, k + 1, k))
+    done = last & ~jump
+    return code, count + 1, done, k_new, k0, k_low, k_high, new_low, new_high, u_low, u_high
+
+  zero = jnp.zeros((), jnp.int32)
+  code = jnp.full((n,), _NONE, jnp.int32).at[-1].set(_CUT)
+  first = (
+    code,
+    zero,
+    jnp.asarray(False),
+    zero,
+    zero,
+    zero,
+    zero,
+    y[0] - lam,
+    y[0] + lam,
+    lam,
+    -lam,
+  )
+  code, _, done, *_ = jax.lax.while_loop(lambda c: ~c[2] & (c[1] < budget), step, first)
+  return code, done
+
+
+def _codes(y: Array, w: Array | None, rise: Array, fall: Array, is_tv: bool) -> Array:
   """Code of the link after each entry; the last one is the end of the line."""
   n = y.shape[0]
   lanes = _lanes(n)
   length = -(-n // lanes)
   fold = lambda v: jnp.pad(v, (0, lanes * length - n)).reshape(lanes, length).T
   folded, weights = fold(y), fold(jnp.ones_like(y) if w is None else w)
-  first = jnp.where(jnp.arange(lanes * length) >= n - 1, _CUT, _NONE).astype(jnp.int32)
+  first = jnp.where(jnp.arange(n) == n - 1, _CUT, _NONE).astype(jnp.int32)
+  done = jnp.asarray(False)
+  if is_tv:
+    found, done = _direct(y, rise)
+    first = jnp.where(done, found, first)
+  pad = jnp.full((lanes * length - n,), _CUT, jnp.int32)
+  first = jnp.concatenate([first, pad]).reshape(lanes, length).T
 
   def cut_all(carry: tuple[Array, Array]) -> tuple[Array, Array]:
     code, _ = carry
@@ -175,8 +257,7 @@ def _codes(y: Array, w: Array | None, rise: Array, fall: Array) -> Array:
     return new, jnp.any(new != code)
 
   # Each round but the last finds a jump: at most n rounds.
-  start = (first.reshape(lanes, length).T, jnp.asarray(True))
-  code, _ = jax.lax.while_loop(lambda carry: carry[1], cut_all, start)
+  code, _ = jax.lax.while_loop(lambda carry: carry[1], cut_all, (first, ~done))
   return code.T.reshape(-1)[:n]
 
 
@@ -194,7 +275,9 @@ class Blocks(NamedTuple):
   falls: Array
 
 
-def chain_blocks(y: Array, w: Array | None, rise: ArrayLike, fall: ArrayLike) -> Blocks:
+def chain_blocks(
+  y: Array, w: Array | None, rise: ArrayLike, fall: ArrayLike, *, is_tv: bool = False
+) -> Blocks:
   """Blocks of the minimiser of sum_i w_i/2 (x_i - y_i)^2 + rise max(d_i, 0) + fall max(-d_i, 0).
 
   Args:
@@ -202,6 +285,8 @@ def chain_blocks(y: Array, w: Array | None, rise: ArrayLike, fall: ArrayLike) ->
     w: float[n] > 0, or None for ones.
     rise: >= 0, may be infinite.
     fall: likewise.
+    is_tv: static, promises that w is None and rise = fall: total variation has a faster method for
+      data that are not smooth.
 
   Returns:
     The blocks, which carry no derivative: where the minimiser is differentiable they are locally
@@ -209,7 +294,7 @@ def chain_blocks(y: Array, w: Array | None, rise: ArrayLike, fall: ArrayLike) ->
   """
   rise, fall = (jnp.asarray(v, y.dtype) for v in (rise, fall))
   y, w, rise, fall = jax.lax.stop_gradient((y, w, rise, fall))
-  code = _codes(y, w, rise, fall)
+  code = _codes(y, w, rise, fall, is_tv)
   left = jnp.concatenate([jnp.full((1,), _CUT, code.dtype), code[:-1]])
   count = lambda c, kind: (c == kind).astype(jnp.int32)
   ids = jnp.cumsum((left != _NONE).astype(jnp.int32)) - 1

@@ -23,7 +23,7 @@ __all__ = [
 
 @jax.jit
 def _tv1d_line(v: Array, lam: Array) -> Array:
-  blocks = chain_blocks(v, None, lam, lam)
+  blocks = chain_blocks(v, None, lam, lam, is_tv=True)
   # Each jump moves the two blocks beside it towards each other by lam / size.
   ends = block_sum((blocks.rises + blocks.falls).astype(v.dtype), blocks)
   size = block_sum(jnp.ones_like(v), blocks)
