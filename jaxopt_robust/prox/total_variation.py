@@ -54,16 +54,18 @@ def prox_tv1d(x: ArrayLike, lam: Any = 1.0, scaling: ArrayLike = 1.0) -> Array:
     The derivative along x is the mean over each block; along lam it is (jumps away from the block
     on its two sides, up minus down) / (size of the block). Between blocks of equal value (a tie) it
     is that of one of the partitions. An entry that is not finite, or a negative traced strength,
-    makes the whole line NaN. The line is divided by level sets, all blocks at once, in about log(n)
-    rounds of a few passes whatever the data, and no tolerance. Sums of n entries are formed: in
-    float32 jumps that differ from 0 by rounding of |x| or lam may be missed.
+    makes the whole line NaN. On a CPU a direct method walks along the line; where it goes back too
+    often (smooth data), and on other devices, all blocks are divided at once by level sets, in
+    about log(n) rounds of a few passes. No tolerance. Sums of n entries are formed: in float32
+    jumps that differ from 0 by rounding of |x| or lam may be missed.
 
   Example:
     >>> prox_tv1d(jnp.array([0.0, 0.0, 4.0, 4.0]), 1.0)
     Array([0.5, 0.5, 3.5, 3.5], dtype=float32)
 
   Reference:
-    Division by level sets: Hochbaum, An efficient algorithm for image segmentation, Markov random
+    Condat, A direct algorithm for 1-D total variation denoising, 2013, algorithm 1. Division by
+    level sets: Hochbaum, An efficient algorithm for image segmentation, Markov random
     fields and related problems, 2001; Chambolle and Darbon, On total variation minimization and
     surface evolution using parametric maximum flows, 2009. The clipped messages: Johnson, A dynamic
     programming algorithm for the fused lasso and L0-segmentation, 2013.
