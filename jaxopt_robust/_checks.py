@@ -179,6 +179,14 @@ def check_interval(name: str, value: Any, low: float, high: float, *, closed: st
   _check_values(name, value, is_good, f"in {left}{low}, {high}{right}")
 
 
+def check_non_increasing(name: str, value: Any) -> None:
+  """Numbers that do not grow along the last axis, where known."""
+  if is_concrete(value):
+    array = np.asarray(value)
+    if array.ndim and np.any(array[..., 1:] > array[..., :-1]):
+      raise ValueError(f"{name} must not increase along their axis; got {array.tolist()!s:.60}.")
+
+
 def check_int(name: str, value: Any, *, minimum: int) -> int:
   """A static Python integer (a size or a count)."""
   if isinstance(value, jax.core.Tracer):

@@ -119,6 +119,14 @@ from jaxopt_robust.prox.nonconvex_powers import (
   prox_two_thirds,
   two_thirds,
 )
+from jaxopt_robust.prox.owl import (
+  oscar,
+  owl,
+  penalty_oscar,
+  penalty_owl,
+  prox_oscar,
+  prox_owl,
+)
 from jaxopt_robust.prox.powers import (
   cube,
   fourth_power,
@@ -162,6 +170,23 @@ from jaxopt_robust.prox.spectral import (
   rank,
   schatten,
 )
+from jaxopt_robust.prox.total_variation import (
+  fused_lasso,
+  penalty_fused_lasso,
+  penalty_tv1d,
+  prox_fused_lasso,
+  prox_tv1d,
+  tv1d,
+)
+from jaxopt_robust.prox.total_variation_2d import (
+  penalty_tv2d,
+  penalty_tv2d_anisotropic,
+  prox_tv2d,
+  prox_tv2d_anisotropic,
+  prox_tv2d_with_gap,
+  tv2d,
+  tv2d_anisotropic,
+)
 from jaxopt_robust.typing import Penalty
 
 __all__ = [
@@ -175,6 +200,7 @@ __all__ = [
   "entropy",
   "epsilon_insensitive",
   "fourth_power",
+  "fused_lasso",
   "group_lasso",
   "group_weights",
   "groups_to_ids",
@@ -201,6 +227,8 @@ __all__ = [
   "non_negative_lasso",
   "non_negative_ridge",
   "nuclear",
+  "oscar",
+  "owl",
   "penalty_box",
   "penalty_capped_l1",
   "penalty_cel0",
@@ -209,6 +237,7 @@ __all__ = [
   "penalty_entropy",
   "penalty_epsilon_insensitive",
   "penalty_fourth_power",
+  "penalty_fused_lasso",
   "penalty_group_lasso",
   "penalty_half",
   "penalty_hinge",
@@ -227,6 +256,8 @@ __all__ = [
   "penalty_non_negative_ridge",
   "penalty_none",
   "penalty_nuclear",
+  "penalty_oscar",
+  "penalty_owl",
   "penalty_pinball",
   "penalty_poisson",
   "penalty_quadratic",
@@ -238,6 +269,9 @@ __all__ = [
   "penalty_spectral_norm",
   "penalty_squared_hinge",
   "penalty_three_halves",
+  "penalty_tv1d",
+  "penalty_tv2d",
+  "penalty_tv2d_anisotropic",
   "penalty_two_thirds",
   "pinball",
   "poisson",
@@ -250,6 +284,7 @@ __all__ = [
   "prox_entropy",
   "prox_epsilon_insensitive",
   "prox_fourth_power",
+  "prox_fused_lasso",
   "prox_group_lasso",
   "prox_half",
   "prox_hinge",
@@ -268,6 +303,8 @@ __all__ = [
   "prox_non_negative_ridge",
   "prox_none",
   "prox_nuclear",
+  "prox_oscar",
+  "prox_owl",
   "prox_pinball",
   "prox_poisson",
   "prox_quadratic",
@@ -279,6 +316,10 @@ __all__ = [
   "prox_spectral_norm",
   "prox_squared_hinge",
   "prox_three_halves",
+  "prox_tv1d",
+  "prox_tv2d",
+  "prox_tv2d_anisotropic",
+  "prox_tv2d_with_gap",
   "prox_two_thirds",
   "quadratic",
   "rank",
@@ -289,5 +330,8 @@ __all__ = [
   "spectral_norm",
   "squared_hinge",
   "three_halves",
+  "tv1d",
+  "tv2d",
+  "tv2d_anisotropic",
   "two_thirds",
 ]
