@@ -23,6 +23,7 @@ _PUBLIC_MODULES = (
   "nets",
   "numerics",
   "problems",
+  "projections",
   "prox",
   "recovery",
   "robustness",

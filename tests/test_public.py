@@ -37,6 +37,7 @@ LAYERS = [
   {"sweeps"},
   {"problems"},
   {"losses"},
+  {"projections"},
   {"prox"},
   {"solvers"},
   {"transforms"},
