@@ -46,7 +46,7 @@ def affine_factor(matrix: ArrayLike) -> AffineFactor:
 
   Example:
     >>> factor = affine_factor(jnp.ones((1, 2)))
-    >>> projection_affine_set(jnp.array([2.0, 0.0]), (factor, jnp.array([4.0])))
+    >>> projection_affine_set(jnp.array([2.0, 0.0]), (factor, jnp.array([4.0]))).round(3)
     Array([3., 1.], dtype=float32)
 
   Reference:
@@ -106,7 +106,7 @@ def projection_affine_set(x: ArrayLike, hyperparams: Any) -> Array:
     deficient rank the pseudo-inverse jumps; the derivative is that on matrices of the same rank.
 
   Example:
-    >>> projection_affine_set(jnp.array([2.0, 0.0]), (jnp.ones((1, 2)), jnp.array([4.0])))
+    >>> projection_affine_set(jnp.array([2.0, 0.0]), (jnp.ones((1, 2)), jnp.array([4.0]))).round(3)
     Array([3., 1.], dtype=float32)
 
   Reference:
@@ -221,15 +221,15 @@ def projection_polyhedron(
 
   Args:
     x: float[n] array.
-    hyperparams: tuple (A, b, G, h) of float[m, n], float[m], float[k, n], float[k]; may be traced. A
-      and b may be None (no equalities), or G and h (no inequalities).
+    hyperparams: tuple (A, b, G, h) of float[m, n], float[m], float[k, n], float[k]; may be traced.
+      A and b may be None (no equalities), or G and h (no inequalities).
     tol: > 0, the largest residual of the optimality conditions, with rows of A and G scaled to norm
       1 and relative to the size of x, b and h; at least a few roundings of the dtype.
     max_steps: static, the largest number of interior-point steps.
 
   Returns:
-    float[n] of the dtype of ``x``; NaN when no point is found: the polyhedron is empty, or max_steps
-    too small.
+    float[n] of the dtype of ``x``; NaN when no point is found: the polyhedron is empty, or
+    max_steps too small.
 
   Raises:
     TypeError: when ``x`` is not floating-point.

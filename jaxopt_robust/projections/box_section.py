@@ -58,8 +58,8 @@ def projection_box_section(x: ArrayLike, hyperparams: Any) -> Array:
 
   Args:
     x: float[n] array.
-    hyperparams: tuple (alpha, beta, w, c): alpha <= beta (may be infinite) and w (of any sign), each
-      a scalar or an array of the shape of ``x``, c a scalar; may be traced.
+    hyperparams: tuple (alpha, beta, w, c): alpha <= beta (may be infinite) and w (of any sign),
+      each a scalar or an array of the shape of ``x``, c a scalar; may be traced.
 
   Returns:
     float[n] of the dtype of ``x``; NaN when the set is empty.
@@ -73,12 +73,12 @@ def projection_box_section(x: ArrayLike, hyperparams: Any) -> Array:
     leaves its tolerance. The derivative holds the entries that stand at a bound constant.
 
   Example:
-    >>> projection_box_section(jnp.array([2.0, 0.5, 0.0]), (0.0, 1.0, 1.0, 2.0))
+    >>> projection_box_section(jnp.array([2.0, 0.5, 0.0]), (0.0, 1.0, 1.0, 2.0)).round(2)
     Array([1.  , 0.75, 0.25], dtype=float32)
 
   Reference:
-    Cominetti, Mascarenhas and Silva, A Newton's method for the continuous quadratic knapsack problem,
-    2014.
+    Cominetti, Mascarenhas and Silva, A Newton's method for the continuous quadratic knapsack
+    problem, 2014.
   """
   alpha, beta, w, c = _checks.parts(hyperparams, "alpha", "beta", "w", "c")
   array = _common.vector(x)

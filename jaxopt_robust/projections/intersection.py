@@ -29,8 +29,8 @@ def projection_intersection(
     max_steps: static, the largest number of sweeps.
 
   Returns:
-    ``projection(x, hyperparams=None) -> x_like`` for a float array ``x``; ``hyperparams`` is None or
-    a sequence with one entry a set.
+    ``projection(x, hyperparams=None) -> x_like`` for a float array ``x``; ``hyperparams`` is None
+    or a sequence with one entry a set.
 
   Raises:
     TypeError: when an entry of ``projections`` is not a function.
@@ -38,14 +38,14 @@ def projection_intersection(
 
   Note:
     Converges linearly for polyhedra, else possibly slowly; where the sets do not meet it returns
-    the last iterate, which lies in the last set only. The derivative, of forward and reverse mode, is
-    that of the fixed point, p = P_i(p + q_i) with p = x - sum_i q_i, and takes a conjugate gradient
-    solve.
+    the last iterate, which lies in the last set only. The derivative, of forward and reverse mode,
+    is that of the fixed point, p = P_i(p + q_i) with p = x - sum_i q_i, and takes a conjugate
+    gradient solve.
 
   Example:
     >>> both = projection_intersection(
-    ...   [optax.projections.projection_non_negative, projection_hyperplane])
-    >>> both(jnp.array([1.5, -1.0]), (None, (jnp.ones(2), 1.0)))
+    ...   [optax.projections.projection_non_negative, jr.projections.projection_hyperplane])
+    >>> both(jnp.array([1.5, -1.0]), (None, (jnp.ones(2), 1.0))).round(3) + 0.0
     Array([1., 0.], dtype=float32)
 
   Reference:

@@ -39,7 +39,8 @@ def _positive(values: Array) -> Array:
 def projection_rank(x: ArrayLike, rank: int = 1) -> Array:
   r"""Projection onto the matrices of bounded rank.
 
-  Solves argmin_P 1/2 ||P - x||_F^2 subject to rank(P) <= rank: the largest singular values are kept.
+  Solves argmin_P 1/2 ||P - x||_F^2 subject to rank(P) <= rank: the largest singular values are
+  kept.
 
   Args:
     x: float[m, n] array.
@@ -147,8 +148,8 @@ def _in_ball(fun: Callable[..., Array], x: ArrayLike, radius: ArrayLike) -> Arra
 def projection_psd(x: ArrayLike, hyperparams: Any = None) -> Array:
   r"""Projection onto the cone of symmetric positive semidefinite matrices.
 
-  Solves argmin_P 1/2 ||P - x||_F^2 subject to P = P^T >= 0: negative eigenvalues of (x + x^T) / 2 are
-  set to 0.
+  Solves argmin_P 1/2 ||P - x||_F^2 subject to P = P^T >= 0: negative eigenvalues of (x + x^T) / 2
+  are set to 0.
 
   Args:
     x: float[n, n] array; its symmetric part counts.

@@ -119,9 +119,9 @@ def projection_weighted_l1_ball(x: ArrayLike, hyperparams: Any = (1.0, 1.0)) -> 
     Array([ 2., -0.], dtype=float32)
 
   Reference:
-    Duchi, Shalev-Shwartz, Singer and Chandra, Efficient projections onto the l1-ball for learning in
-    high dimensions, 2008 (equal weights); Michelot, A finite algorithm for finding the projection of
-    a point onto the canonical simplex of R^n, 1986 (the iteration).
+    Duchi, Shalev-Shwartz, Singer and Chandra, Efficient projections onto the l1-ball for learning
+    in high dimensions, 2008 (equal weights); Michelot, A finite algorithm for finding the
+    projection of a point onto the canonical simplex of R^n, 1986 (the iteration).
   """
   weights, radius = _checks.parts(hyperparams, "weights", "radius")
   array = _common.vector(x)
