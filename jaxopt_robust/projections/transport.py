@@ -2,7 +2,8 @@
 
 Both minimise a semi-dual, a smooth convex function of the multipliers v of the columns: the rows
 are solved exactly for given v. Newton's method on it has the matrix
-diag(W^T 1) - W^T diag(1 / W 1) W, with W the support of the plan (Euclidean) or the plan itself (Kullback-Leibler).
+diag(W^T 1) - W^T diag(1 / W 1) W, with W the support of the plan (Euclidean) or the plan itself
+(Kullback-Leibler).
 """
 
 from collections.abc import Callable
@@ -45,21 +46,26 @@ def _multipliers(weights: Array, row_rhs: Array, column_rhs: Array) -> tuple[Arr
   columns = jnp.sum(fixed, axis=0)
   invert = lambda r: _common.over(r, rows)
 
-  def matvec(pair: tuple[Array, Array]) -> tuple[Array, Array]:
-    u, v = pair
-    across, down = jnp.sum(weights, axis=1), jnp.sum(weights, axis=0)
-    return across * u + weights @ v, weights.T @ u + down * v
+  size = row_rhs.shape[0]
 
-  def solve(_: Any, pair: tuple[Array, Array]) -> tuple[Array, Array]:
-    u, v = jnp.zeros_like(pair[0]), jnp.zeros_like(pair[1])
+  def matvec(pair: Array) -> Array:
+    u, v = pair[:size], pair[size:]
+    across, down = jnp.sum(weights, axis=1), jnp.sum(weights, axis=0)
+    return jnp.concatenate([across * u + weights @ v, weights.T @ u + down * v])
+
+  def solve(_: Any, pair: Array) -> Array:
+    u, v = jnp.zeros_like(pair[:size]), jnp.zeros_like(pair[size:])
     for _round in range(4):
-      row = pair[0] - rows * u - fixed @ v
-      column = pair[1] - fixed.T @ u - columns * v
+      row = pair[:size] - rows * u - fixed @ v
+      column = pair[size:] - fixed.T @ u - columns * v
       dv = jax.scipy.linalg.cho_solve(factor, column - fixed.T @ invert(row))
       u, v = u + invert(row - fixed @ dv), v + dv
-    return u, v
+    return jnp.concatenate([u, v])
 
-  return jax.lax.custom_linear_solve(matvec, (row_rhs, column_rhs), solve=solve, symmetric=True)
+  both = jax.lax.custom_linear_solve(
+    matvec, jnp.concatenate([row_rhs, column_rhs]), solve=solve, symmetric=True
+  )
+  return both[:size], both[size:]
 
 
 def _newton(

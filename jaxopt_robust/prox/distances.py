@@ -34,8 +34,8 @@ def distance(projection: Projection) -> Penalty:
   scaling * lam, or onto it if that is nearer: x + min(1, scaling lam / d_C(x)) (P_C(x) - x).
 
   Args:
-    projection: ``projection(x, hyperparams) -> x_like`` onto a closed convex set C, such as those of
-      ``jaxopt_robust.projections``; called with ``x`` alone where the hyper-parameters are None.
+    projection: ``projection(x, hyperparams) -> x_like`` onto a closed convex set C, such as those
+      of ``jaxopt_robust.projections``; called with ``x`` alone where the hyper-parameters are None.
 
   Returns:
     ``Penalty`` of float arrays whose hyper-parameters are a pair (lam, hyper-parameters of C),

@@ -173,8 +173,8 @@ def prox_sum_largest(
 
   Args:
     x: float[n] array.
-    hyperparams: pair (lam, k): lam >= 0 and 0 <= k <= n, scalars; may be traced. A k that is no whole
-      number takes a part of the next entry.
+    hyperparams: pair (lam, k): lam >= 0 and 0 <= k <= n, scalars; may be traced. A k that is no
+      whole number takes a part of the next entry.
     scaling: >= 0, the step size; may be traced.
 
   Returns:
@@ -192,8 +192,8 @@ def prox_sum_largest(
     [2.0, -1.0, -0.5]
 
   Reference:
-    Wu, Ding, Sun and Toh, On the Moreau-Yosida regularization of the vector k-norm related functions,
-    2014.
+    Wu, Ding, Sun and Toh, On the Moreau-Yosida regularization of the vector k-norm related
+    functions, 2014.
   """
   lam, k = _checks.parts(hyperparams, "lam", "k")
   v, g, dtype = _ready(x, lam, scaling)
@@ -222,8 +222,8 @@ def penalty_sum_largest(x: ArrayLike, hyperparams: Any = (1.0, 1.0)) -> Array:
     3.5
 
   Reference:
-    Wu, Ding, Sun and Toh, On the Moreau-Yosida regularization of the vector k-norm related functions,
-    2014.
+    Wu, Ding, Sun and Toh, On the Moreau-Yosida regularization of the vector k-norm related
+    functions, 2014.
   """
   lam, k = _checks.parts(hyperparams, "lam", "k")
   v, g, dtype = _ready(x, lam, 1.0)
@@ -235,8 +235,8 @@ def prox_squared_l1(x: ArrayLike, hyperparams: ArrayLike = 1.0, scaling: ArrayLi
   r"""Proximal operator of half the squared l1 norm.
 
   Solves argmin_y 1/2 ||y - x||_2^2 + scaling * g(y) with g as in ``penalty_squared_l1``: soft
-  thresholding at t = G ||y||_1, G = scaling * lam, the largest of G C_k / (1 + k G) with C_k the sum
-  of the k largest magnitudes.
+  thresholding at t = G ||y||_1, G = scaling * lam, the largest of G C_k / (1 + k G) with C_k the
+  sum of the k largest magnitudes.
 
   Args:
     x: float[n] array.
