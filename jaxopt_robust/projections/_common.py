@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
-from jaxopt_robust.numerics import safe_norm
 from jaxopt_robust.typing import Array, ArrayLike
 
 
@@ -66,13 +65,6 @@ def over(numerator: Array, denominator: Array) -> Array:
   return jnp.where(is_zero, 0, numerator / jnp.where(is_zero, 1, denominator))
 
 
-def big_norm(x: Array) -> Array:
-  """Euclidean norm that neither overflows nor underflows, with derivative 0 at 0."""
-  top = jax.lax.stop_gradient(jnp.max(jnp.abs(x)))
-  top = jnp.where(top == 0, 1, top)
-  return top * safe_norm(x / top)
-
-
 def threshold(z: Array, weights: Array, total: Array) -> Array:
   """Solves sum_i weights_i max(z_i - tau, 0) = total along the last axis; returns z - tau.
 
@@ -121,4 +113,5 @@ def threshold(z: Array, weights: Array, total: Array) -> Array:
 def onto_simplex(z: Array, total: Array) -> Array:
   """Projects the last axis of ``z`` onto {p >= 0, sum p = total}, total of shape [..., 1]."""
   top = jax.lax.stop_gradient(jnp.max(z, axis=-1, keepdims=True))
-  return threshold(z - top, jnp.ones_like(z), total)
+  out = threshold(z - top, jnp.ones_like(z), total)
+  return or_nan(~jnp.isnan(top), out)

@@ -97,7 +97,7 @@ def projection_intersection(
       go_on = lambda c: (c[3] > bound) & (c[2] < limit)
       return jax.lax.while_loop(go_on, sweep, carry)[1]
 
-    q = dykstra()
+    q = jax.lax.stop_gradient(dykstra())
     # One Newton step on the fixed point, whose value is dropped and whose derivative counts. The
     # corrections need not be unique: least squares, of least norm.
     _, linear = jax.linearize(lambda q: residual(q, fixed, fixed_hypers), q)

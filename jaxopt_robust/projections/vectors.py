@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
-from jaxopt_robust.numerics import upcast
+from jaxopt_robust.numerics import safe_norm, upcast
 from jaxopt_robust.projections import _common
 from jaxopt_robust.typing import Array, ArrayLike
 
@@ -161,12 +161,16 @@ def projection_second_order_cone(x: ArrayLike, slope: ArrayLike = 1.0) -> Array:
   _checks.check_positive("slope", slope)
   wide = upcast(array)
   alpha = _common.scalar("slope", slope, wide.dtype)
-  u, t = wide[:-1], wide[-1]
-  norm = _common.big_norm(u)
+  # The cone is homogeneous: at size 1 no square leaves the range.
+  size = jax.lax.stop_gradient(jnp.max(jnp.abs(wide)))
+  size = jnp.where(size == 0, 1, size)
+  unit = wide / size
+  u, t = unit[:-1], unit[-1]
+  norm = safe_norm(u)
   height = (alpha * norm + t) / (1 + alpha * alpha)
   side = _common.over(alpha * height, norm) * u
   outside = jnp.concatenate([side, height[None]])
-  out = jnp.where(alpha * norm <= -t, 0, outside)
+  out = size * jnp.where(alpha * norm <= -t, 0, outside)
   out = jnp.where(norm <= alpha * t, wide, out)
   good = (alpha > 0) & ~jnp.any(jnp.isnan(wide))
   return _common.or_nan(good, out).astype(array.dtype)

@@ -162,7 +162,9 @@ def _plus(value):
   return np.maximum(value, 0)
 
 
-both = pj.projection_intersection([optax.projections.projection_non_negative, pj.projection_halfspace])
+both = pj.projection_intersection(
+  [optax.projections.projection_non_negative, pj.projection_halfspace]
+)
 
 
 def _quadrant(rng, p):
