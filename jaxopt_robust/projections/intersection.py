@@ -108,7 +108,8 @@ def projection_intersection(
       lambda d: transpose(linear(d))[0], rhs - jax.lax.stop_gradient(rhs), tol=8 * eps,
       maxiter=4 * q.size,
     )[0]  # fmt: skip
-    q = q - step
+    # The factor is 1: it keeps JAX from meeting a symbolic zero in the second derivative.
+    q = q - step * (1 + 0 * jnp.sum(array))
     return array - jnp.sum(q, axis=0)
 
   return projection

@@ -36,7 +36,7 @@ def test_brute_force_cannot_beat_it(name, rng):
     y = penalty.prox(x, hyper, scaling)
     value = lambda z, x=x, s=scaling: 0.5 * jnp.sum((z - x) ** 2) + s * penalty.value(z, hyper)
     steps = rng.standard_normal((2000, 5)) * 10.0 ** rng.uniform(-6, 0.5, (2000, 1))
-    others = jax.vmap(value)(y + jnp.asarray(steps))
+    others = jax.vmap(value)(y[None] + jnp.asarray(steps))
     assert float(value(y)) <= float(others.min()) + 1e-12
 
 

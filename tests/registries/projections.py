@@ -221,8 +221,7 @@ CASES = [
 
 def full_name(case: SetCase) -> str:
   """The public name of a case."""
-  known = hasattr(pj, case.name)
-  return case.name if known else f"projection_{case.name}"
+  return case.name if case.name.startswith("projection_") else f"projection_{case.name}"
 
 
 COVERED = {full_name(case) for case in CASES}
