@@ -209,3 +209,19 @@ def check_callable(name: str, value: Any) -> None:
   """A function."""
   if not callable(value):
     raise TypeError(f"{name} must be callable; got {_describe(value)}.")
+
+
+def parts(hyperparams: Any, *names: str) -> tuple:
+  """The members of a tuple of hyper-parameters, by name."""
+  if not isinstance(hyperparams, tuple | list) or len(hyperparams) != len(names):
+    kind = {2: "pair", 3: "triple"}.get(len(names), f"tuple of {len(names)}")
+    raise ValueError(
+      f"hyperparams must be a {kind} ({', '.join(names)}); got a {type(hyperparams).__name__}."
+    )
+  return tuple(hyperparams)
+
+
+def check_holds(condition: Any, message: str) -> None:
+  """A fact about values, where they are known."""
+  if is_concrete(condition) and not np.all(np.asarray(condition)):
+    raise ValueError(message)

@@ -1,5 +1,69 @@
-"""Euclidean projections onto convex sets."""
+"""Euclidean projections, argmin_p 1/2 ||p - x||^2 over p in a set, beside those of optax."""
 
-from jaxopt_robust.projections.isotonic import projection_isotonic
+from jaxopt_robust.projections.affine import (
+  AffineFactor,
+  affine_factor,
+  projection_affine_set,
+  projection_polyhedron,
+)
+from jaxopt_robust.projections.box_section import (
+  projection_box_section,
+)
+from jaxopt_robust.projections.intersection import (
+  projection_intersection,
+)
+from jaxopt_robust.projections.isotonic import (
+  projection_isotonic,
+)
+from jaxopt_robust.projections.matrices import (
+  projection_correlation,
+  projection_nuclear_norm_ball,
+  projection_psd,
+  projection_rank,
+  projection_spectral_norm_ball,
+  projection_stiefel,
+)
+from jaxopt_robust.projections.simplex import (
+  projection_sparse_simplex,
+  projection_top_k,
+  projection_weighted_l1_ball,
+)
+from jaxopt_robust.projections.transport import (
+  kl_projection_birkhoff,
+  kl_projection_transport,
+  projection_birkhoff,
+  projection_transport,
+)
+from jaxopt_robust.projections.vectors import (
+  projection_halfspace,
+  projection_hyperplane,
+  projection_hyperslab,
+  projection_second_order_cone,
+)
 
-__all__ = ["projection_isotonic"]
+__all__ = [
+  "AffineFactor",
+  "affine_factor",
+  "kl_projection_birkhoff",
+  "kl_projection_transport",
+  "projection_affine_set",
+  "projection_birkhoff",
+  "projection_box_section",
+  "projection_correlation",
+  "projection_halfspace",
+  "projection_hyperplane",
+  "projection_hyperslab",
+  "projection_intersection",
+  "projection_isotonic",
+  "projection_nuclear_norm_ball",
+  "projection_polyhedron",
+  "projection_psd",
+  "projection_rank",
+  "projection_second_order_cone",
+  "projection_sparse_simplex",
+  "projection_spectral_norm_ball",
+  "projection_stiefel",
+  "projection_top_k",
+  "projection_transport",
+  "projection_weighted_l1_ball",
+]

@@ -7,8 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
+from jaxopt_robust._checks import parts
 from jaxopt_robust.numerics import upcast
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
+
+__all__ = ["entrywise", "parts", "root", "scaled_for", "spread", "start", "total", "total_of"]
 
 
 def spread(
@@ -80,16 +83,6 @@ def total(terms: PyTree) -> Array:
 def scaled_for(scaling: ArrayLike, leaf: Array) -> Array:
   """The scaling in the dtype of one leaf, so that it promotes nothing."""
   return jnp.asarray(scaling, leaf.dtype)
-
-
-def parts(hyperparams: Any, *names: str) -> tuple:
-  """The members of a tuple of hyper-parameters, by name."""
-  if not isinstance(hyperparams, tuple | list) or len(hyperparams) != len(names):
-    kind = {2: "pair", 3: "triple"}.get(len(names), f"tuple of {len(names)}")
-    raise ValueError(
-      f"hyperparams must be a {kind} ({', '.join(names)}); got a {type(hyperparams).__name__}."
-    )
-  return tuple(hyperparams)
 
 
 def entrywise(fun: Callable[..., Array], x: PyTree, scaling: ArrayLike, *params: PyTree) -> PyTree:

@@ -1,0 +1,117 @@
+"""What the projections share: checked inputs, and the threshold of simplex-like sets.
+
+Every projection onto a polyhedral set here ends in the same way: the active set of the solution is
+held constant and the solution is written in closed form on it. This takes the last rounding off,
+and differentiating that closed form gives an element of the Clarke Jacobian, at any order and in
+both modes.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxopt_robust import _checks
+from jaxopt_robust.typing import Array, ArrayLike
+
+
+def vector(x: ArrayLike) -> Array:
+  """A float vector, in its own dtype."""
+  return strong(_checks.check_float_array("x", x, rank=1))
+
+
+def matrix(x: ArrayLike, *, square: bool = False) -> Array:
+  """A float matrix, in its own dtype."""
+  array = strong(_checks.check_float_array("x", x, rank=2))
+  if square and array.shape[0] != array.shape[1]:
+    raise ValueError(f"x must be a square matrix; got shape {array.shape}.")
+  return array
+
+
+def strong(array: Array) -> Array:
+  """The same array without a weak type."""
+  return jax.lax.convert_element_type(array, array.dtype)
+
+
+def scalar(name: str, value: Any, dtype: Any) -> Array:
+  """A number, in a given dtype."""
+  if value is None or isinstance(value, str):
+    raise TypeError(f"{name} must be a number; got {value!r}.")
+  if jnp.ndim(value) != 0:
+    raise ValueError(f"{name} must be a scalar; got shape {jnp.shape(value)}.")
+  return jnp.asarray(value, dtype)
+
+
+def like(name: str, value: Any, x: Array, *, spread: bool = False) -> Array:
+  """An array of the shape and dtype of ``x``; with ``spread`` a scalar serves too."""
+  if value is None or isinstance(value, str):
+    raise TypeError(f"{name} must be an array of the shape of x, {x.shape}; got {value!r}.")
+  array = jnp.asarray(value, x.dtype)
+  if spread and array.ndim == 0:
+    return jnp.broadcast_to(array, x.shape)
+  if array.shape != x.shape:
+    raise ValueError(f"{name} must have the shape of x, {x.shape}; got {array.shape}.")
+  return array
+
+
+def or_nan(good: Array, value: Array) -> Array:
+  """The value where the set is not empty, else NaN."""
+  return jnp.where(good, value, jnp.nan)
+
+
+def over(numerator: Array, denominator: Array) -> Array:
+  """Quotient that is 0 where the denominator is 0, with finite derivatives."""
+  is_zero = denominator == 0
+  return jnp.where(is_zero, 0, numerator / jnp.where(is_zero, 1, denominator))
+
+
+def threshold(z: Array, weights: Array, total: Array) -> Array:
+  """Solves sum_i weights_i max(z_i - tau, 0) = total along the last axis; returns z - tau.
+
+  Newton's method from below on a convex piecewise linear function: tau rises, the active set
+  shrinks, so it ends after finitely many steps (a handful, as a rule, against a sort). ``z`` must
+  have the maximum 0, which keeps small differences of huge numbers.
+
+  Args:
+    z: float[..., n], at most 0, with a 0 where the weight is positive; may hold -inf.
+    weights: float[..., n], >= 0.
+    total: float[..., 1], >= 0.
+
+  Returns:
+    float[..., n], max(z - tau, 0).
+  """
+
+  def sums(mask: Array, z: Array, weights: Array) -> tuple[Array, Array]:
+    weight = jnp.sum(jnp.where(mask, weights, 0), axis=-1, keepdims=True)
+    moment = jnp.sum(jnp.where(mask, weights * jnp.where(mask, z, 0), 0), axis=-1, keepdims=True)
+    return weight, moment
+
+  fixed_z, fixed_weights, fixed_total = jax.lax.stop_gradient((z, weights, total))
+
+  def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    tau, count, _ = carry
+    mask = fixed_z > tau
+    weight, moment = sums(mask, fixed_z, fixed_weights)
+    new = jnp.maximum(tau, over(moment - fixed_total, weight))
+    new = jnp.where(weight == 0, tau, new)
+    new_count = jnp.sum(mask, axis=-1, keepdims=True, dtype=jnp.int32)
+    return new, new_count, count
+
+  top = jnp.sum(jnp.where(fixed_z == 0, fixed_weights, 0), axis=-1, keepdims=True)
+  all_weight, all_moment = sums(fixed_z > -jnp.inf, fixed_z, fixed_weights)
+  low = jnp.maximum(over(-fixed_total, top), over(all_moment - fixed_total, all_weight))
+  low = jnp.where(fixed_total == 0, 0, low)
+  none = jnp.full(low.shape, -1, jnp.int32)
+  tau, _, _ = jax.lax.while_loop(
+    lambda carry: jnp.any(carry[1] != carry[2]), step, step((low, none, none - 1))
+  )
+  mask = fixed_z > tau
+  weight, moment = sums(mask, z, weights)
+  return jnp.where(mask, jnp.maximum(jnp.where(mask, z, 0) - over(moment - total, weight), 0), 0)
+
+
+def onto_simplex(z: Array, total: Array) -> Array:
+  """Projects the last axis of ``z`` onto {p >= 0, sum p = total}, total of shape [..., 1]."""
+  top = jax.lax.stop_gradient(jnp.max(z, axis=-1, keepdims=True))
+  out = threshold(z - top, jnp.ones_like(z), total)
+  return or_nan(~jnp.isnan(top), out)

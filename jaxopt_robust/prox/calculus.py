@@ -1,0 +1,172 @@
+"""New penalties from old ones, by the rules under which the operator keeps a closed form."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxopt_robust import _checks
+from jaxopt_robust.typing import Array, ArrayLike, Penalty
+
+__all__ = ["add_quadratic", "precompose_affine", "precompose_semi_orthogonal"]
+
+
+def _penalty(penalty: Any) -> Penalty:
+  if not isinstance(penalty, Penalty):
+    raise TypeError(f"penalty must be a Penalty(value, prox); got {type(penalty).__name__}.")
+  return penalty
+
+
+def precompose_affine(
+  penalty: Penalty, *, scale: ArrayLike = 1.0, shift: ArrayLike = 0.0
+) -> Penalty:
+  r"""The penalty of a scaled and shifted array.
+
+  g(x) = psi(c x + b) with c = scale, b = shift; its operator with step s is
+  (prox_{c^2 s psi}(c x + b) - b) / c.
+
+  Args:
+    penalty: ``Penalty`` psi of float arrays.
+    scale: a scalar other than 0; may be traced.
+    shift: a scalar or an array of the shape of ``x``; may be traced.
+
+  Returns:
+    ``Penalty`` with the hyper-parameters of psi.
+
+  Raises:
+    TypeError: when ``penalty`` is no ``Penalty``.
+    ValueError: when scale is 0 or not a scalar.
+
+  Note:
+    A traced scale of 0 gives NaN.
+
+  Example:
+    >>> around_two = precompose_affine(jr.prox.lasso, shift=-2.0)
+    >>> around_two.prox(jnp.array([0.0, 2.5]), 1.0)
+    Array([1., 2.], dtype=float32)
+
+  Reference:
+    Parikh and Boyd, Proximal algorithms, 2014, section 2.2 (affine addition, postcomposition).
+  """
+  psi = _penalty(penalty)
+  if jnp.ndim(scale) != 0:
+    raise ValueError(f"scale must be a scalar; got shape {jnp.shape(scale)}.")
+  _checks.check_holds(jnp.asarray(scale) != 0, "scale must not be 0; got 0.")
+
+  def inner(x: Array) -> Array:
+    return jnp.asarray(scale, x.dtype) * x + jnp.asarray(shift, x.dtype)
+
+  def value(x: ArrayLike, hyperparams: Any = None) -> Array:
+    array = _checks.check_float_array("x", x)
+    return psi.value(inner(array), hyperparams)
+
+  def prox(x: ArrayLike, hyperparams: Any = None, scaling: ArrayLike = 1.0) -> Array:
+    _checks.check_non_negative("scaling", scaling)
+    array = _checks.check_float_array("x", x)
+    c = jnp.asarray(scale, array.dtype)
+    step = c * c * jnp.asarray(scaling, array.dtype)
+    return (psi.prox(inner(array), hyperparams, step) - jnp.asarray(shift, array.dtype)) / c
+
+  return Penalty(value, prox)
+
+
+def add_quadratic(penalty: Penalty, *, weight: ArrayLike, center: ArrayLike = 0.0) -> Penalty:
+  r"""A penalty plus a quadratic.
+
+  g(x) = psi(x) + (mu / 2) ||x - c||_2^2 with mu = weight, c = center; its operator with step s is
+  prox_{s / (1 + s mu) psi}((x + s mu c) / (1 + s mu)).
+
+  Args:
+    penalty: ``Penalty`` psi of float arrays.
+    weight: >= 0, a scalar; may be traced.
+    center: a scalar or an array of the shape of ``x``; may be traced.
+
+  Returns:
+    ``Penalty`` with the hyper-parameters of psi.
+
+  Raises:
+    TypeError: when ``penalty`` is no ``Penalty``.
+    ValueError: when weight is negative or not a scalar.
+
+  Example:
+    >>> ridge_lasso = add_quadratic(jr.prox.lasso, weight=1.0)
+    >>> ridge_lasso.prox(jnp.array([-3.0, 0.5]), 1.0)
+    Array([-1.,  0.], dtype=float32)
+
+  Reference:
+    Parikh and Boyd, Proximal algorithms, 2014, section 2.2 (regularization).
+  """
+  psi = _penalty(penalty)
+  _checks.check_non_negative("weight", weight)
+  if jnp.ndim(weight) != 0:
+    raise ValueError(f"weight must be a scalar; got shape {jnp.shape(weight)}.")
+
+  def value(x: ArrayLike, hyperparams: Any = None) -> Array:
+    array = _checks.check_float_array("x", x)
+    off = array - jnp.asarray(center, array.dtype)
+    square = jnp.asarray(weight, array.dtype) / 2 * jnp.sum(off * off)
+    return psi.value(array, hyperparams) + square
+
+  def prox(x: ArrayLike, hyperparams: Any = None, scaling: ArrayLike = 1.0) -> Array:
+    _checks.check_non_negative("scaling", scaling)
+    array = _checks.check_float_array("x", x)
+    step = jnp.asarray(scaling, array.dtype)
+    pull = step * jnp.asarray(weight, array.dtype)
+    mean = (array + pull * jnp.asarray(center, array.dtype)) / (1 + pull)
+    return psi.prox(mean, hyperparams, step / (1 + pull))
+
+  return Penalty(value, prox)
+
+
+def precompose_semi_orthogonal(
+  penalty: Penalty, matvec: Callable[[Array], Array], *, nu: ArrayLike = 1.0
+) -> Penalty:
+  r"""The penalty of a transform, such as wavelet coefficients.
+
+  g(x) = psi(L x) with L L^T = nu I; its operator with step s is
+  x + (1 / nu) L^T (prox_{nu s psi}(L x) - L x).
+
+  Args:
+    penalty: ``Penalty`` psi of float arrays.
+    matvec: ``matvec(x) -> L x``, linear; the transpose is taken by ``jax.linear_transpose``.
+    nu: > 0, a scalar; may be traced. 1 for orthogonal L.
+
+  Returns:
+    ``Penalty`` with the hyper-parameters of psi.
+
+  Raises:
+    TypeError: when ``penalty`` is no ``Penalty`` or ``matvec`` no function.
+    ValueError: when nu is not positive or not a scalar.
+
+  Note:
+    L L^T = nu I is not checked; for any other L the result is the operator of no function in
+    general.
+
+  Example:
+    >>> mean = precompose_semi_orthogonal(jr.prox.lasso, lambda x: jnp.sum(x)[None], nu=2.0)
+    >>> mean.prox(jnp.array([3.0, 1.0]), 1.0)
+    Array([2., 0.], dtype=float32)
+
+  Reference:
+    Combettes and Pesquet, Proximal splitting methods in signal processing, 2011, table 10.1.
+  """
+  psi = _penalty(penalty)
+  _checks.check_callable("matvec", matvec)
+  _checks.check_positive("nu", nu)
+  if jnp.ndim(nu) != 0:
+    raise ValueError(f"nu must be a scalar; got shape {jnp.shape(nu)}.")
+
+  def value(x: ArrayLike, hyperparams: Any = None) -> Array:
+    return psi.value(matvec(_checks.check_float_array("x", x)), hyperparams)
+
+  def prox(x: ArrayLike, hyperparams: Any = None, scaling: ArrayLike = 1.0) -> Array:
+    _checks.check_non_negative("scaling", scaling)
+    array = _checks.check_float_array("x", x)
+    factor = jnp.asarray(nu, array.dtype)
+    coefficients = matvec(array)
+    step = factor * jnp.asarray(scaling, array.dtype)
+    change = psi.prox(coefficients, hyperparams, step) - coefficients
+    return array + jax.linear_transpose(matvec, array)(change)[0] / factor
+
+  return Penalty(value, prox)

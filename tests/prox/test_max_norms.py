@@ -1,0 +1,65 @@
+"""Penalties of largest entries, distances, and the rules that make new operators."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.stats
+
+from jaxopt_robust import prox
+from tests.helpers import central_difference
+from tests.registries.prox_max_norms import HYPER
+
+pytestmark = pytest.mark.x64
+
+BALL = optax.projections.projection_l2_ball
+QUADRATURE = scipy.stats.ortho_group.rvs(5, random_state=3)[:3] * np.sqrt(2.0)
+CASES = {name: (getattr(prox, name), hyper) for name, hyper in HYPER.items()} | {
+  "distance": (prox.distance(BALL), (0.8, 1.0)),
+  "squared_distance": (prox.squared_distance(BALL), (0.8, 1.0)),
+  "affine": (prox.precompose_affine(prox.lasso, scale=-1.7, shift=0.4), 0.8),
+  "quadratic": (prox.add_quadratic(prox.linf, weight=0.6, center=0.3), 0.8),
+  "semi_orthogonal": (
+    prox.precompose_semi_orthogonal(prox.lasso, lambda x: jnp.asarray(QUADRATURE, x.dtype) @ x, nu=2.0),
+    0.8,
+  ),
+}  # fmt: skip
+ALL = pytest.mark.parametrize("name", CASES)
+
+
+@ALL
+def test_brute_force_cannot_beat_it(name, rng):
+  penalty, hyper = CASES[name]
+  for scaling in (0.0, 0.3, 2.5):
+    x = jnp.asarray(2 * rng.standard_normal(5))
+    y = penalty.prox(x, hyper, scaling)
+    value = lambda z, x=x, s=scaling: 0.5 * jnp.sum((z - x) ** 2) + s * penalty.value(z, hyper)
+    steps = rng.standard_normal((2000, 5)) * 10.0 ** rng.uniform(-6, 0.5, (2000, 1))
+    others = jax.vmap(value)(y[None] + jnp.asarray(steps))
+    assert float(value(y)) <= float(others.min()) + 1e-12
+
+
+@ALL
+def test_derivative_equals_finite_differences(name, rng):
+  penalty, hyper = CASES[name]
+  w = jnp.asarray(rng.standard_normal(5))
+  x = jnp.asarray([1.7, -2.3, 0.11, 0.9, 1.2])
+  f = jax.jit(lambda v: jnp.vdot(w, penalty.prox(v, hyper, 0.5)))
+  np.testing.assert_allclose(jax.grad(f)(x), central_difference(f, x), atol=1e-8)
+  for kink in (jnp.zeros(5), jnp.ones(5)):
+    assert bool(jnp.all(jnp.isfinite(jax.grad(f)(kink))))
+
+
+def test_closed_forms():
+  x = jnp.asarray([3.0, -1.0, 0.5])
+  ball = optax.projections.projection_l1_ball(x, 0.4)
+  np.testing.assert_allclose(prox.prox_linf(x, 0.8, 0.5), x - ball, atol=1e-15)
+  simplex = optax.projections.projection_simplex(x, 0.4)
+  np.testing.assert_allclose(prox.prox_max(x, 0.8, 0.5), x - simplex, atol=1e-15)
+  np.testing.assert_allclose(
+    prox.prox_sum_largest(x, (0.8, 1.0), 0.5), prox.prox_max(x, 0.8, 0.5), atol=1e-15
+  )
+  envelope = prox.moreau_envelope(prox.indicator(BALL))
+  far = jnp.linalg.norm(x) - 1
+  np.testing.assert_allclose(envelope(x, 1.0, 0.7), far**2 / 1.4, rtol=1e-12)

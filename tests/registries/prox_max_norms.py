@@ -1,0 +1,56 @@
+"""Penalties of largest entries, distances and the calculus of operators: calls that must fail."""
+
+import jax.numpy as jnp
+import optax
+
+from jaxopt_robust import prox
+from tests.helpers import BadInput
+
+HYPER = {"linf": 0.8, "max": 0.8, "squared_l1": 0.8, "sum_largest": (0.8, 2.0)}
+COVERED = set(HYPER) | {f"prox_{n}" for n in HYPER} | {f"penalty_{n}" for n in HYPER}
+COVERED |= {"distance", "indicator", "squared_distance"}
+COVERED |= {"add_quadratic", "precompose_affine", "precompose_semi_orthogonal"}
+
+X = jnp.ones(3)
+NON_NEGATIVE = optax.projections.projection_non_negative
+
+
+def _bad(name: str) -> list[BadInput]:
+  fn, full = getattr(prox, name), f"prox.{name}"
+  pair = name.endswith("sum_largest")
+  hyper = (lambda h: (h, 1.0)) if pair else (lambda h: h)
+  cases = [
+    BadInput(full, "integers", lambda: fn(jnp.arange(3), hyper(1.0)), TypeError, "floating-point"),
+    BadInput(full, "rank", lambda: fn(jnp.ones((2, 2)), hyper(1.0)), ValueError, "rank 1"),
+    BadInput(full, "negative", lambda: fn(X, hyper(-1.0)), ValueError, ">= 0; got -1"),
+    BadInput(full, "shape", lambda: fn(X, hyper(X)), ValueError, "scalar"),
+  ]
+  if pair:
+    cases.append(BadInput(full, "k", lambda: fn(X, (1.0, 4.0)), ValueError, "k must be in"))
+  if name.startswith("prox_"):
+    cases.append(BadInput(full, "scaling", lambda: fn(X, hyper(1.0), -1.0), ValueError, "scaling"))
+  return cases
+
+
+BAD_INPUTS = [case for n in HYPER for kind in ("prox", "penalty") for case in _bad(f"{kind}_{n}")]
+for _name in ("distance", "indicator", "squared_distance"):
+  BAD_INPUTS.append(
+    BadInput(
+      f"prox.{_name}", "number", lambda f=getattr(prox, _name): f(1.0), TypeError, "callable"
+    )
+  )
+BAD_INPUTS += [
+  BadInput(
+    "prox.distance", "strength", lambda: prox.distance(NON_NEGATIVE).prox(X, (-1.0, None)),
+    ValueError, "lam must be >= 0",
+  ),
+  BadInput("prox.indicator", "tol", lambda: prox.indicator(jnp.abs, tol=-1.0), ValueError, "tol"),
+  BadInput("prox.add_quadratic", "weight", lambda: prox.add_quadratic(prox.lasso, weight=-1.0),
+    ValueError, "weight must be >= 0"),
+  BadInput("prox.precompose_affine", "zero", lambda: prox.precompose_affine(prox.lasso, scale=0.0),
+    ValueError, "scale must not be 0"),
+  BadInput("prox.precompose_affine", "penalty", lambda: prox.precompose_affine(prox.prox_lasso),
+    TypeError, "must be a Penalty"),
+  BadInput("prox.precompose_semi_orthogonal", "nu",
+    lambda: prox.precompose_semi_orthogonal(prox.lasso, jnp.abs, nu=0.0), ValueError, "nu must be"),
+]  # fmt: skip
