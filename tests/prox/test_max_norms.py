@@ -14,14 +14,15 @@ from tests.registries.prox_max_norms import HYPER
 pytestmark = pytest.mark.x64
 
 BALL = optax.projections.projection_l2_ball
-QUADRATURE = scipy.stats.ortho_group.rvs(5, random_state=3)[:3] * np.sqrt(2.0)
+FRAME = scipy.stats.ortho_group.rvs(5, random_state=3)[:3] * np.sqrt(2.0)
 CASES = {name: (getattr(prox, name), hyper) for name, hyper in HYPER.items()} | {
   "distance": (prox.distance(BALL), (0.8, 1.0)),
   "squared_distance": (prox.squared_distance(BALL), (0.8, 1.0)),
   "affine": (prox.precompose_affine(prox.lasso, scale=-1.7, shift=0.4), 0.8),
   "quadratic": (prox.add_quadratic(prox.linf, weight=0.6, center=0.3), 0.8),
   "semi_orthogonal": (
-    prox.precompose_semi_orthogonal(prox.lasso, lambda x: jnp.asarray(QUADRATURE, x.dtype) @ x, nu=2.0),
+    prox.precompose_semi_orthogonal(prox.lasso,
+      lambda x: jnp.asarray(FRAME, x.dtype) @ x, nu=2.0),
     0.8,
   ),
 }  # fmt: skip

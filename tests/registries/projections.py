@@ -214,7 +214,8 @@ CASES = [
     lambda p: p.T @ p - np.eye(3), convex=False),
   SetCase("correlation", lambda x, _: pj.projection_correlation(x), (4, 4), None, _correlation,
     lambda p: _over(p - p.T, np.diag(p) - 1, _plus(-np.linalg.eigvalsh(p)[0]))),
-  SetCase("projection_intersection", lambda x, h: both(x, (None, h)), (N,), (NORMAL, 0.7), _quadrant,
+  SetCase("projection_intersection", lambda x, h: both(x, (None, h)), (N,), (NORMAL, 0.7),
+    _quadrant,
     lambda p: _over(_plus(-p), _plus(NORMAL @ p - 0.7))),
 ]  # fmt: skip
 
@@ -232,7 +233,8 @@ GOOD = {
   "projection_top_k": (X, 1), "projection_sparse_simplex": (X, 1),
   "projection_weighted_l1_ball": (X, (1.0, 1.0)), "projection_halfspace": (X, (X, 1.0)),
   "projection_hyperplane": (X, (X, 1.0)), "projection_hyperslab": (X, (X, 0.0, 1.0)),
-  "projection_second_order_cone": (X,), "projection_affine_set": (X, (jnp.ones((1, 3)), jnp.ones(1))),
+  "projection_second_order_cone": (X,),
+  "projection_affine_set": (X, (jnp.ones((1, 3)), jnp.ones(1))),
   "projection_polyhedron": (X, (None, None, jnp.ones((1, 3)), jnp.ones(1))),
   "projection_box_section": (X, (0.0, 1.0, 1.0, 1.0)),
   "projection_transport": (S, (S[0], S[0])), "kl_projection_transport": (S, (S[0], S[0])),
@@ -241,7 +243,8 @@ GOOD = {
   "projection_psd": (S,), "projection_stiefel": (S,), "projection_correlation": (S,),
 }  # fmt: skip
 WRONG = {
-  "projection_top_k": (4, ValueError, "at most"), "projection_sparse_simplex": (4, ValueError, "at"),
+  "projection_top_k": (4, ValueError, "at most"),
+  "projection_sparse_simplex": (4, ValueError, "at"),
   "projection_weighted_l1_ball": ((1.0, -1.0), ValueError, "radius must be >= 0"),
   "projection_halfspace": ((0 * X, -1.0), ValueError, "empty"),
   "projection_hyperplane": ((jnp.ones(2), 1.0), ValueError, "shape of x"),
@@ -285,7 +288,8 @@ BAD_INPUTS += [
     lambda: pj.projection_intersection([1.0, 2.0]), TypeError, "callable",
   ),
   BadInput(
-    "projections.projection_birkhoff", "not square", lambda: pj.projection_birkhoff(jnp.ones((2, 3))),
+    "projections.projection_birkhoff", "not square",
+    lambda: pj.projection_birkhoff(jnp.ones((2, 3))),
     ValueError, "square",
   ),
 ]  # fmt: skip

@@ -33,12 +33,13 @@ def _bad(name: str) -> list[BadInput]:
 
 
 BAD_INPUTS = [case for n in HYPER for kind in ("prox", "penalty") for case in _bad(f"{kind}_{n}")]
-for _name in ("distance", "indicator", "squared_distance"):
-  BAD_INPUTS.append(
-    BadInput(
-      f"prox.{_name}", "number", lambda f=getattr(prox, _name): f(1.0), TypeError, "callable"
-    )
-  )
+BAD_INPUTS += [
+  BadInput("prox.distance", "number", lambda: prox.distance(1.0), TypeError, "callable"),
+  BadInput("prox.indicator", "number", lambda: prox.indicator(1.0), TypeError, "callable"),
+  BadInput(
+    "prox.squared_distance", "no", lambda: prox.squared_distance(1.0), TypeError, "callable"
+  ),
+]
 BAD_INPUTS += [
   BadInput(
     "prox.distance", "strength", lambda: prox.distance(NON_NEGATIVE).prox(X, (-1.0, None)),
