@@ -48,7 +48,7 @@ def squared_error(w, x, y, weights):
 @functools.partial(jax.jit, static_argnames=("max_steps",))
 def path(strengths, x, y, weights, stepsize, tol, max_steps=10_000):
   """Solutions for strengths in falling order; each solve starts from the one before."""
-  solver = solvers.fista(squared_error, prox.prox_lasso, stepsize=stepsize)
+  solver = solvers.working_set(squared_error, prox.prox_lasso, stepsize=stepsize)
 
   def one(w, strength):
     w, info = solvers.run_until(solver, w, strength, x, y, weights, tol=tol, max_steps=max_steps)

@@ -31,7 +31,7 @@ def build(size: str) -> Row:
 
   def ours(tol):
     return compiled(
-      "jaxopt_robust: fista, warm starts",
+      "jaxopt_robust: working sets, fista inside",
       _lasso.path,
       *arrays,
       stepsize,

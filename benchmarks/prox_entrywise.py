@@ -18,8 +18,9 @@ OTHERS = {
   "capped_l1": (0.5, 1.0), "cel0": (0.5, 0.7), "cube": 0.5, "elastic_net": (0.5, 0.3),
   "entropy": 0.5, "epsilon_insensitive": (0.5, 0.2), "fourth_power": 0.5, "half": 0.5,
   "hinge": 0.5, "l0": 0.5, "log_sum": (0.5, 1.0), "logistic": 0.5, "lq": (0.5, 0.4),
-  "mcp": (0.5, 3.0), "neg_log": 0.5, "non_negative_lasso": 0.5, "non_negative_ridge": 0.5, "pinball": (0.5, 0.3),
-  "huber": (1.0, 0.8), "poisson": (0.5, 1.0), "quadratic": (0.5, 0.1), "squared_hinge": 0.5,
+  "mcp": (0.5, 3.0), "neg_log": 0.5, "non_negative_lasso": 0.5, "non_negative_ridge": 0.5,
+  "pinball": (0.5, 0.3), "huber": (1.0, 0.8), "poisson": (0.5, 1.0), "quadratic": (0.5, 0.1),
+  "squared_hinge": 0.5,
   "three_halves": 0.5, "two_thirds": 0.5,
 }  # fmt: skip
 STEP = 0.7

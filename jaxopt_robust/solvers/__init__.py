@@ -1,5 +1,10 @@
 """Iterative methods, the loops that run them, certificates, and derivatives of solutions."""
 
+from jaxopt_robust.solvers.active_features import (
+  WorkingSetInfo,
+  WorkingSetState,
+  working_set,
+)
 from jaxopt_robust.solvers.alternating_directions import (
   ADMMInfo,
   ADMMState,
@@ -128,6 +133,8 @@ __all__ = [
   "SpectralState",
   "SplittingInfo",
   "SplittingState",
+  "WorkingSetInfo",
+  "WorkingSetState",
   "admm",
   "anderson",
   "block_coordinate_descent",
@@ -166,4 +173,5 @@ __all__ = [
   "solve_neumann",
   "spectral_proximal_gradient",
   "support_residual",
+  "working_set",
 ]

@@ -237,6 +237,13 @@ SOLVERS = [
     monotone=True, at_rest=True,
   ),
   SolverCase("anderson", lambda p: solvers.anderson(one_step(p)), ALL),
+  SolverCase(
+    "working_set",
+    lambda p: solvers.working_set(
+      half_mean_square, p.prox, stepsize=1 / p.lipschitz, min_size=16
+    ),
+    ALL[:-1],
+  ),
 ]  # fmt: skip
 
 COVERED = set(solvers.__all__)  # each is exercised in tests/solvers

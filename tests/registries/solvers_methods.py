@@ -229,6 +229,38 @@ BAD_INPUTS = [
     ),
     ValueError, "leading length 2",
   ),
+  # working sets
+  _bad(
+    "working_set", "fun", lambda: solvers.working_set(None, SOFT, stepsize=1.0), TypeError,
+    "fun must be callable",
+  ),
+  _bad(
+    "working_set", "stepsize", lambda: solvers.working_set(FUN, SOFT, stepsize=0.0), ValueError,
+    "stepsize must be > 0",
+  ),
+  _bad(
+    "working_set", "size", lambda: solvers.working_set(FUN, SOFT, stepsize=1.0, min_size=0),
+    ValueError, "min_size must be at least 1",
+  ),
+  _bad(
+    "working_set", "factor",
+    lambda: solvers.working_set(FUN, SOFT, stepsize=1.0, inner_factor=1.0), ValueError,
+    "inner_factor must be in",
+  ),
+  _bad(
+    "working_set", "no data", lambda: _run(solvers.working_set(FUN, SOFT, stepsize=1.0), X, 1.0),
+    ValueError, "data must be the design X",
+  ),
+  _bad(
+    "working_set", "columns",
+    lambda: _run(solvers.working_set(FUN, SOFT, stepsize=1.0), X, 1.0, jnp.ones((2, 3)), X),
+    ValueError, "a column for each of the 2 params",
+  ),
+  _bad(
+    "working_set", "strengths",
+    lambda: _run(solvers.working_set(FUN, SOFT, stepsize=1.0), X, jnp.ones(3), EYE, X),
+    ValueError, "arrays of shape",
+  ),
   # hard thresholding
   *(
     case
