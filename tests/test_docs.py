@@ -24,17 +24,6 @@ def _load(name):
 generate, docstrings = _load("generate"), _load("docstrings")
 
 
-def _resolve(dotted):
-  """The object that a dotted name stands for."""
-  thing = importlib.import_module(dotted.split(".")[0])
-  for i, part in enumerate(dotted.split(".")[1:], start=2):
-    try:
-      thing = getattr(thing, part)
-    except AttributeError:
-      thing = importlib.import_module(".".join(dotted.split(".")[:i]))
-  return thing
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_every_name_that_a_page_mentions_exists(page):
   for name in sorted(set(re.findall(r"\bjr\.([a-z_]+\.\w+)", page.read_text()))):
@@ -109,19 +98,3 @@ Example:
   assert r"After, see loss\_ and x_i." in result
   assert r"  x\_: the \|value\|." in result
   assert "  >>> a * b" in result
-
-
-@pytest.mark.peer
-def test_the_migration_table_names_what_jaxopt_has():
-  pytest.importorskip("jaxopt")
-  text = (ROOT / "docs" / "migration.md").read_text()
-  names = re.findall(r"^\| `(jaxopt\.[\w.]+)`", text, flags=re.MULTILINE)
-  assert len(names) > 10
-  for name in names:
-    _resolve(name)
-  import jaxopt
-
-  # All of its proximal operators are here, under the same name.
-  for name in dir(jaxopt.prox):
-    if name.startswith(("prox_", "make_prox")):
-      assert f"`jaxopt.prox.{name}`" in text
