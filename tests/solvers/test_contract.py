@@ -130,7 +130,7 @@ def test_implicit_unrolled_and_finite_differences_agree(case, problem):
     pytest.param(s, BY_NAME[p], id=f"{s.name}-{p}")
     for s in SOLVERS
     if s.at_rest
-    for p in ("lasso", "non_negative_least_squares", "elastic_net")
+    for p in s.supports
   ],
 )
 def test_derivative_of_the_fixed_point_of_any_step(case, problem):
@@ -144,13 +144,50 @@ def test_derivative_of_the_fixed_point_of_any_step(case, problem):
     hyper, data = case.pack(problem, scaled)
     return jnp.vdot(weights, exact(start, hyper, *data)[0].params)
 
-  value = jax.jit(along)
+  @jax.jit
+  def both_modes(t):  # one program: the solve runs once, the linear map forwards and transposed
+    value, tangent = jax.linearize(along, t)
+    return value, tangent(1.0), jax.linear_transpose(tangent, t)(1.0)[0]
+
   eps = 1e-5
-  expected = (value(eps) - value(-eps)) / (2 * eps)
-  forward = jax.jit(lambda: jax.jvp(along, (0.0,), (1.0,))[1])()
-  reverse = jax.jit(jax.grad(along))(0.0)
+  expected = (both_modes(eps)[0] - both_modes(-eps)[0]) / (2 * eps)
+  _, forward, reverse = both_modes(0.0)
   assert abs(expected) > 1e-3
   np.testing.assert_allclose([forward, reverse], [expected, expected], atol=1e-7)
+
+
+@pytest.mark.parametrize(
+  ("case", "problem"),
+  [
+    pytest.param(s, BY_NAME[p], id=f"{s.name}-{p}")
+    for s in SOLVERS
+    if not s.at_rest and s.name not in ("fista", "ista_backtracking")  # above
+    for p in s.supports
+  ],
+)
+def test_derivative_by_the_optimality_condition(case, problem):
+  """Methods with momentum, memory or changing steps: the condition of the problem serves them."""
+  start = jnp.zeros(problem.optimum.size)
+  weights = jnp.cos(jnp.arange(problem.optimum.size, dtype=jnp.float64))
+
+  def run(params, hyper, *data):
+    del data
+    packed_hyper, packed_data = case.pack(problem, hyper)
+    return solvers.run_until(
+      case.make(problem), params, packed_hyper, *packed_data, tol=case.tol, max_steps=50_000
+    )
+
+  residual = solvers.proximal_residual(problem.fun, problem.prox, stepsize=1 / problem.lipschitz)
+  exact = solvers.implicit(run, residual)
+
+  def along(t):
+    scaled = jax.tree.map(lambda h: (jnp.asarray(h) + 0.0123) * jnp.exp(t), problem.hyper)
+    return jnp.vdot(weights, exact(start, scaled, *arrays(problem))[0])
+
+  both = jax.jit(jax.value_and_grad(along))
+  eps = 1e-4
+  expected = (both(eps)[0] - both(-eps)[0]) / (2 * eps)
+  np.testing.assert_allclose(both(0.0)[1], expected, atol=2e-6)
 
 
 @GRID
