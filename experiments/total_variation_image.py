@@ -28,7 +28,7 @@ DEMO = False
 
 _CURVE_POINTS = 80  # of a curve in the record
 _TASKS = ("denoising", "deblurring")
-_LUCY_STEPS = (3, 6, 10, 15, 22, 32, 45, 65, 90, 130)
+_LUCY_STEPS = (10, 20, 35, 50, 70, 100)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,17 +210,17 @@ def _hyper(name: str, lam: Any, problem: Problem) -> tuple:
   return (problem if name.startswith("Chambolle") else None, lam)
 
 
-def make_grid_search(steps: int) -> tuple[Callable[..., Any], debug.TraceCounter]:
+def make_grid_search(config: Config) -> tuple[Callable[..., Any], debug.TraceCounter]:
   """``search(strengths, observed, *shared) -> errors``, one point a row; and its trace counter."""
 
   @debug.count_traces
   def solve(lam: Any, observed: Any, jump: Any, problem: Problem, truth: Any) -> jax.Array:
     problem = problem._replace(observed=observed)
     solver, hyper = admm(lam, jump), (None, lam)
-    x, _ = solvers.run_steps(solver, observed, hyper, problem, num_steps=steps)
+    x, _ = solvers.run_steps(solver, observed, hyper, problem, num_steps=config.grid_steps)
     return jnp.linalg.norm(x - truth)
 
-  mapped = sweeps.sweep(solve)
+  mapped = sweeps.sweep(solve, lanes=config.seeds)  # bounds the memory
   return jax.jit(lambda lams, observed, *shared: mapped(lams, observed, shared=shared)), solve
 
 
@@ -307,7 +307,7 @@ def _run(config: Config, progress: Progress) -> Outcome:
     config.picture, top=config.top, left=config.left, pixels=config.pixels, block=config.block
   ).astype(np.float64)
   call = progress.clock.call
-  search, counter = make_grid_search(config.grid_steps)
+  search, counter = make_grid_search(config)
   norm = solvers.operator_norm(differences, jnp.asarray(truth), key=jax.random.key(0))
   metrics: dict[str, Any] = {}
   drawing: dict[str, Any] = {"pictures": {"original": encode(truth)}, "curves": {}}
@@ -591,8 +591,10 @@ def figure(record: dict[str, Any]) -> Any:
       style = "--" if name == "Condat-Vu" else "-"  # its curve may cover that of Chambolle-Pock
       ax.loglog(steps, gaps, style, label=name, color=f"C{list(METHODS).index(name)}")
     ax.axhline(settings["goal"], color="k", ls=":", lw=1)
-    ax.set(xlabel="step", ylabel="objective above the least found, relative", ylim=(1e-6, 3))
+    ax.set(
+      xlabel="step", ylabel="objective above the least found, relative", ylim=(1e-6, 500)
+    )  # room for the legend
     ax.set_title(f"{task}, λ = {result['strength']:.2g}", fontsize=10)
     ax.yaxis.label.set_size(8)
-    ax.legend(fontsize=7, loc="lower left")
+    ax.legend(fontsize=7, loc="upper right")
   return fig
