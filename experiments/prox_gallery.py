@@ -115,16 +115,18 @@ class Config:
     points: number of points of a curve, on [-3, 3].
     candidates: number of points of the search over a line; it reaches twice as far.
     cells: number of points along a side of a plane; the search there has four times as many.
+    only: names of the records to draw; all when empty.
   """
 
   seeds: int = 1
   points: int = 81
   candidates: int = 6001
   cells: int = 41
+  only: tuple[str, ...] = ()
 
 
 SIZES = {
-  "toy": Config(points=41, candidates=601, cells=9),
+  "toy": Config(points=41, candidates=601, cells=9, only=("lasso", "mcp", "neg_log", "nuclear")),
   "desk": Config(),
   "paper": Config(points=241, candidates=60_001, cells=81),
 }
@@ -179,18 +181,18 @@ def run(config: Config, progress: Progress) -> Outcome:
 
 def _run(config: Config, progress: Progress) -> Outcome:
   known = records()
-  curves = {n: c for n, c in CURVES.items() if n in known}
-  slices = {n: s for n, s in SLICES.items() if n in known}
+  chosen = set(config.only or known)
+  curves = {n: c for n, c in CURVES.items() if n in chosen}
+  slices = {n: s for n, s in SLICES.items() if n in chosen}
   metrics: dict[str, Any] = {"curves": {}, "slices": {}}
   for name, curve in progress.track(curves.items(), "curves", total=len(curves)):
     metrics["curves"][name] = check_curve(known[name], curve, config)
   for name, plane in progress.track(slices.items(), "planes", total=len(slices)):
     metrics["slices"][name] = check_slice(known[name], plane, config)
-  drawn = {*curves, *slices}
   metrics["catalogue"] = {
     "records": len(known),
-    "drawn": len(drawn),
-    "missing": sorted(set(known) - drawn),
+    "drawn": len(curves) + len(slices),
+    "missing": sorted(chosen - {*curves, *slices}),
   }
   return Outcome(metrics, _table(config, metrics), _claims(metrics))
 
@@ -312,7 +314,7 @@ def _claims(metrics: dict[str, Any]) -> list[Claim]:
   leaves = _worst(metrics, "slices", "leaves_plane")[1]
   return [
     Claim(
-      "Every record of the catalogue is drawn.",
+      "Every record of the catalogue that was asked for is drawn.",
       not catalogue["missing"],
       {k: catalogue[k] for k in ("records", "drawn")},
     ),

@@ -316,7 +316,7 @@ def _run(config: Config, progress: Progress) -> Outcome:
     noise = config.noise if task == "denoising" else config.blur_noise
     clean = filtered(jnp.asarray(truth), problem.blur, problem)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(1), number), config.seeds)
-    observed = clean + noise * jax.vmap(lambda k: jax.random.normal(k, truth.shape))(keys)
+    observed = clean[None] + noise * jax.vmap(lambda k: jax.random.normal(k, truth.shape))(keys)
     result: dict[str, Any] = {"norm": float(norm)}
     result["observed"] = _levels(observed, truth)
     drawing["pictures"][f"{task}, observed"] = encode(observed[0])
