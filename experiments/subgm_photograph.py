@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import datasets
+from experiments._pictures import decode, encode, load_picture, psnr
 from experiments._protocol import Claim, Outcome, Paper, Progress, Row, new_figure
 from jaxopt_robust import recovery, solvers
 
@@ -84,17 +84,6 @@ SIZES = {
 }  # fmt: skip
 
 
-def load_picture(config: Config) -> np.ndarray:
-  """A square of the picture, averaged over blocks; grey values in [0, 1]."""
-  image = datasets.load(config.picture)["image"]
-  side = config.pixels * config.block
-  square = image[config.top : config.top + side, config.left : config.left + side]
-  if square.shape != (side, side):
-    raise ValueError(f"the square of side {side} does not fit into {image.shape}")
-  n, b = config.pixels, config.block
-  return square.reshape(n, b, n, b).mean((1, 3))
-
-
 @functools.partial(jax.jit, static_argnames=("width", "steps"))
 def robust(
   op: Any, y: jax.Array, truth: jax.Array, alpha: Any, eta0: Any, rho: Any, *,
@@ -125,24 +114,11 @@ def trimmed(op: Any, y: jax.Array, *, width: int) -> jax.Array:
   return recovery.compose(recovery.median_truncated_spectral(op, y, width))
 
 
-def psnr(error: Any, pixels: int) -> Any:
-  """Peak signal-to-noise ratio in decibels of a Frobenius error, for grey values in [0, 1]."""
-  return -20 * np.log10(np.maximum(np.asarray(error), 1e-12) / pixels)
-
-
-def encode(image: Any) -> str:
-  """A picture as hexadecimal digits, two for each pixel."""
-  return (np.clip(np.asarray(image), 0, 1) * 255).round().astype(np.uint8).tobytes().hex()
-
-
-def decode(text: str, pixels: int) -> np.ndarray:
-  """The inverse of ``encode``, up to rounding."""
-  return np.frombuffer(bytes.fromhex(text), np.uint8).reshape(pixels, pixels) / 255
-
-
 def run(config: Config, progress: Progress) -> Outcome:
   """Recovers the picture with the l1 and the squared loss."""
-  picture = load_picture(config)
+  picture = load_picture(
+    config.picture, top=config.top, left=config.left, pixels=config.pixels, block=config.block
+  )
   values = np.linalg.svd(picture, compute_uv=False)
   u, s, vt = np.linalg.svd(picture, full_matrices=False)
   best = (u[:, : config.width] * s[: config.width]) @ vt[: config.width]
