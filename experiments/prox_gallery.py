@@ -47,6 +47,7 @@ class Slice(NamedTuple):
     read: its inverse.
     text: what the array is, in the words of a title.
     step: step size of the operator.
+    options: other arguments of the operator: the tolerance of an iterative one.
   """
 
   hyper: Any
@@ -54,12 +55,21 @@ class Slice(NamedTuple):
   read: Callable[[Any], Any] = lambda x: x
   text: str = "(u, v)"
   step: float = 1.0
+  options: tuple[tuple[str, Any], ...] = ()
 
 
 _rows = functools.partial(
   Slice, embed=lambda uv: uv[:, None], read=lambda x: x[:, 0], text="rows u, v"
 )
 _diagonal = functools.partial(Slice, embed=jnp.diag, read=jnp.diag, text="diag(u, v)")
+_line = functools.partial(Slice, text="line u, v")
+_image = functools.partial(
+  Slice,
+  embed=lambda uv: uv[None, :],
+  read=lambda x: x[0],
+  text="image u, v",
+  options=(("tol", 1e-13), ("max_steps", 5000)),
+)
 _ROTATED = np.array([[1.2, 0.7], [-0.3, 0.6]])
 
 # One line for each record of ``jaxopt_robust.prox``, entrywise ones here, the others below.
@@ -103,6 +113,16 @@ SLICES: dict[str, Slice] = {
   "rank": _diagonal(1.0),
   "spectral_norm": _diagonal(1.0),
   "log_det": _diagonal(1.0),
+  "linf": Slice(1.0),
+  "max": Slice(1.0),
+  "sum_largest": Slice((0.5, 1.5)),
+  "squared_l1": Slice(0.5),
+  "owl": Slice(np.array([1.0, 0.4])),
+  "oscar": Slice((0.4, 0.6)),
+  "tv1d": _line(0.7),
+  "fused_lasso": _line((0.4, 0.5)),
+  "tv2d": _image(0.7),
+  "tv2d_anisotropic": _image(0.7),
 }
 
 
@@ -243,7 +263,7 @@ def check_slice(record: prox.Penalty, plane: Slice, config: Config) -> dict[str,
   @jax.jit
   def evaluate(cells: Any, candidates: Any, starts: Any) -> tuple:
     def at(uv: Any) -> tuple:
-      y = record.prox(plane.embed(uv), hyper, plane.step)
+      y = record.prox(plane.embed(uv), hyper, plane.step, **dict(plane.options))
       back = plane.read(y)
       return back, jnp.max(jnp.abs(plane.embed(back) - y))
 
