@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxopt_robust import _checks
 from jaxopt_robust.losses import _classification as base
@@ -394,7 +395,7 @@ def _check_index(
     raise ValueError(f"index must have shape {shape}; got {array.shape}.")
   is_bad = (array < 0) | (array >= num_examples)
   skipped = is_bad if where is None else is_bad & where
-  if _checks.is_concrete(skipped) and bool(jnp.any(skipped)):
+  if _checks.is_concrete(skipped) and np.any(np.asarray(skipped)):
     raise ValueError(
       f"index must lie in [0, {num_examples}), the size of the state; got {array[skipped][0]}."
     )

@@ -32,7 +32,7 @@ def _bounds(low: Any, high: Any, x: PyTree) -> tuple[PyTree, PyTree]:
   lows = spread("low", low, x, check=_not_nan)
   highs = spread("high", high, x, check=_not_nan)
   for a, b in zip(jax.tree.leaves(lows), jax.tree.leaves(highs), strict=True):
-    if _checks.is_concrete((a, b)) and bool(jnp.any(a > b)):
+    if _checks.is_concrete((a, b)) and np.any(np.asarray(a) > np.asarray(b)):
       raise ValueError("low must be at most high everywhere; got a larger one.")
   return lows, highs
 

@@ -10,6 +10,11 @@ from jaxopt_robust.solvers.alternating_directions import (
   ADMMState,
   admm,
 )
+from jaxopt_robust.solvers.alternating_gradients import (
+  PalmInfo,
+  PalmState,
+  palm,
+)
 from jaxopt_robust.solvers.coordinate import (
   BlockCoordinateInfo,
   BlockCoordinateState,
@@ -124,6 +129,8 @@ __all__ = [
   "MirrorDescentState",
   "OptaxInfo",
   "OptaxState",
+  "PalmInfo",
+  "PalmState",
   "PrimalDualInfo",
   "PrimalDualState",
   "ProximalGradientInfo",
@@ -160,6 +167,7 @@ __all__ = [
   "niht",
   "non_negative_lasso_duality_gap",
   "operator_norm",
+  "palm",
   "projected_gradient",
   "proximal_residual",
   "raise_if_failed",

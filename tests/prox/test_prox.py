@@ -176,3 +176,8 @@ def test_equals_jaxopt(case, rng):
     np.testing.assert_allclose(
       case.prox(x, case.hyper, scaling), peer(x, case.hyper, scaling), atol=1e-15
     )
+
+
+def test_known_bounds_may_be_closed_over_inside_jit():
+  box = lambda v: jr.prox.prox_box(v, (jnp.zeros(2), 1.0))
+  np.testing.assert_array_equal(jax.jit(box)(jnp.asarray([-1.0, 2.0])), [0.0, 1.0])

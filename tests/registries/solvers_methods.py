@@ -296,6 +296,25 @@ BAD_INPUTS = [
     lambda: _run(solvers.htp(sparsity=2), X, None, jnp.ones((1, 2)), jnp.ones(1)), ValueError,
     "number of measurements, 1; got 2",
   ),
+  # PALM
+  _bad("palm", "fun", lambda: solvers.palm(None, [SOFT], [FUN]), TypeError, "fun must be callable"),
+  _bad(
+    "palm", "blocks", lambda: solvers.palm(FUN, [SOFT, SOFT], [FUN]), ValueError,
+    "one function a block; got 2 and 1",
+  ),
+  _bad("palm", "prox", lambda: solvers.palm(FUN, [1], [FUN]), TypeError, "proxes must be callable"),
+  _bad(
+    "palm", "safety", lambda: solvers.palm(FUN, [SOFT], [FUN], safety=1.0), ValueError,
+    "safety must be > 1",
+  ),
+  _bad(
+    "palm", "params", lambda: _run(solvers.palm(FUN, [SOFT], [FUN]), X), ValueError,
+    "params must be a tuple of 1 blocks",
+  ),
+  _bad(
+    "palm", "hyper", lambda: _run(solvers.palm(FUN, [SOFT], [FUN]), (X,), 1.0), ValueError,
+    "one entry for each of 1 blocks",
+  ),
   # power iteration
   _bad(
     "operator_norm", "key", lambda: solvers.operator_norm(SAME, X, key=0), TypeError, "typed key",
