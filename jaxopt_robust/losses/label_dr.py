@@ -397,7 +397,7 @@ def _check_index(
   skipped = is_bad if where is None else is_bad & where
   if _checks.is_concrete(skipped) and np.any(np.asarray(skipped)):
     raise ValueError(
-      f"index must lie in [0, {num_examples}), the size of the state; got {array[skipped][0]}."
+      f"index must lie in [0, {num_examples}), the size of the state; got {np.asarray(array)[np.asarray(skipped)][0]}."
     )
   return jnp.where(is_bad if where is None else is_bad | ~where, num_examples, array)
 
