@@ -396,9 +396,8 @@ def _check_index(
   is_bad = (array < 0) | (array >= num_examples)
   skipped = is_bad if where is None else is_bad & where
   if _checks.is_concrete(skipped) and np.any(np.asarray(skipped)):
-    raise ValueError(
-      f"index must lie in [0, {num_examples}), the size of the state; got {np.asarray(array)[np.asarray(skipped)][0]}."
-    )
+    first = np.asarray(array)[np.asarray(skipped)][0]
+    raise ValueError(f"index must lie in [0, {num_examples}), the size of the state; got {first}.")
   return jnp.where(is_bad if where is None else is_bad | ~where, num_examples, array)
 
 
