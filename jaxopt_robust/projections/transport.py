@@ -1,12 +1,11 @@
 """Euclidean and Kullback-Leibler projections onto transportation and Birkhoff polytopes.
 
 Both minimise a semi-dual, a smooth convex function of the multipliers v of the columns: the rows
-are solved exactly for given v. Newton's method on it has the matrix
-diag(W^T 1) - W^T diag(1 / W 1) W, with W the support of the plan (Euclidean) or the plan itself
-(Kullback-Leibler).
+are solved exactly for given v. Newton's method on it converges in a few steps from near; from afar,
+where entries differ by much more than the marginals, the Euclidean projection is found by an
+interior-point method and the Kullback-Leibler one along a path of growing differences.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import upcast
-from jaxopt_robust.projections import _common
+from jaxopt_robust.projections import _common, _marginals
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = [
@@ -24,100 +23,10 @@ __all__ = [
   "projection_transport",
 ]
 
-
-def _schur(weights: Array, ridge: Array) -> tuple[Any, Array]:
-  """Cholesky factor of diag(W^T 1) - W^T diag(1 / W 1) W + ridge I, and the row sums."""
-  rows = jnp.sum(weights, axis=1)
-  scaled = weights * _common.over(jnp.ones_like(rows), rows)[:, None]
-  matrix = jnp.diag(jnp.sum(weights, axis=0)) - weights.T @ scaled
-  return jax.scipy.linalg.cho_factor(matrix + ridge * jnp.eye(matrix.shape[0])), rows
-
-
-def _multipliers(weights: Array, row_rhs: Array, column_rhs: Array) -> tuple[Array, Array]:
-  """Solves [diag(W 1), W; W^T, diag(W^T 1)] (u, v) = (row_rhs, column_rhs), which is consistent.
-
-  The matrix is singular: a constant moves between u and v. The ridge picks a solution, and
-  repeating the solve on the residual removes its effect.
-  """
-  fixed = jax.lax.stop_gradient(weights)
-  # Errors fall by (ridge / eigenvalue) a round: a cube root of eps needs three.
-  ridge = jnp.cbrt(jnp.finfo(weights.dtype).eps) * jnp.max(jnp.sum(fixed, axis=0))
-  factor, rows = _schur(fixed, jnp.where(ridge > 0, ridge, 1))
-  columns = jnp.sum(fixed, axis=0)
-  invert = lambda r: _common.over(r, rows)
-
-  size = row_rhs.shape[0]
-
-  def matvec(pair: Array) -> Array:
-    u, v = pair[:size], pair[size:]
-    across, down = jnp.sum(weights, axis=1), jnp.sum(weights, axis=0)
-    return jnp.concatenate([across * u + weights @ v, weights.T @ u + down * v])
-
-  def solve(_: Any, pair: Array) -> Array:
-    u, v = jnp.zeros_like(pair[:size]), jnp.zeros_like(pair[size:])
-    for _round in range(4):
-      row = pair[:size] - rows * u - fixed @ v
-      column = pair[size:] - fixed.T @ u - columns * v
-      dv = jax.scipy.linalg.cho_solve(factor, column - fixed.T @ invert(row))
-      u, v = u + invert(row - fixed @ dv), v + dv
-    return jnp.concatenate([u, v])
-
-  both = jax.lax.custom_linear_solve(
-    matvec, jnp.concatenate([row_rhs, column_rhs]), solve=solve, symmetric=True
-  )
-  return both[:size], both[size:]
-
-
-def _newton(
-  plan_of: Callable[[Array], tuple[Array, Array, Array]],
-  weights_of: Callable[[Array], Array],
-  fallback: Callable[[Array, Array], Array],
-  v: Array,
-  bound: Array,
-  max_steps: int,
-) -> Array:
-  """Minimises the semi-dual; ``plan_of(v)`` returns the plan, the gradient and the value."""
-
-  def step(carry: tuple) -> tuple:
-    v, plan, grad, value, error, count = carry
-    weights = weights_of(plan)
-    scale = jnp.max(jnp.sum(weights, axis=0))
-    # A ridge that dies with the error keeps the quadratic rate; the floor keeps Cholesky alive.
-    floor = 16 * jnp.finfo(v.dtype).eps * v.shape[0]
-    ridge = scale * jnp.maximum(floor, jnp.minimum(1e-3, 0.1 * error / (error + bound * 1e3)))
-    ridge = jnp.where(error > 1e3 * bound, jnp.minimum(ridge, 1e-3 * scale), floor * scale)
-    factor, _ = _schur(weights, jnp.where(ridge > 0, ridge, 1))
-    d = -jax.scipy.linalg.cho_solve(factor, grad)
-    slope = jnp.vdot(grad, d)
-
-    def attempt(t: Array) -> tuple:
-      new = v + t * d
-      return new, *plan_of(new)
-
-    def shorter(inner: tuple) -> Array:
-      t, (_, _, new_grad, new_value) = inner
-      falls = new_value <= value + 1e-4 * t * slope
-      # Near the end the value has no digits left: the gradient decides.
-      falls |= jnp.max(jnp.abs(new_grad)) <= 0.7 * error
-      return ~falls & (t > 1e-3)
-
-    def halve(inner: tuple) -> tuple:
-      return inner[0] / 2, attempt(inner[0] / 2)
-
-    one = jnp.ones((), v.dtype)
-    t, (new, new_plan, new_grad, new_value) = jax.lax.while_loop(
-      shorter, halve, (one, attempt(one))
-    )
-    failed = (t <= 1e-3) | ~jnp.isfinite(jnp.max(jnp.abs(new_grad)))
-    other = fallback(v, grad)
-    new, new_plan, new_grad, new_value = jax.lax.cond(
-      failed, lambda: (other, *plan_of(other)), lambda: (new, new_plan, new_grad, new_value)
-    )
-    return new, new_plan, new_grad, new_value, jnp.max(jnp.abs(new_grad)), count + 1
-
-  plan, grad, value = plan_of(v)
-  carry = (v, plan, grad, value, jnp.max(jnp.abs(grad)), jnp.zeros((), jnp.int32))
-  return jax.lax.while_loop(lambda c: (c[4] > bound) & (c[5] < max_steps), step, carry)[0]
+# Newton's method on the semi-dual ends within a dozen steps, or is far from its end.
+_QUICK_STEPS = 20
+# Differences in the logarithm of a plan that Newton's method deals with from any start.
+_START = 16.0
 
 
 def _prepare(
@@ -147,6 +56,16 @@ def _prepare(
     jnp.maximum(jnp.max(a), jnp.max(b))
   )
   return wide, a, b, good, bound, array.dtype
+
+
+def _close(plan: Array, a: Array, b: Array, bound: Array, size: ArrayLike) -> Array:
+  """Whether sums are right, to the bound or as far as rounding of numbers of a size lets them."""
+  plan = jax.lax.stop_gradient(plan)
+  rows, columns = jnp.abs(jnp.sum(plan, axis=1) - a), jnp.abs(jnp.sum(plan, axis=0) - b)
+  eps = jnp.finfo(plan.dtype).eps
+  relative = jnp.maximum(jnp.sqrt(eps), 64 * eps * size)
+  allowed = jnp.maximum(2 * bound, relative * jnp.maximum(jnp.max(a), jnp.max(b)))
+  return jnp.maximum(jnp.max(rows), jnp.max(columns)) <= allowed
 
 
 def projection_transport(
@@ -213,17 +132,30 @@ def projection_transport(
   count = jnp.maximum(jnp.sum(live, axis=0), 1)
   start = (fixed_b - jnp.sum(jnp.where(live, s, 0), axis=0)) / count
   start = start - jnp.mean(start)
-  v = _newton(
+  v, error = _marginals.newton(
     plan_of, lambda p: (p > 0).astype(s.dtype), lambda v, g: v - g / s.shape[0],
-    jnp.where(some, start, 0), bound, max_steps,
+    jnp.where(some, start, 0), bound, min(max_steps, _QUICK_STEPS),
   )  # fmt: skip
-  _, plan = rows(v)
-  mask = plan > 0
+  _, quick = rows(v)
+  # What Newton's method does not find, an interior-point method does, at marginals of size 1.
+  unit = jnp.maximum(jnp.max(fixed_a), jnp.max(fixed_b))
+  unit = jnp.where(unit > 0, unit, 1)
+  top = jnp.where(some, jnp.max(s, axis=1, keepdims=True), 0)
+  z = jnp.where(live, s - top, 0) / unit
+  slow, dual = _marginals.interior_point(
+    z, fixed_a / unit, fixed_b / unit, live, 1e-3 * jnp.finfo(s.dtype).eps,
+    jnp.where(error > bound, max_steps, 0),
+  )  # fmt: skip
+  plan = jnp.where(error > bound, unit * slow, quick)
+  mask = jnp.where(error > bound, live & (slow > dual), quick > 0)
   # The plan is wide + u + v on its support; solve for what u and v still lack.
   base = jnp.where(mask, plan + (wide - jax.lax.stop_gradient(wide)), 0)
-  du, dv = _multipliers(mask.astype(s.dtype), a - jnp.sum(base, axis=1), b - jnp.sum(base, axis=0))
+  du, dv = _marginals.multipliers(
+    mask.astype(s.dtype), a - jnp.sum(base, axis=1), b - jnp.sum(base, axis=0)
+  )
   out = jnp.where(mask, base + du[:, None] + dv[None, :], 0)
   out = out + jax.lax.stop_gradient(jnp.maximum(out, 0) - out)
+  good &= _close(out, fixed_a, fixed_b, bound, 0.0)
   out = _common.or_nan(good, out).astype(dtype)
   return out.T if flip else out
 
@@ -271,29 +203,46 @@ def _kl_values(s: Array, a: Array, b: Array, bound: Array, max_steps: int) -> Ar
   live = (a > 0)[:, None] & (b > 0)[None, :]
   log_a = jnp.log(jnp.where(a > 0, a, 1))
   log_b = jnp.log(jnp.where(b > 0, b, 1))
-  s = jnp.where(live, s, -jnp.inf)
+  # A shift of a row changes nothing; without it the largest entry measures the differences.
+  top = jnp.max(jnp.where(live, s, -jnp.inf), axis=1, keepdims=True)
+  s = jnp.where(live, s - jnp.where(top == -jnp.inf, 0, top), 0)
+  lowest = -1e30 if s.dtype == jnp.float32 else -1e300
 
-  def columns(v: Array) -> tuple[Array, Array]:
-    z = s + v[None, :]
-    mass = jax.nn.logsumexp(jnp.where(live, z, -1e30 if s.dtype == jnp.float32 else -1e300), axis=1)
+  def columns(v: Array, c: Array) -> tuple[Array, Array]:
+    z = c * s + v[None, :]
+    mass = jax.nn.logsumexp(jnp.where(live, z, lowest), axis=1)
     return jnp.where(live, z - mass[:, None] + log_a[:, None], -jnp.inf), mass
 
-  def plan_of(v: Array) -> tuple[Array, Array, Array]:
-    log_plan, mass = columns(v)
+  def plan_of(v: Array, c: Array) -> tuple[Array, Array, Array]:
+    log_plan, mass = columns(v, c)
     plan = jnp.exp(log_plan)
     value = jnp.sum(a * jnp.where(a > 0, mass, 0)) - jnp.vdot(b, v)
     return plan, jnp.sum(plan, axis=0) - b, value
 
-  def sinkhorn(v: Array, _: Array) -> Array:
-    log_plan, _ = columns(v)
+  def sinkhorn(v: Array, c: Array) -> Array:
+    log_plan, _ = columns(v, c)
     have = jax.nn.logsumexp(log_plan, axis=0)
     return jnp.where(b > 0, v + log_b - jnp.where(b > 0, have, 0), 0)
 
-  start = jnp.zeros_like(b)
-  for _ in range(3):
-    start = sinkhorn(start, start)
-  v = _newton(plan_of, lambda p: p, sinkhorn, start, bound, max_steps)
-  return jnp.exp(columns(v)[0])
+  def stage(carry: tuple) -> tuple:
+    c, v, old_c, old_v = carry
+    new_c = jnp.where(c == 0, jnp.minimum(1, first), jnp.minimum(1, 2 * c))
+    # Multipliers are nearly linear in c.
+    ratio = _common.over(new_c - c, c - old_c)
+    guess = sinkhorn(sinkhorn(v + ratio * (v - old_v), new_c), new_c)
+    new, _ = _marginals.newton(
+      lambda v: plan_of(v, new_c), lambda p: p, lambda v, _: sinkhorn(v, new_c), guess,
+      jnp.where(new_c < 1, jnp.maximum(bound, 1e-6 * jnp.max(b)), bound), max_steps,
+    )  # fmt: skip
+    return new_c, new, c, v
+
+  first = _START / jnp.maximum(_START, -jnp.min(s))
+  zero = jnp.zeros((), s.dtype)
+  # At c = 0 the plan is a b^T, with v = log b.
+  carry = (zero, log_b, zero, log_b)
+  v = jax.lax.while_loop(lambda carry: carry[0] < 1, stage, carry)[1]
+  plan = jnp.exp(columns(v, jnp.ones_like(zero))[0])
+  return _common.or_nan(_close(plan, a, b, bound, -jnp.min(s)), plan)
 
 
 def kl_projection_transport(
@@ -349,7 +298,7 @@ def kl_projection_transport(
     plan = project(*primals)
     ds, da, db, _ = tangents
     base = plan * ds
-    du, dv = _multipliers(plan, da - jnp.sum(base, axis=1), db - jnp.sum(base, axis=0))
+    du, dv = _marginals.multipliers(plan, da - jnp.sum(base, axis=1), db - jnp.sum(base, axis=0))
     return plan, base + plan * (du[:, None] + dv[None, :])
 
   out = _common.or_nan(good, project(wide, a, b, bound)).astype(dtype)
