@@ -68,26 +68,24 @@ def multipliers(weights: Array, row_rhs: Array, column_rhs: Array) -> tuple[Arra
 
 def newton(
   plan_of: Callable[[Array], tuple[Array, Array, Array]],
-  weights_of: Callable[[Array], Array],
-  fallback: Callable[[Array, Array], Array],
+  fallback: Callable[[Array], Array],
   v: Array,
   bound: Array,
   max_steps: int,
 ) -> tuple[Array, Array]:
-  """Minimises the semi-dual; ``plan_of(v)`` returns the plan, the gradient and the value.
+  """Minimises the entropic semi-dual; ``plan_of(v)`` returns plan, gradient and value.
 
   Returns the multipliers and the largest entry of the gradient.
   """
 
   def step(carry: tuple) -> tuple:
     v, plan, grad, value, error, count = carry
-    weights = weights_of(plan)
-    scale = jnp.max(jnp.sum(weights, axis=0))
+    scale = jnp.max(jnp.sum(plan, axis=0))
     # A ridge that dies with the error keeps the quadratic rate; the floor keeps Cholesky alive.
     floor = 16 * jnp.finfo(v.dtype).eps * v.shape[0]
     ridge = scale * jnp.maximum(floor, jnp.minimum(1e-3, 0.1 * error / (error + bound * 1e3)))
     ridge = jnp.where(error > 1e3 * bound, jnp.minimum(ridge, 1e-3 * scale), floor * scale)
-    factor, _ = schur(weights, jnp.where(ridge > 0, ridge, 1))
+    factor, _ = schur(plan, jnp.where(ridge > 0, ridge, 1))
     d = -jax.scipy.linalg.cho_solve(factor, grad)
     slope = jnp.vdot(grad, d)
 
@@ -110,7 +108,7 @@ def newton(
       shorter, halve, (one, attempt(one))
     )
     failed = (t <= 1e-3) | ~jnp.isfinite(jnp.max(jnp.abs(new_grad)))
-    other = fallback(v, grad)
+    other = fallback(v)
     new, new_plan, new_grad, new_value = jax.lax.cond(
       failed, lambda: (other, *plan_of(other)), lambda: (new, new_plan, new_grad, new_value)
     )
@@ -124,7 +122,7 @@ def newton(
 
 
 def interior_point(
-  s: Array, a: Array, b: Array, live: Array, bound: Array, max_steps: Array
+  s: Array, a: Array, b: Array, live: Array, bound: Array, max_steps: int
 ) -> tuple[Array, Array]:
   """Projects ``s`` by Mehrotra's method, whose number of steps hardly depends on the data.
 
@@ -135,7 +133,7 @@ def interior_point(
     live: bool[m, n], entries that may be positive.
     bound: largest product of an entry and its multiplier, relative to the range of ``s``: it tells
       which of them is 0.
-    max_steps: integer; 0 leaves the start.
+    max_steps: largest number of steps.
 
   Returns:
     The plan and the multipliers of its signs, float[m, n] both.

@@ -1,11 +1,11 @@
 """Euclidean and Kullback-Leibler projections onto transportation and Birkhoff polytopes.
 
-Both minimise a semi-dual, a smooth convex function of the multipliers v of the columns: the rows
-are solved exactly for given v. Newton's method on it converges in a few steps from near; from afar,
-where entries differ by much more than the marginals, the Euclidean projection is found by an
-interior-point method and the Kullback-Leibler one along a path of growing differences.
+The Euclidean projection is found by an interior-point method. The Kullback-Leibler one minimises a
+semi-dual, a smooth convex function of the multipliers v of the columns with the rows solved exactly
+for given v, by Newton's method along a path of growing differences.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,8 +23,6 @@ __all__ = [
   "projection_transport",
 ]
 
-# Newton's method on the semi-dual ends within a dozen steps, or is far from its end.
-_QUICK_STEPS = 20
 # Differences in the logarithm of a plan that Newton's method deals with from any start.
 _START = 16.0
 
@@ -68,32 +66,62 @@ def _close(plan: Array, a: Array, b: Array, bound: Array, size: ArrayLike) -> Ar
   return jnp.maximum(jnp.max(rows), jnp.max(columns)) <= allowed
 
 
+@partial(jax.jit, static_argnames="max_steps")
+def _euclidean(wide: Array, a: Array, b: Array, tol: Array, max_steps: int) -> Array:
+  """The projection for marginals of the same total, both >= 0; NaN where it is not found."""
+  flip = wide.shape[1] > wide.shape[0]  # the linear systems have the size of the columns
+  if flip:
+    wide, a, b = wide.T, b, a
+  s, fixed_a, fixed_b = jax.lax.stop_gradient((wide, a, b))
+  live = (fixed_a > 0)[:, None] & (fixed_b > 0)[None, :]
+  # The method works at marginals of size 1; a shift of a row of s changes nothing.
+  unit = jnp.maximum(jnp.max(fixed_a), jnp.max(fixed_b))
+  unit = jnp.where(unit > 0, unit, 1)
+  top = jnp.max(jnp.where(live, s, -jnp.inf), axis=1, keepdims=True)
+  z = jnp.where(live, s - jnp.where(top == -jnp.inf, 0, top), 0) / unit
+  bound = jnp.maximum(tol * tol, 1e-3 * jnp.finfo(s.dtype).eps)
+  plan, dual = _marginals.interior_point(z, fixed_a / unit, fixed_b / unit, live, bound, max_steps)
+  mask = live & (plan > dual)
+  # The plan is wide + u + v on its support; solve for what u and v still lack.
+  base = jnp.where(mask, unit * plan + (wide - jax.lax.stop_gradient(wide)), 0)
+  du, dv = _marginals.multipliers(
+    mask.astype(s.dtype), a - jnp.sum(base, axis=1), b - jnp.sum(base, axis=0)
+  )
+  out = jnp.where(mask, base + du[:, None] + dv[None, :], 0)
+  out = out + jax.lax.stop_gradient(jnp.maximum(out, 0) - out)
+  out = _common.or_nan(_close(out, fixed_a, fixed_b, tol * unit, 0.0), out)
+  return out.T if flip else out
+
+
 def projection_transport(
   sim: ArrayLike, marginals: Any, *, tol: float = 1e-9, max_steps: int = 100
 ) -> Array:
   r"""Projection onto a transportation polytope.
 
-  Solves argmin_P 1/2 ||P - sim||_F^2 subject to P >= 0, P 1 = a, P^T 1 = b, by a semismooth Newton
-  method on the semi-dual. With sim = -C / gamma it is optimal transport with a quadratic penalty.
+  Solves argmin_P 1/2 ||P - sim||_F^2 subject to P >= 0, P 1 = a, P^T 1 = b, by an interior-point
+  method and a last exact solve on the support. With sim = -C / gamma it is optimal transport with a quadratic penalty.
 
   Args:
     sim: float[m, n] array.
     marginals: pair (a, b) of float[m] and float[n], >= 0, of the same total; may be traced. Zeros
       give rows or columns of zeros.
-    tol: > 0, the largest error of a column sum at the end of the iteration, relative to the largest
-      marginal (at least a few roundings of the dtype). A last solve on the support removes it.
-    max_steps: static, the largest number of Newton steps.
+    tol: > 0, how small an entry of P and its multiplier are told apart, where marginals have size 1
+      (as far as rounding allows): the iteration ends when no product of them exceeds tol^2 times
+      the range of ``sim``. The last solve removes the error of the entries that are positive.
+    max_steps: static, the largest number of steps.
 
   Returns:
-    float[m, n] of the dtype of ``sim``; NaN when traced marginals are negative or do not agree.
+    float[m, n] of the dtype of ``sim``; NaN when traced marginals are negative or do not agree,
+    or max_steps is too small.
 
   Raises:
     TypeError: when ``sim`` is not floating-point.
     ValueError: when shapes do not fit, or the marginals are negative or have unequal totals.
 
   Note:
-    A step costs a Cholesky factorisation of the smaller side. The derivative holds the support
-    constant: it is a linear solve, of any order and mode.
+    A step costs a Cholesky factorisation of the smaller side; ten to thirty steps are the rule, for
+    any range of ``sim``. The derivative holds the support constant: it is a linear solve, of any
+    order and mode.
 
   Example:
     >>> half = jnp.array([0.5, 0.5])
@@ -102,62 +130,12 @@ def projection_transport(
            [0. , 0.5]], dtype=float32)
 
   Reference:
-    Blondel, Seguy and Rolet, Smooth and sparse optimal transport, 2018, equation 10 (semi-dual);
-    Li, Sun and Toh, On the efficient computation of a projector over the Birkhoff polytope, 2020
-    (the Newton system).
+    Blondel, Seguy and Rolet, Smooth and sparse optimal transport, 2018 (the problem); Mehrotra, On
+    the implementation of a primal-dual interior point method, 1992.
   """
-  wide, a, b, good, bound, dtype = _prepare(sim, marginals, tol, max_steps)
-  flip = wide.shape[1] > wide.shape[0]  # the linear systems have the size of the columns
-  if flip:
-    wide, a, b = wide.T, b, a
-  s, fixed_a, fixed_b = jax.lax.stop_gradient((wide, a, b))
-  live = (fixed_a > 0)[:, None] & (fixed_b > 0)[None, :]
-  s = jnp.where(live, s, -jnp.inf)
-  some = jnp.any(live)
-
-  def rows(v: Array) -> tuple[Array, Array]:
-    z = s + v[None, :]
-    top = jnp.max(z, axis=1, keepdims=True)
-    top = jnp.where(top == -jnp.inf, 0, top)
-    return z - top, _common.threshold(z - top, live.astype(s.dtype), fixed_a[:, None])
-
-  def plan_of(v: Array) -> tuple[Array, Array, Array]:
-    z, plan = rows(v)
-    shift = jnp.max(jnp.where(live, s + v[None, :], -jnp.inf), axis=1)
-    gain = jnp.sum(plan * jnp.where(plan > 0, z, 0)) - jnp.sum(plan * plan) / 2
-    gain = gain + jnp.sum(fixed_a * jnp.where(fixed_a > 0, shift, 0))
-    return plan, jnp.sum(plan, axis=0) - fixed_b, gain - jnp.vdot(fixed_b, v)
-
-  # The multipliers that would be right if no entry were cut off.
-  count = jnp.maximum(jnp.sum(live, axis=0), 1)
-  start = (fixed_b - jnp.sum(jnp.where(live, s, 0), axis=0)) / count
-  start = start - jnp.mean(start)
-  v, error = _marginals.newton(
-    plan_of, lambda p: (p > 0).astype(s.dtype), lambda v, g: v - g / s.shape[0],
-    jnp.where(some, start, 0), bound, min(max_steps, _QUICK_STEPS),
-  )  # fmt: skip
-  _, quick = rows(v)
-  # What Newton's method does not find, an interior-point method does, at marginals of size 1.
-  unit = jnp.maximum(jnp.max(fixed_a), jnp.max(fixed_b))
-  unit = jnp.where(unit > 0, unit, 1)
-  top = jnp.where(some, jnp.max(s, axis=1, keepdims=True), 0)
-  z = jnp.where(live, s - top, 0) / unit
-  slow, dual = _marginals.interior_point(
-    z, fixed_a / unit, fixed_b / unit, live, 1e-3 * jnp.finfo(s.dtype).eps,
-    jnp.where(error > bound, max_steps, 0),
-  )  # fmt: skip
-  plan = jnp.where(error > bound, unit * slow, quick)
-  mask = jnp.where(error > bound, live & (slow > dual), quick > 0)
-  # The plan is wide + u + v on its support; solve for what u and v still lack.
-  base = jnp.where(mask, plan + (wide - jax.lax.stop_gradient(wide)), 0)
-  du, dv = _marginals.multipliers(
-    mask.astype(s.dtype), a - jnp.sum(base, axis=1), b - jnp.sum(base, axis=0)
-  )
-  out = jnp.where(mask, base + du[:, None] + dv[None, :], 0)
-  out = out + jax.lax.stop_gradient(jnp.maximum(out, 0) - out)
-  good &= _close(out, fixed_a, fixed_b, bound, 0.0)
-  out = _common.or_nan(good, out).astype(dtype)
-  return out.T if flip else out
+  wide, a, b, good, _, dtype = _prepare(sim, marginals, tol, max_steps)
+  out = _euclidean(wide, a, b, jnp.asarray(tol, wide.dtype), max_steps)
+  return _common.or_nan(good, out).astype(dtype)
 
 
 def projection_birkhoff(sim: ArrayLike, *, tol: float = 1e-9, max_steps: int = 100) -> Array:
@@ -199,6 +177,7 @@ def _square(sim: ArrayLike) -> int:
   return shape[0]
 
 
+@partial(jax.jit, static_argnames="max_steps")
 def _kl_values(s: Array, a: Array, b: Array, bound: Array, max_steps: int) -> Array:
   live = (a > 0)[:, None] & (b > 0)[None, :]
   log_a = jnp.log(jnp.where(a > 0, a, 1))
@@ -231,7 +210,7 @@ def _kl_values(s: Array, a: Array, b: Array, bound: Array, max_steps: int) -> Ar
     ratio = _common.over(new_c - c, c - old_c)
     guess = sinkhorn(sinkhorn(v + ratio * (v - old_v), new_c), new_c)
     new, _ = _marginals.newton(
-      lambda v: plan_of(v, new_c), lambda p: p, lambda v, _: sinkhorn(v, new_c), guess,
+      lambda v: plan_of(v, new_c), lambda v: sinkhorn(v, new_c), guess,
       jnp.where(new_c < 1, jnp.maximum(bound, 1e-6 * jnp.max(b)), bound), max_steps,
     )  # fmt: skip
     return new_c, new, c, v
@@ -243,6 +222,21 @@ def _kl_values(s: Array, a: Array, b: Array, bound: Array, max_steps: int) -> Ar
   v = jax.lax.while_loop(lambda carry: carry[0] < 1, stage, carry)[1]
   plan = jnp.exp(columns(v, jnp.ones_like(zero))[0])
   return _common.or_nan(_close(plan, a, b, bound, -jnp.min(s)), plan)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _entropic(max_steps: int, s: Array, a: Array, b: Array, bound: Array) -> Array:
+  """The projection for marginals of the same total, both >= 0; NaN where it is not found."""
+  return _kl_values(s, a, b, bound, max_steps)
+
+
+@_entropic.defjvp
+def _entropic_rule(max_steps: int, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+  plan = _entropic(max_steps, *primals)
+  ds, da, db, _ = tangents
+  base = plan * ds
+  du, dv = _marginals.multipliers(plan, da - jnp.sum(base, axis=1), db - jnp.sum(base, axis=0))
+  return plan, base + plan * (du[:, None] + dv[None, :])
 
 
 def kl_projection_transport(
@@ -263,7 +257,8 @@ def kl_projection_transport(
     max_steps: static, the largest number of Newton or Sinkhorn steps.
 
   Returns:
-    float[m, n] of the dtype of ``sim``; NaN when traced marginals are negative or do not agree.
+    float[m, n] of the dtype of ``sim``; NaN when traced marginals are negative or do not agree,
+    or max_steps is too small.
 
   Raises:
     TypeError: when ``sim`` is not floating-point.
@@ -286,23 +281,8 @@ def kl_projection_transport(
   """
   wide, a, b, good, bound, dtype = _prepare(sim, marginals, tol, max_steps)
   flip = wide.shape[1] > wide.shape[0]
-  if flip:
-    wide, a, b = wide.T, b, a
-
-  @jax.custom_jvp
-  def project(s: Array, a: Array, b: Array, bound: Array) -> Array:
-    return _kl_values(s, a, b, bound, max_steps)
-
-  @project.defjvp
-  def _rule(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    plan = project(*primals)
-    ds, da, db, _ = tangents
-    base = plan * ds
-    du, dv = _marginals.multipliers(plan, da - jnp.sum(base, axis=1), db - jnp.sum(base, axis=0))
-    return plan, base + plan * (du[:, None] + dv[None, :])
-
-  out = _common.or_nan(good, project(wide, a, b, bound)).astype(dtype)
-  return out.T if flip else out
+  out = _entropic(max_steps, *((wide.T, b, a) if flip else (wide, a, b)), bound)
+  return _common.or_nan(good, out.T if flip else out).astype(dtype)
 
 
 def kl_projection_birkhoff(sim: ArrayLike, *, tol: float = 1e-9, max_steps: int = 100) -> Array:
