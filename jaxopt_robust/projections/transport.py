@@ -99,7 +99,8 @@ def projection_transport(
   r"""Projection onto a transportation polytope.
 
   Solves argmin_P 1/2 ||P - sim||_F^2 subject to P >= 0, P 1 = a, P^T 1 = b, by an interior-point
-  method and a last exact solve on the support. With sim = -C / gamma it is optimal transport with a quadratic penalty.
+  method and a last exact solve on the support. With sim = -C / gamma it is optimal transport with a
+  quadratic penalty.
 
   Args:
     sim: float[m, n] array.

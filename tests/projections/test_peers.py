@@ -1,4 +1,4 @@
-"""Projections against jaxopt and optax, against limits of one another, and optimality conditions."""
+"""Projections against jaxopt and optax, limits of one another, and optimality conditions."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,8 @@ def peer():
   pytest.importorskip("jaxopt")
   from jaxopt import projection
 
-  return projection
+  with jax.numpy_rank_promotion("allow"):
+    yield projection
 
 
 def test_limits_are_the_simplex_and_the_l1_ball_of_optax(rng):

@@ -10,9 +10,9 @@ import pytest
 import scipy.optimize
 
 from tests.helpers import assert_no_retrace, central_difference
-from tests.registries import prox_groups, prox_spectral
+from tests.registries import prox_groups, prox_max_norms, prox_spectral
 
-SHAPED = [*prox_groups.SHAPED, *prox_spectral.SHAPED]
+SHAPED = [*prox_groups.SHAPED, *prox_max_norms.SHAPED, *prox_spectral.SHAPED]
 
 
 def name_of(case):
