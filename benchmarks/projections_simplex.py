@@ -1,4 +1,4 @@
-"""The projection onto a simplex: optax's, which is the one to use here, our thresholds, jaxopt's."""
+"""The projection onto a simplex: optax's, which this package re-uses, box section, jaxopt's."""
 
 from collections.abc import Callable
 
