@@ -165,7 +165,8 @@ def projection_birkhoff(sim: ArrayLike, *, tol: float = 1e-9, max_steps: int = 1
            [0.25, 0.75]], dtype=float32)
 
   Reference:
-    Li, Sun and Toh, On the efficient computation of a projector over the Birkhoff polytope, 2020.
+    Li, Sun and Toh, On the efficient computation of a projector over the Birkhoff polytope, 2020
+    (the problem; the method here is that of ``projection_transport``).
   """
   ones = jnp.ones(_square(sim))
   return projection_transport(sim, (ones, ones), tol=tol, max_steps=max_steps)
