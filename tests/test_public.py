@@ -35,6 +35,7 @@ LAYERS = [
   {"_checks", "_deprecations"},
   {"numerics"},
   {"_chain"},
+  {"_spectral"},
   {"sweeps"},
   {"problems"},
   {"losses"},

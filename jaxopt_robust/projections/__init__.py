@@ -35,8 +35,6 @@ from jaxopt_robust.projections.transport import (
   projection_transport,
 )
 from jaxopt_robust.projections.vectors import (
-  projection_halfspace,
-  projection_hyperplane,
   projection_hyperslab,
   projection_second_order_cone,
 )
@@ -50,8 +48,6 @@ __all__ = [
   "projection_birkhoff",
   "projection_box_section",
   "projection_correlation",
-  "projection_halfspace",
-  "projection_hyperplane",
   "projection_hyperslab",
   "projection_intersection",
   "projection_isotonic",

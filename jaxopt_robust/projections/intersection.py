@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
+from jaxopt_robust.numerics import upcast
 from jaxopt_robust.projections import _common
 from jaxopt_robust.typing import Array, ArrayLike
 
@@ -43,8 +44,8 @@ def projection_intersection(
     gradient solve.
 
   Example:
-    >>> both = projection_intersection(
-    ...   [optax.projections.projection_non_negative, jr.projections.projection_hyperplane])
+    >>> plane = lambda x, h: optax.projections.projection_hyperplane(x, *h)
+    >>> both = projection_intersection([optax.projections.projection_non_negative, plane])
     >>> both(jnp.array([1.5, -1.0]), (None, (jnp.ones(2), 1.0))).round(3) + 0.0
     Array([1., 0.], dtype=float32)
 
@@ -61,7 +62,8 @@ def projection_intersection(
   limit = _checks.check_int("max_steps", max_steps, minimum=1)
 
   def projection(x: ArrayLike, hyperparams: Any = None) -> Array:
-    array = _common.strong(_checks.check_float_array("x", x))
+    given = _common.strong(_checks.check_float_array("x", x))
+    array = upcast(given)
     hypers = (None,) * len(members) if hyperparams is None else tuple(hyperparams)
     if len(hypers) != len(members):
       raise ValueError(
@@ -69,7 +71,8 @@ def projection_intersection(
       )
 
     def onto(i: int, y: Array, hypers: Any) -> Array:
-      return members[i](y) if hypers[i] is None else members[i](y, hypers[i])
+      out = members[i](y) if hypers[i] is None else members[i](y, hypers[i])
+      return out.astype(y.dtype)  # numbers of another dtype must not change that of the loop
 
     fixed, fixed_hypers = jax.lax.stop_gradient((array, hypers))
 
@@ -110,6 +113,6 @@ def projection_intersection(
     )[0]  # fmt: skip
     # The factor is 1: it keeps JAX from meeting a symbolic zero in the second derivative.
     q = q - step * (1 + 0 * jnp.sum(array))
-    return array - jnp.sum(q, axis=0)
+    return (array - jnp.sum(q, axis=0)).astype(given.dtype)
 
   return projection

@@ -1,15 +1,16 @@
 """Projections of matrices: rank, spectral and nuclear balls, cones, orthogonal frames."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
+from jaxopt_robust._spectral import eigen_map, singular_map
 from jaxopt_robust.numerics import upcast
 from jaxopt_robust.projections import _common
-from jaxopt_robust.projections._spectral import eigen_map, spectral_map
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = [
@@ -34,6 +35,14 @@ def _onto_ball(values: Array, radius: Array) -> Array:
 
 def _positive(values: Array) -> Array:
   return jnp.where(values > 0, values, 0)
+
+
+def _keep_first(values: Array, *, size: int) -> Array:
+  return jnp.where(jnp.arange(values.shape[0]) < size, values, 0)  # they come in falling order
+
+
+def _symmetric(x: Array) -> Array:
+  return (x + x.T) / 2
 
 
 def projection_rank(x: ArrayLike, rank: int = 1) -> Array:
@@ -69,8 +78,7 @@ def projection_rank(x: ArrayLike, rank: int = 1) -> Array:
   size = _checks.check_int("rank", rank, minimum=1)
   if size > min(array.shape):
     raise ValueError(f"rank must be at most {min(array.shape)}; got {size}.")
-  keep: Callable[[Array], Array] = lambda s: jnp.where(jnp.arange(s.shape[0]) < size, s, 0)
-  return spectral_map(keep, upcast(array)).astype(array.dtype)
+  return singular_map(partial(_keep_first, size=size), upcast(array)).astype(array.dtype)
 
 
 def projection_spectral_norm_ball(x: ArrayLike, radius: ArrayLike = 1.0) -> Array:
@@ -141,7 +149,7 @@ def _in_ball(fun: Callable[..., Array], x: ArrayLike, radius: ArrayLike) -> Arra
   _checks.check_non_negative("radius", radius)
   wide = upcast(array)
   bound = _common.scalar("radius", radius, wide.dtype)
-  out = spectral_map(fun, wide, bound)
+  out = singular_map(fun, wide, bound)
   return _common.or_nan(bound >= 0, out).astype(array.dtype)
 
 
@@ -176,7 +184,7 @@ def projection_psd(x: ArrayLike, hyperparams: Any = None) -> Array:
   """
   del hyperparams
   array = _common.matrix(x, square=True)
-  return eigen_map(_positive, upcast(array)).astype(array.dtype)
+  return eigen_map(_positive, _symmetric(upcast(array))).astype(array.dtype)
 
 
 def projection_stiefel(x: ArrayLike, hyperparams: Any = None) -> Array:
@@ -209,7 +217,7 @@ def projection_stiefel(x: ArrayLike, hyperparams: Any = None) -> Array:
   """
   del hyperparams
   array = _common.matrix(x)
-  return spectral_map(jnp.ones_like, upcast(array)).astype(array.dtype)
+  return singular_map(jnp.ones_like, upcast(array)).astype(array.dtype)
 
 
 def projection_correlation(x: ArrayLike, *, tol: float = 1e-10, max_steps: int = 50) -> Array:
@@ -248,8 +256,7 @@ def projection_correlation(x: ArrayLike, *, tol: float = 1e-10, max_steps: int =
   _checks.check_positive("tol", tol)
   limit = _checks.check_int("max_steps", max_steps, minimum=1)
   array = _common.matrix(x, square=True)
-  wide = upcast(array)
-  wide = (wide + wide.T) / 2
+  wide = _symmetric(upcast(array))
   n = wide.shape[0]
   eps = float(jnp.finfo(wide.dtype).eps)
   bound = max(tol, 16 * n * eps)

@@ -88,8 +88,9 @@ def projection_sparse_simplex(x: ArrayLike, max_nz: int, value: ArrayLike = 1.0)
   wide = upcast(array)
   total = _common.scalar("value", value, wide.dtype)
   top, index = jax.lax.top_k(wide, size)
-  kept = _common.or_nan(total >= 0, _common.onto_simplex(top, total[None]))
-  return jnp.zeros_like(wide).at[index].set(kept, unique_indices=True).astype(array.dtype)
+  kept = _common.onto_simplex(top, total[None])
+  out = jnp.zeros_like(wide).at[index].set(kept, unique_indices=True)
+  return _common.or_nan(total >= 0, out).astype(array.dtype)
 
 
 def projection_weighted_l1_ball(x: ArrayLike, hyperparams: Any = (1.0, 1.0)) -> Array:

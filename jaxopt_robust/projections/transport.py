@@ -1,12 +1,11 @@
 """Euclidean and Kullback-Leibler projections onto transportation and Birkhoff polytopes.
 
-Both minimise a semi-dual, a smooth convex function of the multipliers v of the columns: the rows
-are solved exactly for given v. Newton's method on it has the matrix
-diag(W^T 1) - W^T diag(1 / W 1) W, with W the support of the plan (Euclidean) or the plan itself
-(Kullback-Leibler).
+The Euclidean projection is found by an interior-point method. The Kullback-Leibler one minimises a
+semi-dual, a smooth convex function of the multipliers v of the columns with the rows solved exactly
+for given v, by Newton's method along a path of growing differences.
 """
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import upcast
-from jaxopt_robust.projections import _common
+from jaxopt_robust.projections import _common, _marginals
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = [
@@ -24,100 +23,8 @@ __all__ = [
   "projection_transport",
 ]
 
-
-def _schur(weights: Array, ridge: Array) -> tuple[Any, Array]:
-  """Cholesky factor of diag(W^T 1) - W^T diag(1 / W 1) W + ridge I, and the row sums."""
-  rows = jnp.sum(weights, axis=1)
-  scaled = weights * _common.over(jnp.ones_like(rows), rows)[:, None]
-  matrix = jnp.diag(jnp.sum(weights, axis=0)) - weights.T @ scaled
-  return jax.scipy.linalg.cho_factor(matrix + ridge * jnp.eye(matrix.shape[0])), rows
-
-
-def _multipliers(weights: Array, row_rhs: Array, column_rhs: Array) -> tuple[Array, Array]:
-  """Solves [diag(W 1), W; W^T, diag(W^T 1)] (u, v) = (row_rhs, column_rhs), which is consistent.
-
-  The matrix is singular: a constant moves between u and v. The ridge picks a solution, and
-  repeating the solve on the residual removes its effect.
-  """
-  fixed = jax.lax.stop_gradient(weights)
-  # Errors fall by (ridge / eigenvalue) a round: a cube root of eps needs three.
-  ridge = jnp.cbrt(jnp.finfo(weights.dtype).eps) * jnp.max(jnp.sum(fixed, axis=0))
-  factor, rows = _schur(fixed, jnp.where(ridge > 0, ridge, 1))
-  columns = jnp.sum(fixed, axis=0)
-  invert = lambda r: _common.over(r, rows)
-
-  size = row_rhs.shape[0]
-
-  def matvec(pair: Array) -> Array:
-    u, v = pair[:size], pair[size:]
-    across, down = jnp.sum(weights, axis=1), jnp.sum(weights, axis=0)
-    return jnp.concatenate([across * u + weights @ v, weights.T @ u + down * v])
-
-  def solve(_: Any, pair: Array) -> Array:
-    u, v = jnp.zeros_like(pair[:size]), jnp.zeros_like(pair[size:])
-    for _round in range(4):
-      row = pair[:size] - rows * u - fixed @ v
-      column = pair[size:] - fixed.T @ u - columns * v
-      dv = jax.scipy.linalg.cho_solve(factor, column - fixed.T @ invert(row))
-      u, v = u + invert(row - fixed @ dv), v + dv
-    return jnp.concatenate([u, v])
-
-  both = jax.lax.custom_linear_solve(
-    matvec, jnp.concatenate([row_rhs, column_rhs]), solve=solve, symmetric=True
-  )
-  return both[:size], both[size:]
-
-
-def _newton(
-  plan_of: Callable[[Array], tuple[Array, Array, Array]],
-  weights_of: Callable[[Array], Array],
-  fallback: Callable[[Array, Array], Array],
-  v: Array,
-  bound: Array,
-  max_steps: int,
-) -> Array:
-  """Minimises the semi-dual; ``plan_of(v)`` returns the plan, the gradient and the value."""
-
-  def step(carry: tuple) -> tuple:
-    v, plan, grad, value, error, count = carry
-    weights = weights_of(plan)
-    scale = jnp.max(jnp.sum(weights, axis=0))
-    # A ridge that dies with the error keeps the quadratic rate; the floor keeps Cholesky alive.
-    floor = 16 * jnp.finfo(v.dtype).eps * v.shape[0]
-    ridge = scale * jnp.maximum(floor, jnp.minimum(1e-3, 0.1 * error / (error + bound * 1e3)))
-    ridge = jnp.where(error > 1e3 * bound, jnp.minimum(ridge, 1e-3 * scale), floor * scale)
-    factor, _ = _schur(weights, jnp.where(ridge > 0, ridge, 1))
-    d = -jax.scipy.linalg.cho_solve(factor, grad)
-    slope = jnp.vdot(grad, d)
-
-    def attempt(t: Array) -> tuple:
-      new = v + t * d
-      return new, *plan_of(new)
-
-    def shorter(inner: tuple) -> Array:
-      t, (_, _, new_grad, new_value) = inner
-      falls = new_value <= value + 1e-4 * t * slope
-      # Near the end the value has no digits left: the gradient decides.
-      falls |= jnp.max(jnp.abs(new_grad)) <= 0.7 * error
-      return ~falls & (t > 1e-3)
-
-    def halve(inner: tuple) -> tuple:
-      return inner[0] / 2, attempt(inner[0] / 2)
-
-    one = jnp.ones((), v.dtype)
-    t, (new, new_plan, new_grad, new_value) = jax.lax.while_loop(
-      shorter, halve, (one, attempt(one))
-    )
-    failed = (t <= 1e-3) | ~jnp.isfinite(jnp.max(jnp.abs(new_grad)))
-    other = fallback(v, grad)
-    new, new_plan, new_grad, new_value = jax.lax.cond(
-      failed, lambda: (other, *plan_of(other)), lambda: (new, new_plan, new_grad, new_value)
-    )
-    return new, new_plan, new_grad, new_value, jnp.max(jnp.abs(new_grad)), count + 1
-
-  plan, grad, value = plan_of(v)
-  carry = (v, plan, grad, value, jnp.max(jnp.abs(grad)), jnp.zeros((), jnp.int32))
-  return jax.lax.while_loop(lambda c: (c[4] > bound) & (c[5] < max_steps), step, carry)[0]
+# Differences in the logarithm of a plan that Newton's method deals with from any start.
+_START = 16.0
 
 
 def _prepare(
@@ -149,32 +56,73 @@ def _prepare(
   return wide, a, b, good, bound, array.dtype
 
 
+def _close(plan: Array, a: Array, b: Array, bound: Array, size: ArrayLike) -> Array:
+  """Whether sums are right, to the bound or as far as rounding of numbers of a size lets them."""
+  plan = jax.lax.stop_gradient(plan)
+  rows, columns = jnp.abs(jnp.sum(plan, axis=1) - a), jnp.abs(jnp.sum(plan, axis=0) - b)
+  eps = jnp.finfo(plan.dtype).eps
+  relative = jnp.maximum(jnp.sqrt(eps), 64 * eps * size)
+  allowed = jnp.maximum(2 * bound, relative * jnp.maximum(jnp.max(a), jnp.max(b)))
+  return jnp.maximum(jnp.max(rows), jnp.max(columns)) <= allowed
+
+
+@partial(jax.jit, static_argnames="max_steps")
+def _euclidean(wide: Array, a: Array, b: Array, tol: Array, max_steps: int) -> Array:
+  """The projection for marginals of the same total, both >= 0; NaN where it is not found."""
+  flip = wide.shape[1] > wide.shape[0]  # the linear systems have the size of the columns
+  if flip:
+    wide, a, b = wide.T, b, a
+  s, fixed_a, fixed_b = jax.lax.stop_gradient((wide, a, b))
+  live = (fixed_a > 0)[:, None] & (fixed_b > 0)[None, :]
+  # The method works at marginals of size 1; a shift of a row of s changes nothing.
+  unit = jnp.maximum(jnp.max(fixed_a), jnp.max(fixed_b))
+  unit = jnp.where(unit > 0, unit, 1)
+  top = jnp.max(jnp.where(live, s, -jnp.inf), axis=1, keepdims=True)
+  z = jnp.where(live, s - jnp.where(top == -jnp.inf, 0, top), 0) / unit
+  bound = jnp.maximum(tol * tol, 1e-3 * jnp.finfo(s.dtype).eps)
+  plan, dual = _marginals.interior_point(z, fixed_a / unit, fixed_b / unit, live, bound, max_steps)
+  mask = live & (plan > dual)
+  # The plan is wide + u + v on its support; solve for what u and v still lack.
+  base = jnp.where(mask, unit * plan + (wide - jax.lax.stop_gradient(wide)), 0)
+  du, dv = _marginals.multipliers(
+    mask.astype(s.dtype), a - jnp.sum(base, axis=1), b - jnp.sum(base, axis=0)
+  )
+  out = jnp.where(mask, base + du[:, None] + dv[None, :], 0)
+  out = out + jax.lax.stop_gradient(jnp.maximum(out, 0) - out)
+  out = _common.or_nan(_close(out, fixed_a, fixed_b, tol * unit, 0.0), out)
+  return out.T if flip else out
+
+
 def projection_transport(
   sim: ArrayLike, marginals: Any, *, tol: float = 1e-9, max_steps: int = 100
 ) -> Array:
   r"""Projection onto a transportation polytope.
 
-  Solves argmin_P 1/2 ||P - sim||_F^2 subject to P >= 0, P 1 = a, P^T 1 = b, by a semismooth Newton
-  method on the semi-dual. With sim = -C / gamma it is optimal transport with a quadratic penalty.
+  Solves argmin_P 1/2 ||P - sim||_F^2 subject to P >= 0, P 1 = a, P^T 1 = b, by an interior-point
+  method and a last exact solve on the support. With sim = -C / gamma it is optimal transport with a
+  quadratic penalty.
 
   Args:
     sim: float[m, n] array.
     marginals: pair (a, b) of float[m] and float[n], >= 0, of the same total; may be traced. Zeros
       give rows or columns of zeros.
-    tol: > 0, the largest error of a column sum at the end of the iteration, relative to the largest
-      marginal (at least a few roundings of the dtype). A last solve on the support removes it.
-    max_steps: static, the largest number of Newton steps.
+    tol: > 0, how small an entry of P and its multiplier are told apart, where marginals have size 1
+      (as far as rounding allows): the iteration ends when no product of them exceeds tol^2 times
+      the range of ``sim``. The last solve removes the error of the entries that are positive.
+    max_steps: static, the largest number of steps.
 
   Returns:
-    float[m, n] of the dtype of ``sim``; NaN when traced marginals are negative or do not agree.
+    float[m, n] of the dtype of ``sim``; NaN when traced marginals are negative or do not agree,
+    or max_steps is too small.
 
   Raises:
     TypeError: when ``sim`` is not floating-point.
     ValueError: when shapes do not fit, or the marginals are negative or have unequal totals.
 
   Note:
-    A step costs a Cholesky factorisation of the smaller side. The derivative holds the support
-    constant: it is a linear solve, of any order and mode.
+    A step costs a Cholesky factorisation of the smaller side; ten to thirty steps are the rule, for
+    any range of ``sim``. The derivative holds the support constant: it is a linear solve, of any
+    order and mode.
 
   Example:
     >>> half = jnp.array([0.5, 0.5])
@@ -183,49 +131,12 @@ def projection_transport(
            [0. , 0.5]], dtype=float32)
 
   Reference:
-    Blondel, Seguy and Rolet, Smooth and sparse optimal transport, 2018, equation 10 (semi-dual);
-    Li, Sun and Toh, On the efficient computation of a projector over the Birkhoff polytope, 2020
-    (the Newton system).
+    Blondel, Seguy and Rolet, Smooth and sparse optimal transport, 2018 (the problem); Mehrotra, On
+    the implementation of a primal-dual interior point method, 1992.
   """
-  wide, a, b, good, bound, dtype = _prepare(sim, marginals, tol, max_steps)
-  flip = wide.shape[1] > wide.shape[0]  # the linear systems have the size of the columns
-  if flip:
-    wide, a, b = wide.T, b, a
-  s, fixed_a, fixed_b = jax.lax.stop_gradient((wide, a, b))
-  live = (fixed_a > 0)[:, None] & (fixed_b > 0)[None, :]
-  s = jnp.where(live, s, -jnp.inf)
-  some = jnp.any(live)
-
-  def rows(v: Array) -> tuple[Array, Array]:
-    z = s + v[None, :]
-    top = jnp.max(z, axis=1, keepdims=True)
-    top = jnp.where(top == -jnp.inf, 0, top)
-    return z - top, _common.threshold(z - top, live.astype(s.dtype), fixed_a[:, None])
-
-  def plan_of(v: Array) -> tuple[Array, Array, Array]:
-    z, plan = rows(v)
-    shift = jnp.max(jnp.where(live, s + v[None, :], -jnp.inf), axis=1)
-    gain = jnp.sum(plan * jnp.where(plan > 0, z, 0)) - jnp.sum(plan * plan) / 2
-    gain = gain + jnp.sum(fixed_a * jnp.where(fixed_a > 0, shift, 0))
-    return plan, jnp.sum(plan, axis=0) - fixed_b, gain - jnp.vdot(fixed_b, v)
-
-  # The multipliers that would be right if no entry were cut off.
-  count = jnp.maximum(jnp.sum(live, axis=0), 1)
-  start = (fixed_b - jnp.sum(jnp.where(live, s, 0), axis=0)) / count
-  start = start - jnp.mean(start)
-  v = _newton(
-    plan_of, lambda p: (p > 0).astype(s.dtype), lambda v, g: v - g / s.shape[0],
-    jnp.where(some, start, 0), bound, max_steps,
-  )  # fmt: skip
-  _, plan = rows(v)
-  mask = plan > 0
-  # The plan is wide + u + v on its support; solve for what u and v still lack.
-  base = jnp.where(mask, plan + (wide - jax.lax.stop_gradient(wide)), 0)
-  du, dv = _multipliers(mask.astype(s.dtype), a - jnp.sum(base, axis=1), b - jnp.sum(base, axis=0))
-  out = jnp.where(mask, base + du[:, None] + dv[None, :], 0)
-  out = out + jax.lax.stop_gradient(jnp.maximum(out, 0) - out)
-  out = _common.or_nan(good, out).astype(dtype)
-  return out.T if flip else out
+  wide, a, b, good, _, dtype = _prepare(sim, marginals, tol, max_steps)
+  out = _euclidean(wide, a, b, jnp.asarray(tol, wide.dtype), max_steps)
+  return _common.or_nan(good, out).astype(dtype)
 
 
 def projection_birkhoff(sim: ArrayLike, *, tol: float = 1e-9, max_steps: int = 100) -> Array:
@@ -254,7 +165,8 @@ def projection_birkhoff(sim: ArrayLike, *, tol: float = 1e-9, max_steps: int = 1
            [0.25, 0.75]], dtype=float32)
 
   Reference:
-    Li, Sun and Toh, On the efficient computation of a projector over the Birkhoff polytope, 2020.
+    Li, Sun and Toh, On the efficient computation of a projector over the Birkhoff polytope, 2020
+    (the problem; the method here is that of ``projection_transport``).
   """
   ones = jnp.ones(_square(sim))
   return projection_transport(sim, (ones, ones), tol=tol, max_steps=max_steps)
@@ -267,33 +179,66 @@ def _square(sim: ArrayLike) -> int:
   return shape[0]
 
 
+@partial(jax.jit, static_argnames="max_steps")
 def _kl_values(s: Array, a: Array, b: Array, bound: Array, max_steps: int) -> Array:
   live = (a > 0)[:, None] & (b > 0)[None, :]
   log_a = jnp.log(jnp.where(a > 0, a, 1))
   log_b = jnp.log(jnp.where(b > 0, b, 1))
-  s = jnp.where(live, s, -jnp.inf)
+  # A shift of a row changes nothing; without it the largest entry measures the differences.
+  top = jnp.max(jnp.where(live, s, -jnp.inf), axis=1, keepdims=True)
+  s = jnp.where(live, s - jnp.where(top == -jnp.inf, 0, top), 0)
+  lowest = -1e30 if s.dtype == jnp.float32 else -1e300
 
-  def columns(v: Array) -> tuple[Array, Array]:
-    z = s + v[None, :]
-    mass = jax.nn.logsumexp(jnp.where(live, z, -1e30 if s.dtype == jnp.float32 else -1e300), axis=1)
+  def columns(v: Array, c: Array) -> tuple[Array, Array]:
+    z = c * s + v[None, :]
+    mass = jax.nn.logsumexp(jnp.where(live, z, lowest), axis=1)
     return jnp.where(live, z - mass[:, None] + log_a[:, None], -jnp.inf), mass
 
-  def plan_of(v: Array) -> tuple[Array, Array, Array]:
-    log_plan, mass = columns(v)
+  def plan_of(v: Array, c: Array) -> tuple[Array, Array, Array]:
+    log_plan, mass = columns(v, c)
     plan = jnp.exp(log_plan)
     value = jnp.sum(a * jnp.where(a > 0, mass, 0)) - jnp.vdot(b, v)
     return plan, jnp.sum(plan, axis=0) - b, value
 
-  def sinkhorn(v: Array, _: Array) -> Array:
-    log_plan, _ = columns(v)
+  def sinkhorn(v: Array, c: Array) -> Array:
+    log_plan, _ = columns(v, c)
     have = jax.nn.logsumexp(log_plan, axis=0)
     return jnp.where(b > 0, v + log_b - jnp.where(b > 0, have, 0), 0)
 
-  start = jnp.zeros_like(b)
-  for _ in range(3):
-    start = sinkhorn(start, start)
-  v = _newton(plan_of, lambda p: p, sinkhorn, start, bound, max_steps)
-  return jnp.exp(columns(v)[0])
+  def stage(carry: tuple) -> tuple:
+    c, v, old_c, old_v = carry
+    new_c = jnp.where(c == 0, jnp.minimum(1, first), jnp.minimum(1, 2 * c))
+    # Multipliers are nearly linear in c.
+    ratio = _common.over(new_c - c, c - old_c)
+    guess = sinkhorn(sinkhorn(v + ratio * (v - old_v), new_c), new_c)
+    new, _ = _marginals.newton(
+      lambda v: plan_of(v, new_c), lambda v: sinkhorn(v, new_c), guess,
+      jnp.where(new_c < 1, jnp.maximum(bound, 1e-6 * jnp.max(b)), bound), max_steps,
+    )  # fmt: skip
+    return new_c, new, c, v
+
+  first = _START / jnp.maximum(_START, -jnp.min(s))
+  zero = jnp.zeros((), s.dtype)
+  # At c = 0 the plan is a b^T, with v = log b.
+  carry = (zero, log_b, zero, log_b)
+  v = jax.lax.while_loop(lambda carry: carry[0] < 1, stage, carry)[1]
+  plan = jnp.exp(columns(v, jnp.ones_like(zero))[0])
+  return _common.or_nan(_close(plan, a, b, bound, -jnp.min(s)), plan)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _entropic(max_steps: int, s: Array, a: Array, b: Array, bound: Array) -> Array:
+  """The projection for marginals of the same total, both >= 0; NaN where it is not found."""
+  return _kl_values(s, a, b, bound, max_steps)
+
+
+@_entropic.defjvp
+def _entropic_rule(max_steps: int, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+  plan = _entropic(max_steps, *primals)
+  ds, da, db, _ = tangents
+  base = plan * ds
+  du, dv = _marginals.multipliers(plan, da - jnp.sum(base, axis=1), db - jnp.sum(base, axis=0))
+  return plan, base + plan * (du[:, None] + dv[None, :])
 
 
 def kl_projection_transport(
@@ -314,7 +259,8 @@ def kl_projection_transport(
     max_steps: static, the largest number of Newton or Sinkhorn steps.
 
   Returns:
-    float[m, n] of the dtype of ``sim``; NaN when traced marginals are negative or do not agree.
+    float[m, n] of the dtype of ``sim``; NaN when traced marginals are negative or do not agree,
+    or max_steps is too small.
 
   Raises:
     TypeError: when ``sim`` is not floating-point.
@@ -337,23 +283,8 @@ def kl_projection_transport(
   """
   wide, a, b, good, bound, dtype = _prepare(sim, marginals, tol, max_steps)
   flip = wide.shape[1] > wide.shape[0]
-  if flip:
-    wide, a, b = wide.T, b, a
-
-  @jax.custom_jvp
-  def project(s: Array, a: Array, b: Array, bound: Array) -> Array:
-    return _kl_values(s, a, b, bound, max_steps)
-
-  @project.defjvp
-  def _rule(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    plan = project(*primals)
-    ds, da, db, _ = tangents
-    base = plan * ds
-    du, dv = _multipliers(plan, da - jnp.sum(base, axis=1), db - jnp.sum(base, axis=0))
-    return plan, base + plan * (du[:, None] + dv[None, :])
-
-  out = _common.or_nan(good, project(wide, a, b, bound)).astype(dtype)
-  return out.T if flip else out
+  out = _entropic(max_steps, *((wide.T, b, a) if flip else (wide, a, b)), bound)
+  return _common.or_nan(good, out.T if flip else out).astype(dtype)
 
 
 def kl_projection_birkhoff(sim: ArrayLike, *, tol: float = 1e-9, max_steps: int = 100) -> Array:

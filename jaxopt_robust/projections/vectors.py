@@ -1,4 +1,4 @@
-"""Projections with a closed form: half-spaces, hyperplanes, slabs, second-order cones."""
+"""Projections with a closed form: slabs between hyperplanes, second-order cones."""
 
 from typing import Any
 
@@ -11,88 +11,9 @@ from jaxopt_robust.projections import _common
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = [
-  "projection_halfspace",
-  "projection_hyperplane",
   "projection_hyperslab",
   "projection_second_order_cone",
 ]
-
-
-def _slab(x: ArrayLike, normal: Any, low: Any, high: Any) -> Array:
-  """Projects onto {p: low <= <normal, p> <= high}."""
-  array = _common.strong(_checks.check_float_array("x", x))
-  wide = upcast(array)
-  a = _common.like("a", normal, wide)
-  low, high = (_common.scalar("bounds", bound, wide.dtype) for bound in (low, high))
-  top = jax.lax.stop_gradient(jnp.max(jnp.abs(a)))
-  top = jnp.where(top == 0, 1, top)  # squares of huge or tiny entries leave the range
-  a, low, high = a / top, low / top, high / top
-  inner = jnp.sum(a * wide)
-  target = jnp.where(inner < low, low, jnp.where(inner > high, high, inner))
-  square = jnp.sum(a * a)
-  moved = wide + _common.over(target - inner, square) * a
-  good = (low <= high) & ((square > 0) | ((low <= 0) & (high >= 0)))
-  _checks.check_holds(
-    good | jnp.isnan(square), "the set is empty: it needs low <= high, and 0 between them if a = 0."
-  )
-  return _common.or_nan(good, moved).astype(array.dtype)
-
-
-def projection_halfspace(x: ArrayLike, hyperparams: Any) -> Array:
-  r"""Projection onto a half-space.
-
-  Solves argmin_p 1/2 ||p - x||_2^2 subject to <a, p> <= b, by x - max(<a, x> - b, 0) a / ||a||^2.
-
-  Args:
-    x: float[...] array.
-    hyperparams: pair (a, b): a float array of the shape of ``x``, b a scalar; may be traced.
-
-  Returns:
-    float[...] of the shape and dtype of ``x``; NaN when the set is empty (a = 0 and b < 0).
-
-  Raises:
-    TypeError: when ``x`` is not floating-point.
-    ValueError: when shapes do not fit or the set is known to be empty.
-
-  Note:
-    On the boundary the derivative is the identity.
-
-  Example:
-    >>> projection_halfspace(jnp.array([2.0, 2.0]), (jnp.array([1.0, 1.0]), 2.0))
-    Array([1., 1.], dtype=float32)
-
-  Reference:
-    Parikh and Boyd, Proximal algorithms, 2014, section 6.2.2.
-  """
-  a, b = _checks.parts(hyperparams, "a", "b")
-  return _slab(x, a, -jnp.inf, b)
-
-
-def projection_hyperplane(x: ArrayLike, hyperparams: Any) -> Array:
-  r"""Projection onto a hyperplane.
-
-  Solves argmin_p 1/2 ||p - x||_2^2 subject to <a, p> = b, by x - (<a, x> - b) a / ||a||^2.
-
-  Args:
-    x: float[...] array.
-    hyperparams: pair (a, b): a float array of the shape of ``x``, b a scalar; may be traced.
-
-  Returns:
-    float[...] of the shape and dtype of ``x``; NaN when the set is empty (a = 0 and b != 0).
-
-  Raises:
-    TypeError: when ``x`` is not floating-point.
-    ValueError: when shapes do not fit or the set is known to be empty.
-
-  Example:
-    >>> projection_hyperplane(jnp.array([2.0, 0.0]), (jnp.array([1.0, 1.0]), 4.0))
-    Array([3., 1.], dtype=float32)
-
-  Reference:
-    Parikh and Boyd, Proximal algorithms, 2014, section 6.2.1.
-  """
-  a, b = _checks.parts(hyperparams, "a", "b")
-  return _slab(x, a, b, b)
 
 
 def projection_hyperslab(x: ArrayLike, hyperparams: Any) -> Array:
@@ -113,7 +34,9 @@ def projection_hyperslab(x: ArrayLike, hyperparams: Any) -> Array:
     ValueError: when shapes do not fit or the set is known to be empty.
 
   Note:
-    On the boundary the derivative is the identity.
+    An infinite bound gives a half-space, equal bounds give a hyperplane: for these alone
+    ``optax.projections`` has ``projection_halfspace`` and ``projection_hyperplane``. On the
+    boundary the derivative is the identity.
 
   Example:
     >>> projection_hyperslab(jnp.array([3.0, 0.0]), (jnp.array([1.0, 1.0]), 0.0, 1.0))
@@ -123,8 +46,23 @@ def projection_hyperslab(x: ArrayLike, hyperparams: Any) -> Array:
     Bauschke and Combettes, Convex analysis and monotone operator theory in Hilbert spaces, 2017,
     chapter 29.
   """
-  a, low, high = _checks.parts(hyperparams, "a", "low", "high")
-  return _slab(x, a, low, high)
+  normal, low, high = _checks.parts(hyperparams, "a", "low", "high")
+  array = _common.strong(_checks.check_float_array("x", x))
+  wide = upcast(array)
+  a = _common.like("a", normal, wide)
+  low, high = (_common.scalar("bounds", bound, wide.dtype) for bound in (low, high))
+  top = jax.lax.stop_gradient(jnp.max(jnp.abs(a)))
+  top = jnp.where(top == 0, 1, top)  # squares of huge or tiny entries leave the range
+  a, low, high = a / top, low / top, high / top
+  inner = jnp.sum(a * wide)
+  target = jnp.where(inner < low, low, jnp.where(inner > high, high, inner))
+  square = jnp.sum(a * a)
+  moved = wide + _common.over(target - inner, square) * a
+  good = (low <= high) & ((square > 0) | ((low <= 0) & (high >= 0)))
+  _checks.check_holds(
+    good | jnp.isnan(square), "the set is empty: it needs low <= high, and 0 between them if a = 0."
+  )
+  return _common.or_nan(good, moved).astype(array.dtype)
 
 
 def projection_second_order_cone(x: ArrayLike, slope: ArrayLike = 1.0) -> Array:

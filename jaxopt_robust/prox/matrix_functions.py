@@ -6,16 +6,16 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_robust import _checks
-from jaxopt_robust.numerics import upcast
-from jaxopt_robust.prox._common import start_array
-from jaxopt_robust.prox._radial import check_shared
-from jaxopt_robust.prox._spectral import (
+from jaxopt_robust._spectral import (
   eigen_map,
   eigen_sum,
   over_batch,
   singular_map,
   singular_sum,
 )
+from jaxopt_robust.numerics import upcast
+from jaxopt_robust.prox._common import start_array
+from jaxopt_robust.prox._radial import check_shared
 from jaxopt_robust.prox.barriers import neg_log
 from jaxopt_robust.typing import Array, ArrayLike, Penalty
 

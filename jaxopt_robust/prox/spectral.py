@@ -5,10 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxopt_robust._spectral import clean, over_batch, singular_map, singular_sum
 from jaxopt_robust.numerics import upcast
 from jaxopt_robust.prox._common import start_array
 from jaxopt_robust.prox._radial import check_penalty, check_shared
-from jaxopt_robust.prox._spectral import clean, over_batch, singular_map, singular_sum
 from jaxopt_robust.prox.l1 import lasso
 from jaxopt_robust.prox.nonconvex_powers import l0, lq
 from jaxopt_robust.typing import Array, ArrayLike, Penalty

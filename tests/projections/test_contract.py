@@ -1,5 +1,8 @@
 """Contracts of every projection: feasible, nearest, non-expansive, differentiable."""
 
+import functools
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,11 +17,29 @@ CONVEX = pytest.mark.parametrize("case", [c for c in CASES if c.convex], ids=lam
 ATOL = {"projection_intersection": 1e-6, "polyhedron": 1e-8}
 
 
+BY_NAME = {(c.name, c.tag): c for c in CASES}
+
+
+@functools.cache
+def _compiled(key):
+  case = BY_NAME[key]
+  return SimpleNamespace(
+    project=jax.jit(case.project),
+    mapped=jax.jit(jax.vmap(case.project, in_axes=(0, None))),
+    slope=jax.jit(jax.grad(lambda x, hyper: jnp.sum(case.project(x, hyper)))),
+  )
+
+
+def compiled(case):
+  """Jitted functions of a case, shared by its tests: most of the time is compilation."""
+  return _compiled((case.name, case.tag))
+
+
 @pytest.mark.x64
 @ALL
 def test_feasible_idempotent_and_nearest(case, rng):
   hyper, atol = arrays(case.hyper), ATOL.get(case.name, 1e-10)
-  project = jax.jit(case.project)
+  project = compiled(case).project
   for scale in (0.1, 1.0, 10.0):
     x = scale * rng.standard_normal(case.shape)
     p = np.asarray(project(jnp.asarray(x), hyper))
@@ -38,7 +59,7 @@ def test_feasible_idempotent_and_nearest(case, rng):
 @CONVEX
 def test_non_expansive(case, rng):
   x, z = (jnp.asarray(2 * rng.standard_normal((20, *case.shape))) for _ in range(2))
-  project = jax.jit(jax.vmap(case.project, in_axes=(0, None)))
+  project = compiled(case).mapped
   gap = jnp.reshape(project(x, arrays(case.hyper)) - project(z, arrays(case.hyper)), (20, -1))
   far = jnp.reshape(x - z, (20, -1))
   assert bool(jnp.all(jnp.sum(gap**2, 1) <= jnp.sum(gap * far, 1) + 1e-7))
@@ -75,8 +96,7 @@ def test_derivatives_equal_finite_differences(case, rng):
 def test_ties_and_extreme_scales_are_finite(case, value):
   hyper = arrays(case.hyper)
   x = jnp.full(case.shape, value, jnp.float32)
-  p = jax.jit(case.project)(x, hyper)
-  back = jax.jit(jax.grad(lambda u: jnp.sum(case.project(u, hyper))))(x)
+  p, back = compiled(case).project(x, hyper), compiled(case).slope(x, hyper)
   assert bool(jnp.all(jnp.isfinite(p))) and bool(jnp.all(jnp.isfinite(back)))
   # Rounding of float32 relative to x, or to the set.
   assert np.max(np.abs(case.violation(np.asarray(p, np.float64)))) <= 3e-5 * max(1, value)
@@ -97,8 +117,8 @@ def test_dtype_is_kept_and_nothing_is_retraced(case, dtype, rng):
 def test_mapped_equals_one_by_one(case, rng):
   hyper = arrays(case.hyper)
   x = jnp.asarray(3 * rng.standard_normal((3, *case.shape)), jnp.float32).at[0].multiply(1e-3)
-  mapped = jax.jit(jax.vmap(case.project, in_axes=(0, None)))(x, hyper)
-  project = jax.jit(case.project)
+  mapped = compiled(case).mapped(x, hyper)
+  project = compiled(case).project
   for i in range(3):
     np.testing.assert_allclose(mapped[i], project(x[i], hyper), atol=3e-4)
 

@@ -139,11 +139,6 @@ def _slab(rng, p):
   return z - NORMAL * rng.uniform(0, 0.4) / (NORMAL @ NORMAL)
 
 
-def _half(rng, p):
-  z = _onto_plane(rng, p)
-  return z - NORMAL * rng.uniform(0, 3)
-
-
 def _affine(rng, p):
   d = _line(rng, p)
   return INSIDE + d - np.linalg.pinv(A) @ (A @ d)
@@ -162,9 +157,11 @@ def _plus(value):
   return np.maximum(value, 0)
 
 
-both = pj.projection_intersection(
-  [optax.projections.projection_non_negative, pj.projection_halfspace]
-)
+def _half_space(x, hyper):
+  return optax.projections.projection_halfspace(x, *hyper)
+
+
+both = pj.projection_intersection([optax.projections.projection_non_negative, _half_space])
 
 
 def _quadrant(rng, p):
@@ -181,10 +178,6 @@ CASES = [
     convex=False),
   SetCase("weighted_l1_ball", pj.projection_weighted_l1_ball, (N,), (WEIGHTS, 1.3), _l1,
     lambda p: _plus(WEIGHTS @ np.abs(p) - 1.3)),
-  SetCase("halfspace", pj.projection_halfspace, (N,), (NORMAL, 0.7), _half,
-    lambda p: _plus(NORMAL @ p - 0.7)),
-  SetCase("hyperplane", pj.projection_hyperplane, (N,), (NORMAL, 0.7), _onto_plane,
-    lambda p: NORMAL @ p - 0.7),
   SetCase("hyperslab", pj.projection_hyperslab, (N,), (NORMAL, 0.3, 0.7), _slab,
     lambda p: _over(_plus(NORMAL @ p - 0.7), _plus(0.3 - NORMAL @ p))),
   SetCase("affine_set", pj.projection_affine_set, (N,), (A, B), _affine, lambda p: A @ p - B),
@@ -231,8 +224,7 @@ COVERED |= {"AffineFactor", "affine_factor", "kl_projection_birkhoff", "kl_proje
 X, S = jnp.ones(3), jnp.ones((2, 2))
 GOOD = {
   "projection_top_k": (X, 1), "projection_sparse_simplex": (X, 1),
-  "projection_weighted_l1_ball": (X, (1.0, 1.0)), "projection_halfspace": (X, (X, 1.0)),
-  "projection_hyperplane": (X, (X, 1.0)), "projection_hyperslab": (X, (X, 0.0, 1.0)),
+  "projection_weighted_l1_ball": (X, (1.0, 1.0)), "projection_hyperslab": (X, (X, 0.0, 1.0)),
   "projection_second_order_cone": (X,),
   "projection_affine_set": (X, (jnp.ones((1, 3)), jnp.ones(1))),
   "projection_polyhedron": (X, (None, None, jnp.ones((1, 3)), jnp.ones(1))),
@@ -246,8 +238,6 @@ WRONG = {
   "projection_top_k": (4, ValueError, "at most"),
   "projection_sparse_simplex": (4, ValueError, "at"),
   "projection_weighted_l1_ball": ((1.0, -1.0), ValueError, "radius must be >= 0"),
-  "projection_halfspace": ((0 * X, -1.0), ValueError, "empty"),
-  "projection_hyperplane": ((jnp.ones(2), 1.0), ValueError, "shape of x"),
   "projection_hyperslab": ((X, 1.0, 0.0), ValueError, "empty"),
   "projection_second_order_cone": (-1.0, ValueError, "slope must be > 0"),
   "projection_affine_set": ((jnp.ones((1, 2)), jnp.ones(1)), ValueError, "3 columns"),
@@ -277,6 +267,12 @@ def _bad(name: str) -> list[BadInput]:
 
 
 BAD_INPUTS = [case for name in GOOD for case in _bad(name)]
+BAD_INPUTS += [
+  BadInput("projections.projection_hyperslab", "shape",
+    lambda: pj.projection_hyperslab(X, (X[:2], 0.0, 1.0)), ValueError, "shape of x"),
+  BadInput("projections.projection_hyperslab", "no normal",
+    lambda: pj.projection_hyperslab(X, (0 * X, -2.0, -1.0)), ValueError, "empty"),
+]  # fmt: skip
 BAD_INPUTS += [
   BadInput("projections.affine_factor", "rank", lambda: pj.affine_factor(X), ValueError, "rank 2"),
   BadInput(

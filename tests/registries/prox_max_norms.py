@@ -5,11 +5,22 @@ import optax
 
 from jaxopt_robust import prox
 from tests.helpers import BadInput
+from tests.registries.prox import ShapedCase
 
 HYPER = {"linf": 0.8, "max": 0.8, "squared_l1": 0.8, "sum_largest": (0.8, 2.0)}
 COVERED = set(HYPER) | {f"prox_{n}" for n in HYPER} | {f"penalty_{n}" for n in HYPER}
 COVERED |= {"distance", "indicator", "squared_distance"}
 COVERED |= {"add_quadratic", "precompose_affine", "precompose_semi_orthogonal"}
+
+BALL = optax.projections.projection_l2_ball
+SHAPED = [
+  ShapedCase(name, getattr(prox, name).prox, getattr(prox, name).value, hyper, (5,))
+  for name, hyper in HYPER.items()
+]
+SHAPED += [
+  ShapedCase(name, make(BALL).prox, make(BALL).value, (0.8, 1.0), (5,))
+  for name, make in (("distance", prox.distance), ("squared_distance", prox.squared_distance))
+]
 
 X = jnp.ones(3)
 NON_NEGATIVE = optax.projections.projection_non_negative

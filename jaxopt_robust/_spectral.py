@@ -101,7 +101,10 @@ def _svd_rule(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def singular_map(fun: ValueMap, x: Array, *params: Any) -> Array:
-  """U diag(fun(s, *params)) V^T for x = U diag(s) V^T, float[m, n]; fun(0) = 0."""
+  """U diag(fun(s, *params)) V^T for x = U diag(s) V^T, float[m, n]; s in falling order.
+
+  fun(0) = 0 unless x has full rank: else the derivative is that of one choice of U and V.
+  """
   u, s, v = _svd(x)
   return (u * fun(s, *params)[None, :]) @ v.T
 
