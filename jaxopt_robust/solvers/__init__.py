@@ -15,6 +15,11 @@ from jaxopt_robust.solvers.alternating_gradients import (
   PalmState,
   palm,
 )
+from jaxopt_robust.solvers.barzilai_borwein import (
+  SpectralInfo,
+  SpectralState,
+  spectral_proximal_gradient,
+)
 from jaxopt_robust.solvers.coordinate import (
   BlockCoordinateInfo,
   BlockCoordinateState,
@@ -88,11 +93,6 @@ from jaxopt_robust.solvers.proximal_gradient import (
   fista,
   ista,
   proximal_residual,
-)
-from jaxopt_robust.solvers.spectral import (
-  SpectralInfo,
-  SpectralState,
-  spectral_proximal_gradient,
 )
 from jaxopt_robust.solvers.splitting import (
   SplittingInfo,
