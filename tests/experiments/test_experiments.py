@@ -14,7 +14,7 @@ NAMES = _runner.names()
 RECORDS = sorted(path.stem for path in _runner.RECORDS.glob("*.json"))
 VERSIONS = {"python", "jax", "jaxlib", "numpy", "optax", "jaxopt_robust"}
 # Toy runs that take more than ten seconds on two cores.
-SLOW: set[str] = {"comp_sum_adversarial", "lasso_hypergradient"}  # more than ten seconds
+SLOW: set[str] = {"comp_sum_adversarial", "lasso_hypergradient", "robust_regression_outliers"}
 
 
 def _marked(name):
