@@ -38,6 +38,8 @@ class Config:
       in units of the mean cost.
     entropic: strengths of the entropic penalty, in units of the mean cost.
     samples: pixels of which the distance between two pictures' colours is computed.
+    pixels: pixels of each picture that are assigned one to one.
+    assignment: strengths of the quadratic penalty for that, in units of the mean cost.
   """
 
   seeds: int = 3
@@ -45,16 +47,18 @@ class Config:
   target: str = "rocket"
   width: int = 144
   colours: int = 128
-  quadratic: tuple[float, ...] = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1)
-  entropic: tuple[float, ...] = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
+  quadratic: tuple[float, ...] = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
+  entropic: tuple[float, ...] = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
   samples: int = 500
+  pixels: int = 64
+  assignment: tuple[float, ...] = (1.0, 1e-2, 1e-4, 1e-6, 1e-8)
 
 
 SIZES = {
   "toy": Config(seeds=1, width=48, colours=16, quadratic=(10.0, 1.0), entropic=(1.0, 0.1),
-                samples=60),
+                samples=60, pixels=16),
   "desk": Config(),
-  "paper": Config(seeds=10, width=288, colours=256, samples=2000),
+  "paper": Config(seeds=10, width=288, colours=256, samples=2000, pixels=256),
 }  # fmt: skip
 
 
@@ -105,6 +109,32 @@ def entropic_plan(cost: jax.Array, strength: Any, a: jax.Array, b: jax.Array) ->
   return projections.kl_projection_transport(-cost / strength, (a, b))
 
 
+@jax.jit
+def soft_assignment(cost: jax.Array, strength: Any) -> jax.Array:
+  """argmin_P <cost, P> + strength/2 ||P||^2 over doubly stochastic P."""
+  return projections.projection_birkhoff(-cost / strength)
+
+
+def assignment(first: np.ndarray, second: np.ndarray, strengths: tuple, clock: Any) -> dict:
+  """How far the soft assignments of two sets of colours are from the optimal one."""
+  from scipy.optimize import linear_sum_assignment
+
+  cost = ((first[:, None] - second[None]) ** 2).sum(-1)
+  cost = cost / cost.mean()
+  best = np.zeros_like(cost)
+  best[linear_sum_assignment(cost)] = 1
+  above, difference = [], []
+  for strength in strengths:
+    args = (jnp.asarray(cost), jnp.asarray(strength))
+    plan = np.asarray(clock.call(soft_assignment, *args, name="assignment"))
+    above.append(float((plan * cost).sum() / (best * cost).sum()) - 1)
+    difference.append(float(np.abs(plan - best).max()))
+  return {
+    "above_exact": np.asarray(above).round(12),
+    "difference": np.asarray(difference).round(12),
+  }
+
+
 def recolour(picture: np.ndarray, index: np.ndarray, moved: np.ndarray) -> np.ndarray:
   """Each pixel moves as the centre of its cluster does, and stays within the screen's colours."""
   from skimage.color import lab2rgb, rgb2lab
@@ -137,6 +167,7 @@ def colour_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 PENALTIES = {"quadratic": quadratic_plan, "entropic": entropic_plan}
 RESULTS = ("unchanged", "moments", "histograms", "exact", "quadratic", "entropic")
+_UNDERFLOW = 0.01  # entropic strength below which exp(-cost / strength) leaves float64
 _LOWEST = 1e-6  # smallest mass, relative to the mean, that the drawing of a plan shows
 
 
@@ -153,6 +184,7 @@ def _run(config: Config, progress: Progress) -> Outcome:
   metrics: dict[str, Any] = {n: {k: [] for k in keys} for n in PENALTIES}
   distances: dict[str, list[float]] = {n: [] for n in (*RESULTS, "floor")}
   drawing: dict[str, Any] = {}
+  assigned: list[dict[str, Any]] = []
   for seed in progress.track(range(config.seeds), "palettes"):
     centres, a, index = palette(source, config.colours, seed)
     others, b, other_index = palette(target, config.colours, seed)
@@ -182,6 +214,8 @@ def _run(config: Config, progress: Progress) -> Outcome:
     rng = np.random.default_rng(seed)
     wanted = target.reshape(-1, 3)[rng.choice(len(other_index), config.samples, replace=False)]
     chosen = rng.choice(len(index), config.samples, replace=False)
+    pair = source.reshape(-1, 3)[chosen[: config.pixels]], wanted[: config.pixels]
+    assigned.append(assignment(*pair, config.assignment, progress.clock))
     for name in RESULTS:
       distances[name].append(colour_distance(pictures[name].reshape(-1, 3)[chosen], wanted))
     again = rng.choice(len(other_index), config.samples, replace=False)
@@ -197,6 +231,8 @@ def _run(config: Config, progress: Progress) -> Outcome:
       }
   for name in PENALTIES:
     metrics[name]["strengths"] = strengths[name]
+  metrics["assignment"] = {k: [found[k] for found in assigned] for k in assigned[0]}
+  metrics["assignment"]["strengths"] = config.assignment
   metrics |= {"distance": distances, "drawing": drawing}
   return Outcome(metrics, _table(metrics), _claims(metrics))
 
@@ -265,6 +301,23 @@ def _table(metrics: dict[str, Any]) -> list[Row]:
         note=f"{_mean(metrics, name, 'positive')[-1]:.0%} of the plan's entries are positive.",
       )
     )
+  soft = metrics["assignment"]
+  rows.append(
+    Row(
+      f"projection on the Birkhoff polytope, strength {min(soft['strengths']):g}",
+      "largest difference from the optimal assignment of single pixels",
+      float(np.max([d[-1] for d in soft["difference"]])),
+      baseline=0.0,
+      baseline_name="linear_sum_assignment (SciPy)",
+      better="lower",
+      note="Its cost is above the optimum by "
+      + ", ".join(
+        f"{100 * v:.2g} % (strength {t:g})"
+        for t, v in zip(soft["strengths"], _mean(metrics, "assignment", "above_exact"), strict=True)
+      )
+      + ".",
+    )
+  )
   return rows
 
 
@@ -273,6 +326,7 @@ def _claims(metrics: dict[str, Any]) -> list[Claim]:
   distance = {n: float(np.mean(v)) for n, v in metrics["distance"].items()}
   positive = {n: _mean(metrics, n, "positive") for n in PENALTIES}
   errors = {n: float(np.max(metrics[n]["marginal_error"])) for n in PENALTIES}
+  large = np.asarray(metrics["entropic"]["strengths"]) >= _UNDERFLOW
   return [
     Claim(
       "The cost falls towards the exact optimum with the strength of either penalty, to less than "
@@ -281,10 +335,15 @@ def _claims(metrics: dict[str, Any]) -> list[Claim]:
       {n: float(v[:, -1].max()) for n, v in above.items()},
     ),
     Claim(
-      "At the smallest strengths, less than a tenth of the quadratic plan's entries are positive, "
-      "and nearly all of the entropic plan's.",
-      bool(positive["quadratic"][-1] < 0.1 and positive["entropic"][-1] > 0.95),
+      "At the smallest strength a tenth of the quadratic plan's entries or less are positive; all "
+      "of the entropic plan's are, until the first ones underflow below a strength of 0.01.",
+      bool(positive["quadratic"][-1] < 0.1 and positive["entropic"][large].min() == 1),
       {n: float(v[-1]) for n, v in positive.items()},
+    ),
+    Claim(
+      "At the smallest strength the projection on the Birkhoff polytope is the optimal assignment.",
+      bool(np.max([d[-1] for d in metrics["assignment"]["difference"]]) < 1e-9),
+      {"largest difference": float(np.max([d[-1] for d in metrics["assignment"]["difference"]]))},
     ),
     Claim(
       "Row and column sums are right to 1e-8 of the mean weight at every strength.",

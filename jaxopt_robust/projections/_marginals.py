@@ -14,6 +14,9 @@ import jax.numpy as jnp
 from jaxopt_robust.projections import _common
 from jaxopt_robust.typing import Array, ArrayLike
 
+# Share of the rounding of the range below which products of entries and multipliers do not fall.
+_ROUNDING = 1e-6
+
 
 def schur(weights: Array, ridge: ArrayLike, relative: float = 0.0) -> tuple[Any, Array]:
   """Cholesky factor of the Schur complement and the row sums.
@@ -192,5 +195,8 @@ def interior_point(
     plan, hold(jnp.full(s.shape, size, s.dtype)), jnp.zeros_like(a), jnp.zeros_like(b),
     jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, s.dtype),
   )  # fmt: skip
-  carry = jax.lax.while_loop(lambda c: (c[5] > bound) & (c[4] < max_steps), step, carry)
+  # Multipliers as large as the range of s carry its rounding: below it the steps go astray.
+  floor = _ROUNDING * eps * size
+  go_on = lambda c: (c[5] > jnp.maximum(bound, floor)) & (c[4] < max_steps)
+  carry = jax.lax.while_loop(go_on, step, carry)
   return carry[0], carry[1]

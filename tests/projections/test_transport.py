@@ -169,3 +169,18 @@ def test_too_few_steps_are_not_taken_for_a_result(rng):
   sim, marginals = problem(rng, 30.0, dtype=np.float32)
   for project in (pj.projection_transport, pj.kl_projection_transport):
     assert bool(jnp.all(jnp.isnan(project(sim, marginals, max_steps=1))))
+
+
+@pytest.mark.x64
+def test_at_a_huge_range_it_is_the_optimal_assignment():
+  """Costs over 1e-8: the quadratic term only breaks ties, and no step may go astray."""
+  from scipy.optimize import linear_sum_assignment
+
+  rng = np.random.default_rng(11)
+  points = rng.standard_normal((2, 20, 16, 3))
+  costs = ((points[0][:, :, None] - points[1][:, None]) ** 2).sum(-1)
+  plans = jax.jit(jax.vmap(pj.projection_birkhoff))(jnp.asarray(-costs / 1e-8))
+  for cost, plan in zip(costs, plans, strict=True):
+    best = np.zeros_like(cost)
+    best[linear_sum_assignment(cost)] = 1
+    np.testing.assert_allclose(plan, best, atol=1e-12)
