@@ -15,6 +15,11 @@ from jaxopt_robust.projections.intersection import (
 from jaxopt_robust.projections.isotonic import (
   projection_isotonic,
 )
+from jaxopt_robust.projections.linear_structure import (
+  projection_hankel,
+  projection_symmetric,
+  projection_toeplitz,
+)
 from jaxopt_robust.projections.matrices import (
   projection_correlation,
   projection_nuclear_norm_ball,
@@ -48,6 +53,7 @@ __all__ = [
   "projection_birkhoff",
   "projection_box_section",
   "projection_correlation",
+  "projection_hankel",
   "projection_hyperslab",
   "projection_intersection",
   "projection_isotonic",
@@ -59,6 +65,8 @@ __all__ = [
   "projection_sparse_simplex",
   "projection_spectral_norm_ball",
   "projection_stiefel",
+  "projection_symmetric",
+  "projection_toeplitz",
   "projection_top_k",
   "projection_transport",
   "projection_weighted_l1_ball",

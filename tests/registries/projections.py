@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import scipy.linalg
 
 from jaxopt_robust import projections as pj
 from tests.helpers import BadInput
@@ -207,6 +208,14 @@ CASES = [
     lambda p: p.T @ p - np.eye(3), convex=False),
   SetCase("correlation", lambda x, _: pj.projection_correlation(x), (4, 4), None, _correlation,
     lambda p: _over(p - p.T, np.diag(p) - 1, _plus(-np.linalg.eigvalsh(p)[0]))),
+  SetCase("symmetric", lambda x, _: pj.projection_symmetric(x), (4, 4), None,
+    lambda rng, p: (lambda z: z + z.T)(rng.standard_normal((4, 4))), lambda p: p - p.T),
+  SetCase("toeplitz", lambda x, _: pj.projection_toeplitz(x), (4, 3), None,
+    lambda rng, p: scipy.linalg.toeplitz(rng.standard_normal(4), rng.standard_normal(3)),
+    lambda p: p[1:, 1:] - p[:-1, :-1]),
+  SetCase("hankel", lambda x, _: pj.projection_hankel(x), (3, 4), None,
+    lambda rng, p: scipy.linalg.hankel(rng.standard_normal(3), rng.standard_normal(4)),
+    lambda p: p[1:, :-1] - p[:-1, 1:]),
   SetCase("projection_intersection", lambda x, h: both(x, (None, h)), (N,), (NORMAL, 0.7),
     _quadrant,
     lambda p: _over(_plus(-p), _plus(NORMAL @ p - 0.7))),
@@ -233,6 +242,7 @@ GOOD = {
   "projection_birkhoff": (S,), "kl_projection_birkhoff": (S,), "projection_rank": (S, 1),
   "projection_spectral_norm_ball": (S,), "projection_nuclear_norm_ball": (S,),
   "projection_psd": (S,), "projection_stiefel": (S,), "projection_correlation": (S,),
+  "projection_symmetric": (S,), "projection_toeplitz": (S,), "projection_hankel": (S,),
 }  # fmt: skip
 WRONG = {
   "projection_top_k": (4, ValueError, "at most"),
