@@ -29,18 +29,25 @@ def composite(problem, w):
 
 
 @GRID
-def test_reaches_the_known_optimum(case, problem):
+def test_reaches_the_known_optimum_alone_and_in_a_batch_over_strengths(case, problem):
   start = jnp.zeros(problem.optimum.size)
-  run = jax.jit(
-    lambda hyper, *data: solvers.run_until(
+
+  def run(factor):
+    hyper, data = case.pack(problem, jax.tree.map(lambda h: h * factor, problem.hyper))
+    return solvers.run_until(
       case.make(problem), start, hyper, *data, tol=case.tol, max_steps=20_000
     )
-  )
-  hyper, data = packed(case, problem)
-  params, info = run(hyper, *data)
+
+  one = jax.jit(run)
+  params, info = one(1.0)
   assert int(info.status) == solvers.CONVERGED
   # ||x - x*|| <= ||gradient mapping|| / mu, both at the last point
   np.testing.assert_allclose(params, problem.optimum, atol=1e-8)
+  factors = (0.5, 1.0, 3.0)
+  batch, infos = jax.jit(jax.vmap(run))(jnp.asarray(factors))
+  assert bool(jnp.all(infos.status == solvers.CONVERGED))
+  for row, factor in zip(batch, factors, strict=True):
+    np.testing.assert_allclose(row, one(factor)[0], atol=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -85,20 +92,3 @@ def test_rate_is_not_worse_than_the_theory(case, problem):
     slope = np.log(max(gaps[-1], 1e-28) / max(gaps[0], 1e-28)) / (steps - 1)
     assert gaps[-1] < 1e-14 or slope <= np.log1p(-problem.strong / problem.lipschitz)
   assert errors[-1] < 1e-2 * errors[0] or errors[-1] < 1e-10
-
-
-@GRID
-def test_a_batch_over_strengths_equals_a_loop(case, problem):
-  start = jnp.zeros(problem.optimum.size)
-  factors = jnp.asarray([0.5, 1.0, 3.0])
-
-  def run(factor):
-    hyper, data = case.pack(problem, jax.tree.map(lambda h: h * factor, problem.hyper))
-    return solvers.run_until(
-      case.make(problem), start, hyper, *data, tol=case.tol, max_steps=20_000
-    )[0]
-
-  batch = jax.jit(jax.vmap(run))(factors)
-  one = jax.jit(run)
-  for i in range(3):
-    np.testing.assert_allclose(batch[i], one(factors[i]), atol=1e-8)

@@ -36,7 +36,8 @@ def test_implicit_unrolled_and_finite_differences_agree(case, problem):
   strengths = jax.tree.map(lambda h: jnp.asarray(h) + 0.0123, problem.hyper)
   solve = functools.partial(solvers.run_until, solver, tol=1e-13, max_steps=50_000)
   residual = solvers.proximal_residual(problem.fun, problem.prox, stepsize=1 / problem.lipschitz)
-  exact = solvers.implicit(lambda w, h, *d: solve(w, h, *d), residual)
+  linear_solve = solvers.solve_gmres if problem.name == "lasso" else solvers.solve_dense
+  exact = solvers.implicit(lambda w, h, *d: solve(w, h, *d), residual, linear_solve=linear_solve)
 
   def along(t, solution):
     scaled = jax.tree.map(lambda h: h * jnp.exp(t), strengths)
