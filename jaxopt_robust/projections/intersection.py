@@ -26,21 +26,21 @@ def projection_intersection(
     projections: two or more functions ``projection(x, hyperparams) -> x_like`` (called with ``x``
       alone where the hyper-parameters are None), onto closed convex sets that meet.
     tol: > 0, a sweep that changes no entry of y and of the q_i by more than tol times the largest
-      entry of x (at least a few roundings of the dtype) is the last.
+      entry of x and its projections (at least a few roundings of the dtype) is the last.
     max_steps: static, the largest number of sweeps.
 
   Returns:
     ``projection(x, hyperparams=None) -> x_like`` for a float array ``x``; ``hyperparams`` is None
-    or a sequence with one entry a set.
+    or a sequence with one entry a set. NaN when the sets do not meet, or after max_steps sweeps of
+    which the last still changed an entry by more than sqrt(tol), relatively.
 
   Raises:
     TypeError: when an entry of ``projections`` is not a function.
     ValueError: when fewer than two are given, or tol or max_steps are out of range.
 
   Note:
-    Converges linearly for polyhedra, else possibly slowly; where the sets do not meet it returns
-    the last iterate, which lies in the last set only. The derivative, of forward and reverse mode,
-    is that of the fixed point, p = P_i(p + q_i) with p = x - sum_i q_i, and takes a conjugate
+    Converges linearly for polyhedra, else possibly slowly. The derivative, of forward and reverse
+    mode, is that of the fixed point, p = P_i(p + q_i) with p = x - sum_i q_i, and takes a conjugate
     gradient solve.
 
   Example:
@@ -80,9 +80,12 @@ def projection_intersection(
       p = x - jnp.sum(q, axis=0)
       return jnp.stack([onto(i, p + q[i], hypers) - p for i in range(len(members))])
 
-    def dykstra() -> Array:
+    def dykstra() -> tuple[Array, Array]:
       eps = jnp.asarray(4 * jnp.finfo(array.dtype).eps, array.dtype)
-      bound = jnp.maximum(jnp.asarray(tol, array.dtype), eps) * jnp.max(jnp.abs(fixed))
+      # x itself may be 0 where its projections are not.
+      reach = [fixed, *(onto(i, fixed, fixed_hypers) for i in range(len(members)))]
+      size = jnp.max(jnp.stack([jnp.max(jnp.abs(point)) for point in reach]))
+      bound = jnp.maximum(jnp.asarray(tol, array.dtype), eps) * size
 
       def sweep(carry: tuple) -> tuple:
         y, q, count, _ = carry
@@ -98,9 +101,11 @@ def projection_intersection(
       start = jnp.zeros((len(members), *array.shape), array.dtype)
       carry = (fixed, start, jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, array.dtype))
       go_on = lambda c: (c[3] > bound) & (c[2] < limit)
-      return jax.lax.while_loop(go_on, sweep, carry)[1]
+      _, q, _, change = jax.lax.while_loop(go_on, sweep, carry)
+      # Slow convergence may leave a rest that is small; a sweep that still moves has found nothing.
+      return q, change <= jnp.sqrt(bound * size)
 
-    q = jax.lax.stop_gradient(dykstra())
+    q, found = jax.lax.stop_gradient(dykstra())
     # One Newton step on the fixed point, whose value is dropped and whose derivative counts. The
     # corrections need not be unique: least squares, of least norm.
     _, linear = jax.linearize(lambda q: residual(q, fixed, fixed_hypers), q)
@@ -113,6 +118,6 @@ def projection_intersection(
     )[0]  # fmt: skip
     # The factor is 1: it keeps JAX from meeting a symbolic zero in the second derivative.
     q = q - step * (1 + 0 * jnp.sum(array))
-    return (array - jnp.sum(q, axis=0)).astype(given.dtype)
+    return _common.or_nan(found, array - jnp.sum(q, axis=0)).astype(given.dtype)
 
   return projection

@@ -233,7 +233,7 @@ def projection_correlation(x: ArrayLike, *, tol: float = 1e-10, max_steps: int =
     max_steps: static, the largest number of Newton steps.
 
   Returns:
-    float[n, n] of the dtype of ``x``, with a unit diagonal.
+    float[n, n] of the dtype of ``x``, with a unit diagonal; NaN when max_steps is too small.
 
   Raises:
     TypeError: when ``x`` is not floating-point.
@@ -306,10 +306,14 @@ def projection_correlation(x: ArrayLike, *, tol: float = 1e-10, max_steps: int =
   _, linear = jax.linearize(residual_at, y)
   error = jnp.diagonal(eigen_map(_positive, wide + jnp.diag(y)))
   y = y - cg(linear, error - jax.lax.stop_gradient(error), 8 * eps)
+  # Huge entries leave their rounding on the diagonal.
+  rounding = n * n * eps * jax.lax.stop_gradient(jnp.max(jnp.abs(wide)))
+  left = jnp.max(jnp.abs(jax.lax.stop_gradient(error) - 1))
+  found = left <= jnp.maximum(bound**0.5, rounding)
   out = shifted(y)
   # Scaling to the unit diagonal keeps the matrix semidefinite; it changes the last digits only.
   scale = jax.lax.stop_gradient(jnp.sqrt(jnp.diagonal(out)))
   out = out / (scale[:, None] * scale[None, :])
   eye = jnp.eye(n, dtype=bool)
   out = out + jnp.where(eye, jax.lax.stop_gradient(1 - out), 0)
-  return out.astype(array.dtype)
+  return _common.or_nan(found, out).astype(array.dtype)

@@ -211,3 +211,22 @@ def test_eigenvalues_repeat(rng):
   weights = jnp.asarray(rng.standard_normal((4, 4)))
   f = jax.jit(lambda x: jnp.vdot(weights, pj.projection_psd(x)))
   np.testing.assert_allclose(jax.grad(f)(x), central_difference(f, x, 1e-5), atol=1e-8)
+
+
+def test_what_is_not_found_is_nan():
+  """Sets that do not meet, too few sweeps or steps; the origin is a point like any other."""
+  box = lambda x, bounds: jnp.clip(x, min=bounds[0], max=bounds[1])
+  both = pj.projection_intersection([box, box])
+  apart = jax.jit(both)(jnp.zeros(2), ((0.0, 1.0), (2.0, 3.0)))
+  assert bool(jnp.all(jnp.isnan(apart)))
+  np.testing.assert_allclose(both(jnp.zeros(2), ((0.5, 1.0), (0.7, 3.0))), [0.7, 0.7], atol=1e-6)
+  simplex, plane = (
+    optax.projections.projection_simplex,
+    lambda x, h: optax.projections.projection_hyperplane(x, *h),
+  )
+  hurried = pj.projection_intersection([simplex, plane], max_steps=1)
+  normal = jnp.asarray([1.0, 2.0, 4.0])
+  assert bool(jnp.all(jnp.isnan(hurried(jnp.ones(3), (1.0, (normal, 2.5))))))
+  matrix = 5 * jnp.asarray(np.random.default_rng(0).standard_normal((6, 6)))
+  assert bool(jnp.all(jnp.isnan(pj.projection_correlation(matrix, max_steps=1))))
+  assert bool(jnp.all(jnp.isfinite(pj.projection_correlation(matrix))))
