@@ -306,10 +306,10 @@ def projection_correlation(x: ArrayLike, *, tol: float = 1e-10, max_steps: int =
   _, linear = jax.linearize(residual_at, y)
   error = jnp.diagonal(eigen_map(_positive, wide + jnp.diag(y)))
   y = y - cg(linear, error - jax.lax.stop_gradient(error), 8 * eps)
-  # Huge entries leave their rounding on the diagonal.
+  # Entries whose rounding exceeds the unit diagonal leave nothing to be told from the residual.
   rounding = n * n * eps * jax.lax.stop_gradient(jnp.max(jnp.abs(wide)))
   left = jnp.max(jnp.abs(jax.lax.stop_gradient(error) - 1))
-  found = left <= jnp.maximum(bound**0.5, rounding)
+  found = (left <= jnp.maximum(bound**0.5, rounding)) | (rounding > 1)
   out = shifted(y)
   # Scaling to the unit diagonal keeps the matrix semidefinite; it changes the last digits only.
   scale = jax.lax.stop_gradient(jnp.sqrt(jnp.diagonal(out)))
