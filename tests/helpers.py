@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxopt_robust.debug import count_traces
+
 
 class BadInput(NamedTuple):
   """A call that must fail while tracing.
@@ -41,7 +43,8 @@ def central_difference(fun: Callable, x, eps: float = 1e-6) -> np.ndarray:
 
 def assert_no_retrace(fun: Callable, make_args: Callable[[int], tuple]) -> None:
   """Calls a jitted function with several values; fails if any call but the first compiles."""
-  jitted = jax.jit(fun)
+  counted = count_traces(fun)
+  jitted = jax.jit(counted)
   for i in range(3):
     jax.block_until_ready(jitted(*make_args(i)))
-  assert jitted._cache_size() == 1
+  assert counted.traces == 1

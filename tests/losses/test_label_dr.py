@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxopt_robust import losses
+from jaxopt_robust.debug import count_traces
 
 RAW = {"normalize": None}
 ldr = jax.jit(losses.ldr_kl_loss, static_argnames="normalize")
@@ -281,11 +282,12 @@ def test_state_is_carried_by_scan_without_retracing(case):
   logits, labels = jnp.asarray(case[0], jnp.float32), jnp.asarray(case[1])
   state = losses.aldr_init(5)
 
-  @jax.jit
+  @count_traces
   def visit(state, lam_0):
     step = lambda s, _: aldr(logits, labels, jnp.arange(5), s, temperature=lam_0)[::-1]
     return jax.lax.scan(step, state, None, length=3)
 
+  jitted = jax.jit(visit)
   for lam_0 in (1.0, 2.0):
-    state, _ = visit(state, lam_0)
-  assert visit._cache_size() == 1
+    state, _ = jitted(state, lam_0)
+  assert visit.traces == 1

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from jaxopt_robust import recovery
+from jaxopt_robust.debug import count_traces
 from tests.helpers import assert_no_retrace
 from tests.registries.recovery import TRANSFORMS
 
@@ -74,10 +75,11 @@ def test_dtypes_shapes_and_no_retrace(case):
   assert all(u.dtype == jnp.bfloat16 for u in jax.tree.leaves(updates))
 
   state = concrete
-  step = jax.jit(lambda state, value: tx.update(GRADS, state, **_extra(value))[1])
+  counted = count_traces(lambda state, value: tx.update(GRADS, state, **_extra(value))[1])
+  step = jax.jit(counted)
   for value in VALUES:
     state = step(state, value)
-  assert step._cache_size() == 1
+  assert counted.traces == 1
   assert jax.tree.map(jax.typeof, state) == jax.tree.map(jax.typeof, concrete)
 
 

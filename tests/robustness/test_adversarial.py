@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxopt_robust import losses, robustness
+from jaxopt_robust.debug import count_traces
 from tests.registries.robustness import TRAINING_LOSSES
 
 BATCH, SIZE, CLASSES = 12, 5, 3
@@ -97,14 +98,15 @@ def test_other_losses_can_be_attacked(problem, key):
 
 def test_trades_without_weight_is_cross_entropy_and_is_linear_in_beta(problem, key):
   params, x, labels = problem
-  run = jax.jit(
+  counted = count_traces(
     lambda beta: robustness.trades_loss(linear, params, x, labels, key, attack=attack, beta=beta)
   )
+  run = jax.jit(counted)
   clean = losses.cross_entropy_loss(x @ params, labels)
   np.testing.assert_allclose(run(0.0), clean, rtol=1e-5)
   np.testing.assert_allclose(run(6.0) - clean, 6 * (run(1.0) - clean), rtol=1e-3, atol=1e-5)
   assert np.all(run(1.0) >= clean) and np.any(run(1.0) > clean + 0.01)
-  assert run._cache_size() == 1
+  assert counted.traces == 1
 
 
 def test_radius_zero_gives_the_clean_losses(problem, key):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxopt_robust import losses
+from jaxopt_robust.debug import count_traces
 from jaxopt_robust.robustness import pgd_attack
 
 BATCH, SIZE = 16, 6
@@ -107,16 +108,17 @@ def test_tiny_and_huge_gradients_give_full_steps(key):
 @pytest.mark.parametrize("norm", NORMS)
 def test_dtype_shape_and_no_retrace(key, norm):
   objective = lambda v: jnp.sum(v.astype(jnp.float32) ** 2, axis=(1, 2))
-  fun = jax.jit(
+  counted = count_traces(
     lambda x, key, radius: pgd_attack(
       objective, x, key, radius=radius, stepsize=radius / 3, num_steps=4, norm=norm
     )
   )
+  fun = jax.jit(counted)
   x = jnp.ones((2, 3, 4), jnp.bfloat16)
   for i in range(3):
     found = fun(x, jax.random.fold_in(key, i), 0.1 * (i + 1))
   assert found.shape == x.shape and found.dtype == jnp.bfloat16
-  assert fun._cache_size() == 1
+  assert counted.traces == 1
 
 
 def test_no_gradient_flows_through_the_attack(key):

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import jaxopt_robust as jr
+from jaxopt_robust.debug import count_traces
 from tests.registries.transforms import TRANSFORMS
 
 CASES = pytest.mark.parametrize("case", TRANSFORMS, ids=lambda c: c.name)
@@ -69,14 +70,12 @@ def test_injected_hyperparameters_are_data(case):
   tx = optax.inject_hyperparams(case.make, static_args=case.static)(**case.fixed, **case.hyper)
   close(one_step(tx), one_step(make(case)))
 
-  @jax.jit
-  def updates_with(values):
-    return one_step(case.make(**case.fixed, **values))
-
+  counted = count_traces(lambda values: one_step(case.make(**case.fixed, **values)))
+  updates_with = jax.jit(counted)
   for factor in (1.0, 2.0, 3.0):
     values = {name: jnp.asarray(value * factor) for name, value in case.hyper.items()}
     close(updates_with(values), one_step(case.make(**case.fixed, **values)))
-  assert updates_with._cache_size() == 1
+  assert counted.traces == 1
 
 
 @CASES
@@ -84,12 +83,13 @@ def test_dtype_is_kept_and_the_second_call_does_not_compile(case):
   tx = make(case)
   half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params())
   assert all(u.dtype == jnp.bfloat16 for u in jax.tree.leaves(one_step(tx, half, half)))
-  step = jax.jit(lambda g, s, p: tx.update(g, s, p))
+  counted = count_traces(lambda g, s, p: tx.update(g, s, p))
+  step = jax.jit(counted)
   p, state = params(), tx.init(params())
   for _ in range(3):
     updates, state = step(grads(), state, p)
     p = optax.apply_updates(p, updates)
-  assert step._cache_size() == 1
+  assert counted.traces == 1
 
 
 @CASES
