@@ -23,6 +23,7 @@ from jaxopt_robust.prox.calculus import (
   add_quadratic,
   precompose_affine,
   precompose_semi_orthogonal,
+  ravelled,
 )
 from jaxopt_robust.prox.capped import (
   capped_l1,
@@ -362,6 +363,7 @@ __all__ = [
   "prox_two_thirds",
   "quadratic",
   "rank",
+  "ravelled",
   "ridge",
   "scad",
   "schatten",

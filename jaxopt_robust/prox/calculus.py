@@ -5,11 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from jaxopt_robust import _checks
-from jaxopt_robust.typing import Array, ArrayLike, Penalty
+from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
-__all__ = ["add_quadratic", "precompose_affine", "precompose_semi_orthogonal"]
+__all__ = ["add_quadratic", "precompose_affine", "precompose_semi_orthogonal", "ravelled"]
 
 
 def _penalty(penalty: Any) -> Penalty:
@@ -168,5 +169,46 @@ def precompose_semi_orthogonal(
     step = factor * jnp.asarray(scaling, array.dtype)
     change = psi.prox(coefficients, hyperparams, step) - coefficients
     return array + jax.linear_transpose(matvec, array)(change)[0] / factor
+
+  return Penalty(value, prox)
+
+
+def ravelled(penalty: Penalty) -> Penalty:
+  r"""The penalty of all entries of a pytree as one vector.
+
+  g(x) = psi(vec(x)): for the penalties that are not entrywise and take one array, such as
+  ``prox.owl``, ``prox.linf``, ``prox.tv1d`` or one of ``prox.make_group_penalty``. The entrywise
+  ones, and ``prox.group_lasso``, take pytrees themselves.
+
+  Args:
+    penalty: ``Penalty`` psi of float[n] arrays.
+
+  Returns:
+    ``Penalty`` of float pytrees with n entries in all (leaves in the order of ``jax.tree.leaves``,
+    each row by row), with the hyper-parameters of psi.
+
+  Raises:
+    TypeError: when ``penalty`` is no ``Penalty``. The functions returned refuse pytrees that hold
+      anything but floating-point arrays.
+
+  Note:
+    Leaves of several dtypes are computed in the widest of them.
+
+  Example:
+    >>> largest = ravelled(jr.prox.linf)
+    >>> largest.prox({"a": jnp.array([3.0]), "b": jnp.array([[-1.0, 0.5]])}, 1.0)["a"]
+    Array([2.], dtype=float32)
+
+  Reference:
+    The identification of a pytree with a vector: ``jax.flatten_util.ravel_pytree``.
+  """
+  psi = _penalty(penalty)
+
+  def value(x: PyTree, hyperparams: Any = None) -> Array:
+    return psi.value(ravel_pytree(_checks.check_float_tree("x", x))[0], hyperparams)
+
+  def prox(x: PyTree, hyperparams: Any = None, scaling: ArrayLike = 1.0) -> PyTree:
+    flat, unravel = ravel_pytree(_checks.check_float_tree("x", x))
+    return unravel(psi.prox(flat, hyperparams, scaling))
 
   return Penalty(value, prox)

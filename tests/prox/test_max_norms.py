@@ -64,3 +64,22 @@ def test_closed_forms():
   envelope = prox.moreau_envelope(prox.indicator(BALL))
   far = jnp.linalg.norm(x) - 1
   np.testing.assert_allclose(envelope(x, 1.0, 0.7), far**2 / 1.4, rtol=1e-12)
+
+
+@pytest.mark.x64
+def test_a_pytree_as_one_vector(rng):
+  """Not entrywise, so the leaves must act together; derivatives pass."""
+  x = rng.standard_normal(6)
+  tree = {"a": jnp.asarray(x[:2]), "b": (jnp.asarray(x[2:]).reshape(2, 2),)}
+  weights = jnp.asarray([1.0, 0.8, 0.5, 0.3, 0.2, 0.0])
+  owl = prox.ravelled(prox.owl)
+  found = jax.jit(owl.prox)(tree, weights, 0.7)
+  assert jax.tree.structure(found) == jax.tree.structure(tree)
+  flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(found)])
+  np.testing.assert_allclose(flat, prox.prox_owl(jnp.asarray(x), weights, 0.7), rtol=1e-14)
+  np.testing.assert_allclose(
+    owl.value(tree, weights), prox.penalty_owl(jnp.asarray(x), weights), rtol=1e-14
+  )
+  grads = jax.grad(lambda t: jnp.sum(owl.prox(t, weights, 0.7)["a"] ** 2))(tree)
+  whole = jax.grad(lambda v: jnp.sum(prox.prox_owl(v, weights, 0.7)[:2] ** 2))(jnp.asarray(x))
+  np.testing.assert_allclose(grads["a"], whole[:2], rtol=1e-12)

@@ -10,7 +10,7 @@ from tests.registries.prox import ShapedCase
 HYPER = {"linf": 0.8, "max": 0.8, "squared_l1": 0.8, "sum_largest": (0.8, 2.0)}
 COVERED = set(HYPER) | {f"prox_{n}" for n in HYPER} | {f"penalty_{n}" for n in HYPER}
 COVERED |= {"distance", "indicator", "squared_distance"}
-COVERED |= {"add_quadratic", "precompose_affine", "precompose_semi_orthogonal"}
+COVERED |= {"add_quadratic", "precompose_affine", "precompose_semi_orthogonal", "ravelled"}
 
 BALL = optax.projections.projection_l2_ball
 SHAPED = [
@@ -65,4 +65,13 @@ BAD_INPUTS += [
     TypeError, "must be a Penalty"),
   BadInput("prox.precompose_semi_orthogonal", "nu",
     lambda: prox.precompose_semi_orthogonal(prox.lasso, jnp.abs, nu=0.0), ValueError, "nu must be"),
+]  # fmt: skip
+BAD_INPUTS += [
+  BadInput(
+    "prox.ravelled", "penalty", lambda: prox.ravelled(prox.prox_owl), TypeError, "must be a Penalty"
+  ),
+  BadInput(
+    "prox.ravelled", "integers", lambda: prox.ravelled(prox.linf).prox({"a": jnp.arange(3)}, 1.0),
+    TypeError, "floating-point",
+  ),
 ]  # fmt: skip
