@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
+from jaxopt_robust.numerics import safe_divide
 from jaxopt_robust.typing import Array, ArrayLike
 
 
@@ -59,12 +60,6 @@ def or_nan(good: Array, value: Array) -> Array:
   return jnp.where(good, value, jnp.nan)
 
 
-def over(numerator: Array, denominator: Array) -> Array:
-  """Quotient that is 0 where the denominator is 0, with finite derivatives."""
-  is_zero = denominator == 0
-  return jnp.where(is_zero, 0, numerator / jnp.where(is_zero, 1, denominator))
-
-
 def threshold(z: Array, weights: Array, total: Array) -> Array:
   """Solves sum_i weights_i max(z_i - tau, 0) = total along the last axis; returns z - tau.
 
@@ -92,14 +87,16 @@ def threshold(z: Array, weights: Array, total: Array) -> Array:
     tau, count, _ = carry
     mask = fixed_z > tau
     weight, moment = sums(mask, fixed_z, fixed_weights)
-    new = jnp.maximum(tau, over(moment - fixed_total, weight))
+    new = jnp.maximum(tau, safe_divide(moment - fixed_total, weight))
     new = jnp.where(weight == 0, tau, new)
     new_count = jnp.sum(mask, axis=-1, keepdims=True, dtype=jnp.int32)
     return new, new_count, count
 
   top = jnp.sum(jnp.where(fixed_z == 0, fixed_weights, 0), axis=-1, keepdims=True)
   all_weight, all_moment = sums(fixed_z > -jnp.inf, fixed_z, fixed_weights)
-  low = jnp.maximum(over(-fixed_total, top), over(all_moment - fixed_total, all_weight))
+  low = jnp.maximum(
+    safe_divide(-fixed_total, top), safe_divide(all_moment - fixed_total, all_weight)
+  )
   low = jnp.where(fixed_total == 0, 0, low)
   none = jnp.full(low.shape, -1, jnp.int32)
   tau, _, _ = jax.lax.while_loop(
@@ -107,7 +104,9 @@ def threshold(z: Array, weights: Array, total: Array) -> Array:
   )
   mask = fixed_z > tau
   weight, moment = sums(mask, z, weights)
-  return jnp.where(mask, jnp.maximum(jnp.where(mask, z, 0) - over(moment - total, weight), 0), 0)
+  return jnp.where(
+    mask, jnp.maximum(jnp.where(mask, z, 0) - safe_divide(moment - total, weight), 0), 0
+  )
 
 
 def onto_simplex(z: Array, total: Array) -> Array:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust.projections import _common
+from jaxopt_robust.numerics import safe_divide
 from jaxopt_robust.typing import Array, ArrayLike
 
 # Share of the rounding of the range below which products of entries and multipliers do not fall.
@@ -24,7 +24,7 @@ def schur(weights: Array, ridge: ArrayLike, relative: float = 0.0) -> tuple[Any,
   To the diagonal d of the complement ridge + relative * d is added.
   """
   rows = jnp.sum(weights, axis=1)
-  scaled = weights * _common.over(jnp.ones_like(rows), rows)[:, None]
+  scaled = weights * safe_divide(jnp.ones_like(rows), rows)[:, None]
   # A graph's Laplacian: its diagonal is a sum of the rest, and no digits cancel.
   links = weights.T @ scaled
   links = jnp.where(jnp.eye(links.shape[0], dtype=bool), 0, links)
@@ -45,7 +45,7 @@ def multipliers(weights: Array, row_rhs: Array, column_rhs: Array) -> tuple[Arra
   ridge = jnp.cbrt(jnp.finfo(weights.dtype).eps) * jnp.max(jnp.sum(fixed, axis=0))
   factor, rows = schur(fixed, jnp.where(ridge > 0, ridge, 1))
   columns = jnp.sum(fixed, axis=0)
-  invert = lambda r: _common.over(r, rows)
+  invert = lambda r: safe_divide(r, rows)
 
   size = row_rhs.shape[0]
 
@@ -158,7 +158,7 @@ def interior_point(
     rd = hold(plan - s - spread(u, v) - dual)
     ra, rb = jnp.sum(plan, axis=1) - a, jnp.sum(plan, axis=0) - b
     factor, rows = schur(weights, 0.0, 4 * float(eps) * s.shape[1])
-    invert = lambda r: _common.over(r, rows)
+    invert = lambda r: safe_divide(r, rows)
 
     def solve(row: Array, column: Array) -> tuple[Array, Array]:
       dv = jax.scipy.linalg.cho_solve(factor, column - weights.T @ invert(row))

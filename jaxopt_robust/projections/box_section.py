@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
-from jaxopt_robust.numerics import upcast
+from jaxopt_robust.numerics import safe_divide, upcast
 from jaxopt_robust.projections import _common
 from jaxopt_robust.typing import Array, ArrayLike
 
@@ -33,7 +33,7 @@ def _multiplier(x: Array, low: Array, high: Array, w: Array, c: Array) -> Array:
     # The slope on the side of the root.
     moves = jnp.where(below, (start <= tau) & (tau < stop), (start < tau) & (tau <= stop))
     slope = jnp.sum(jnp.where(moves, w * w, 0))
-    newton = tau - _common.over(value, slope)
+    newton = tau - safe_divide(value, slope)
     # Flat: on to the next point where an entry starts to move.
     up = jnp.min(jnp.where(start > tau, start, jnp.inf))
     down = jnp.max(jnp.where(stop < tau, stop, -jnp.inf))
@@ -43,7 +43,7 @@ def _multiplier(x: Array, low: Array, high: Array, w: Array, c: Array) -> Array:
     done = (value == 0) | (new == left) | (new == right) | ~jnp.isfinite(new)
     return jnp.where(done, tau, new), left, right, count + 1, done
 
-  first = _common.over(c - jnp.sum(w * x), jnp.sum(w * w))
+  first = safe_divide(c - jnp.sum(w * x), jnp.sum(w * w))
   infinite = jnp.full((), jnp.inf, x.dtype)
   carry = (first, -infinite, infinite, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
   carry = jax.lax.while_loop(lambda s: ~s[4] & (s[3] < _MAX_STEPS), step, carry)
@@ -106,7 +106,7 @@ def projection_box_section(x: ArrayLike, hyperparams: Any) -> Array:
   fixed = jnp.where(free, 0, jnp.where(free, 0, bound))
   # One Newton step on the active set, around the moved point: no cancellation is left.
   miss = c - jnp.sum(w * jnp.where(free, moved, fixed))
-  rest = _common.over(miss, jnp.sum(jnp.where(free, w * w, 0)))
+  rest = safe_divide(miss, jnp.sum(jnp.where(free, w * w, 0)))
   inner = moved + rest * w
   # The step may leave the box by a rounding: the value is clipped, the derivative is not.
   clipped = inner + jax.lax.stop_gradient(jnp.clip(inner, min=low, max=high) - inner)

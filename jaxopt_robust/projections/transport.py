@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
-from jaxopt_robust.numerics import upcast
+from jaxopt_robust.numerics import safe_divide, upcast
 from jaxopt_robust.projections import _common, _marginals
 from jaxopt_robust.typing import Array, ArrayLike
 
@@ -209,7 +209,7 @@ def _kl_values(s: Array, a: Array, b: Array, bound: Array, max_steps: int) -> Ar
     c, v, old_c, old_v = carry
     new_c = jnp.where(c == 0, jnp.minimum(1, first), jnp.minimum(1, 2 * c))
     # Multipliers are nearly linear in c.
-    ratio = _common.over(new_c - c, c - old_c)
+    ratio = safe_divide(new_c - c, c - old_c)
     guess = sinkhorn(sinkhorn(v + ratio * (v - old_v), new_c), new_c)
     new, _ = _marginals.newton(
       lambda v: plan_of(v, new_c), lambda v: sinkhorn(v, new_c), guess,

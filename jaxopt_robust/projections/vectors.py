@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
-from jaxopt_robust.numerics import safe_norm, upcast
+from jaxopt_robust.numerics import safe_divide, safe_norm, upcast
 from jaxopt_robust.projections import _common
 from jaxopt_robust.typing import Array, ArrayLike
 
@@ -57,7 +57,7 @@ def projection_hyperslab(x: ArrayLike, hyperparams: Any) -> Array:
   inner = jnp.sum(a * wide)
   target = jnp.where(inner < low, low, jnp.where(inner > high, high, inner))
   square = jnp.sum(a * a)
-  moved = wide + _common.over(target - inner, square) * a
+  moved = wide + safe_divide(target - inner, square) * a
   good = (low <= high) & ((square > 0) | ((low <= 0) & (high >= 0)))
   _checks.check_holds(
     good | jnp.isnan(square), "the set is empty: it needs low <= high, and 0 between them if a = 0."
@@ -106,7 +106,7 @@ def projection_second_order_cone(x: ArrayLike, slope: ArrayLike = 1.0) -> Array:
   u, t = unit[:-1], unit[-1]
   norm = safe_norm(u)
   height = (alpha * norm + t) / (1 + alpha * alpha)
-  side = _common.over(alpha * height, norm) * u
+  side = safe_divide(alpha * height, norm) * u
   outside = jnp.concatenate([side, height[None]])
   out = size * jnp.where(alpha * norm <= -t, 0, outside)
   out = jnp.where(norm <= alpha * t, wide, out)

@@ -7,11 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
-from jaxopt_robust._checks import parts
 from jaxopt_robust.numerics import upcast
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
-
-__all__ = ["entrywise", "parts", "root", "scaled_for", "spread", "start", "total", "total_of"]
 
 
 def spread(

@@ -11,12 +11,6 @@ from jaxopt_robust.prox._common import root
 from jaxopt_robust.typing import Array, ArrayLike, Penalty
 
 
-def check_penalty(penalty: Any) -> None:
-  """Refuses anything but a ``Penalty`` record."""
-  if not isinstance(penalty, Penalty):
-    raise TypeError(f"penalty must be a Penalty(value, prox); got {type(penalty).__name__}.")
-
-
 def check_shared(hyperparams: Any, shape: tuple[int, ...], what: str) -> None:
   """Every leaf of the hyper-parameters is a scalar or holds one number for each ``what``."""
   for leaf in jax.tree.leaves(hyperparams):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
-from jaxopt_robust.prox._common import entrywise, parts, root, spread, start, total_of
+from jaxopt_robust.prox._common import entrywise, root, spread, start, total_of
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
 __all__ = [
@@ -132,7 +132,7 @@ def prox_poisson(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTre
   Reference:
     Combettes and Pesquet, Proximal splitting methods in signal processing, 2011, table 10.2.
   """
-  lam, count = parts(hyperparams, "lam", "count")
+  lam, count = _checks.parts(hyperparams, "lam", "count")
   x = start(x, scaling)
   return entrywise(
     lambda v, s, l, b: _positive_root(v - s * l, s * l * b),
@@ -167,7 +167,7 @@ def penalty_poisson(x: PyTree, hyperparams: Any) -> Array:
   Reference:
     Combettes and Pesquet, Proximal splitting methods in signal processing, 2011, table 10.2.
   """
-  lam, count = parts(hyperparams, "lam", "count")
+  lam, count = _checks.parts(hyperparams, "lam", "count")
   x = _checks.check_float_tree("x", x)
 
   def one(v: Array, l: Array, b: Array) -> Array:

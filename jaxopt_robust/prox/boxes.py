@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxopt_robust import _checks
-from jaxopt_robust.prox._common import entrywise, parts, spread, start, total_of
+from jaxopt_robust.prox._common import entrywise, spread, start, total_of
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
 __all__ = [
@@ -67,7 +67,7 @@ def prox_box(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
   Reference:
     Parikh and Boyd, Proximal algorithms, 2014, chapter 6.
   """
-  low, high = parts(hyperparams, "low", "high")
+  low, high = _checks.parts(hyperparams, "low", "high")
   x = start(x, scaling)
   low, high = _bounds(low, high, x)
   return entrywise(lambda v, s, a, b: jnp.minimum(jnp.maximum(v, a), b), x, scaling, low, high)
@@ -96,7 +96,7 @@ def penalty_box(x: PyTree, hyperparams: Any) -> Array:
   Reference:
     Parikh and Boyd, Proximal algorithms, 2014, chapter 6.
   """
-  low, high = parts(hyperparams, "low", "high")
+  low, high = _checks.parts(hyperparams, "low", "high")
   x = _checks.check_float_tree("x", x)
   low, high = _bounds(low, high, x)
   return total_of(
@@ -134,7 +134,7 @@ def prox_quadratic(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyT
   Reference:
     Parikh and Boyd, Proximal algorithms, 2014, chapter 6.
   """
-  curvature, linear = parts(hyperparams, "curvature", "linear")
+  curvature, linear = _checks.parts(hyperparams, "curvature", "linear")
   x = start(x, scaling)
   return entrywise(
     lambda v, s, c, b: (v + s * b) / (1 + s * c), x, scaling,
@@ -165,7 +165,7 @@ def penalty_quadratic(x: PyTree, hyperparams: Any) -> Array:
   Reference:
     Parikh and Boyd, Proximal algorithms, 2014, chapter 6.
   """
-  curvature, linear = parts(hyperparams, "curvature", "linear")
+  curvature, linear = _checks.parts(hyperparams, "curvature", "linear")
   x = _checks.check_float_tree("x", x)
   return total_of(
     lambda v, c, b: c * v * v / 2 - b * v, x,

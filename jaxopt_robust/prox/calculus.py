@@ -13,12 +13,6 @@ from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 __all__ = ["add_quadratic", "precompose_affine", "precompose_semi_orthogonal", "ravelled"]
 
 
-def _penalty(penalty: Any) -> Penalty:
-  if not isinstance(penalty, Penalty):
-    raise TypeError(f"penalty must be a Penalty(value, prox); got {type(penalty).__name__}.")
-  return penalty
-
-
 def precompose_affine(
   penalty: Penalty, *, scale: ArrayLike = 1.0, shift: ArrayLike = 0.0
 ) -> Penalty:
@@ -50,7 +44,7 @@ def precompose_affine(
   Reference:
     Parikh and Boyd, Proximal algorithms, 2014, section 2.2 (affine addition, postcomposition).
   """
-  psi = _penalty(penalty)
+  _checks.check_penalty("penalty", penalty)
   if jnp.ndim(scale) != 0:
     raise ValueError(f"scale must be a scalar; got shape {jnp.shape(scale)}.")
   _checks.check_holds(jnp.asarray(scale) != 0, "scale must not be 0; got 0.")
@@ -60,14 +54,14 @@ def precompose_affine(
 
   def value(x: ArrayLike, hyperparams: Any = None) -> Array:
     array = _checks.check_float_array("x", x)
-    return psi.value(inner(array), hyperparams)
+    return penalty.value(inner(array), hyperparams)
 
   def prox(x: ArrayLike, hyperparams: Any = None, scaling: ArrayLike = 1.0) -> Array:
     _checks.check_non_negative("scaling", scaling)
     array = _checks.check_float_array("x", x)
     c = jnp.asarray(scale, array.dtype)
     step = c * c * jnp.asarray(scaling, array.dtype)
-    return (psi.prox(inner(array), hyperparams, step) - jnp.asarray(shift, array.dtype)) / c
+    return (penalty.prox(inner(array), hyperparams, step) - jnp.asarray(shift, array.dtype)) / c
 
   return Penalty(value, prox)
 
@@ -98,7 +92,7 @@ def add_quadratic(penalty: Penalty, *, weight: ArrayLike, center: ArrayLike = 0.
   Reference:
     Parikh and Boyd, Proximal algorithms, 2014, section 2.2 (regularization).
   """
-  psi = _penalty(penalty)
+  _checks.check_penalty("penalty", penalty)
   _checks.check_non_negative("weight", weight)
   if jnp.ndim(weight) != 0:
     raise ValueError(f"weight must be a scalar; got shape {jnp.shape(weight)}.")
@@ -107,7 +101,7 @@ def add_quadratic(penalty: Penalty, *, weight: ArrayLike, center: ArrayLike = 0.
     array = _checks.check_float_array("x", x)
     off = array - jnp.asarray(center, array.dtype)
     square = jnp.asarray(weight, array.dtype) / 2 * jnp.sum(off * off)
-    return psi.value(array, hyperparams) + square
+    return penalty.value(array, hyperparams) + square
 
   def prox(x: ArrayLike, hyperparams: Any = None, scaling: ArrayLike = 1.0) -> Array:
     _checks.check_non_negative("scaling", scaling)
@@ -115,7 +109,7 @@ def add_quadratic(penalty: Penalty, *, weight: ArrayLike, center: ArrayLike = 0.
     step = jnp.asarray(scaling, array.dtype)
     pull = step * jnp.asarray(weight, array.dtype)
     mean = (array + pull * jnp.asarray(center, array.dtype)) / (1 + pull)
-    return psi.prox(mean, hyperparams, step / (1 + pull))
+    return penalty.prox(mean, hyperparams, step / (1 + pull))
 
   return Penalty(value, prox)
 
@@ -152,14 +146,14 @@ def precompose_semi_orthogonal(
   Reference:
     Combettes and Pesquet, Proximal splitting methods in signal processing, 2011, table 10.1.
   """
-  psi = _penalty(penalty)
+  _checks.check_penalty("penalty", penalty)
   _checks.check_callable("matvec", matvec)
   _checks.check_positive("nu", nu)
   if jnp.ndim(nu) != 0:
     raise ValueError(f"nu must be a scalar; got shape {jnp.shape(nu)}.")
 
   def value(x: ArrayLike, hyperparams: Any = None) -> Array:
-    return psi.value(matvec(_checks.check_float_array("x", x)), hyperparams)
+    return penalty.value(matvec(_checks.check_float_array("x", x)), hyperparams)
 
   def prox(x: ArrayLike, hyperparams: Any = None, scaling: ArrayLike = 1.0) -> Array:
     _checks.check_non_negative("scaling", scaling)
@@ -167,7 +161,7 @@ def precompose_semi_orthogonal(
     factor = jnp.asarray(nu, array.dtype)
     coefficients = matvec(array)
     step = factor * jnp.asarray(scaling, array.dtype)
-    change = psi.prox(coefficients, hyperparams, step) - coefficients
+    change = penalty.prox(coefficients, hyperparams, step) - coefficients
     return array + jax.linear_transpose(matvec, array)(change)[0] / factor
 
   return Penalty(value, prox)
@@ -202,13 +196,13 @@ def ravelled(penalty: Penalty) -> Penalty:
   Reference:
     The identification of a pytree with a vector: ``jax.flatten_util.ravel_pytree``.
   """
-  psi = _penalty(penalty)
+  _checks.check_penalty("penalty", penalty)
 
   def value(x: PyTree, hyperparams: Any = None) -> Array:
-    return psi.value(ravel_pytree(_checks.check_float_tree("x", x))[0], hyperparams)
+    return penalty.value(ravel_pytree(_checks.check_float_tree("x", x))[0], hyperparams)
 
   def prox(x: PyTree, hyperparams: Any = None, scaling: ArrayLike = 1.0) -> PyTree:
     flat, unravel = ravel_pytree(_checks.check_float_tree("x", x))
-    return unravel(psi.prox(flat, hyperparams, scaling))
+    return unravel(penalty.prox(flat, hyperparams, scaling))
 
   return Penalty(value, prox)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import hard_threshold, soft_threshold
-from jaxopt_robust.prox._common import entrywise, parts, root, spread, start, total_of
+from jaxopt_robust.prox._common import entrywise, root, spread, start, total_of
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
 __all__ = [
@@ -51,7 +51,7 @@ def prox_log_sum(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTre
     Candes, Wakin and Boyd, Enhancing sparsity by reweighted l1 minimization, 2008 (penalty);
     the choice between the candidates is checked by brute force.
   """
-  lam, eps = parts(hyperparams, "lam", "eps")
+  lam, eps = _checks.parts(hyperparams, "lam", "eps")
   x = start(x, scaling)
 
   def one(v: Array, s: Array, l: Array, e: Array) -> Array:
@@ -95,7 +95,7 @@ def penalty_log_sum(x: PyTree, hyperparams: Any) -> Array:
     Candes, Wakin and Boyd, Enhancing sparsity by reweighted l1 minimization, 2008 (penalty);
     the choice between the candidates is checked by brute force.
   """
-  lam, eps = parts(hyperparams, "lam", "eps")
+  lam, eps = _checks.parts(hyperparams, "lam", "eps")
   x = _checks.check_float_tree("x", x)
   return total_of(
     lambda v, l, e: l * jnp.log1p(jnp.abs(v) / e),
@@ -136,7 +136,7 @@ def prox_capped_l1(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyT
   Reference:
     Zhang, Analysis of multi-stage convex relaxation for sparse regularization, 2010.
   """
-  lam, theta = parts(hyperparams, "lam", "theta")
+  lam, theta = _checks.parts(hyperparams, "lam", "theta")
   x = start(x, scaling)
 
   def one(v: Array, s: Array, l: Array, t: Array) -> Array:
@@ -172,7 +172,7 @@ def penalty_capped_l1(x: PyTree, hyperparams: Any) -> Array:
   Reference:
     Zhang, Analysis of multi-stage convex relaxation for sparse regularization, 2010.
   """
-  lam, theta = parts(hyperparams, "lam", "theta")
+  lam, theta = _checks.parts(hyperparams, "lam", "theta")
   x = _checks.check_float_tree("x", x)
   return total_of(
     lambda v, l, t: l * jnp.minimum(jnp.abs(v), t),

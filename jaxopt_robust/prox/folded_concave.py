@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import hard_threshold, soft_threshold
-from jaxopt_robust.prox._common import entrywise, parts, root, spread, start, total_of
+from jaxopt_robust.prox._common import entrywise, root, spread, start, total_of
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
 __all__ = [
@@ -66,7 +66,7 @@ def prox_mcp(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
   Reference:
     Zhang, Nearly unbiased variable selection under minimax concave penalty, 2010, equation 2.1.
   """
-  lam, theta = parts(hyperparams, "lam", "theta")
+  lam, theta = _checks.parts(hyperparams, "lam", "theta")
   x = start(x, scaling)
   return entrywise(
     _mcp, x, scaling, spread("lam", lam, x), spread("theta", theta, x, check=_checks.check_positive)
@@ -97,7 +97,7 @@ def penalty_mcp(x: PyTree, hyperparams: Any) -> Array:
   Reference:
     Zhang, Nearly unbiased variable selection under minimax concave penalty, 2010, equation 2.1.
   """
-  lam, theta = parts(hyperparams, "lam", "theta")
+  lam, theta = _checks.parts(hyperparams, "lam", "theta")
   x = _checks.check_float_tree("x", x)
 
   def one(v: Array, l: Array, t: Array) -> Array:
@@ -143,7 +143,7 @@ def prox_scad(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
     Fan and Li, Variable selection via nonconcave penalized likelihood and its oracle properties,
     2001, equations 2.7 and 2.8 (s = 1); the other regimes are derived and checked by brute force.
   """
-  lam, a = parts(hyperparams, "lam", "a")
+  lam, a = _checks.parts(hyperparams, "lam", "a")
   x = start(x, scaling)
 
   def one(v: Array, s: Array, l: Array, a: Array) -> Array:
@@ -183,7 +183,7 @@ def penalty_scad(x: PyTree, hyperparams: Any) -> Array:
     Fan and Li, Variable selection via nonconcave penalized likelihood and its oracle properties,
     2001, equations 2.7 and 2.8 (s = 1); the other regimes are derived and checked by brute force.
   """
-  lam, a = parts(hyperparams, "lam", "a")
+  lam, a = _checks.parts(hyperparams, "lam", "a")
   x = _checks.check_float_tree("x", x)
 
   def one(v: Array, l: Array, a: Array) -> Array:
@@ -227,7 +227,7 @@ def prox_cel0(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
     Soubies, Blanc-Feraud and Aubert, A continuous exact l0 penalty (CEL0) for least squares
     regularized problem, 2015.
   """
-  lam, norm = parts(hyperparams, "lam", "norm")
+  lam, norm = _checks.parts(hyperparams, "lam", "norm")
   x = start(x, scaling)
 
   def one(v: Array, s: Array, l: Array, c: Array) -> Array:
@@ -263,7 +263,7 @@ def penalty_cel0(x: PyTree, hyperparams: Any) -> Array:
     Soubies, Blanc-Feraud and Aubert, A continuous exact l0 penalty (CEL0) for least squares
     regularized problem, 2015.
   """
-  lam, norm = parts(hyperparams, "lam", "norm")
+  lam, norm = _checks.parts(hyperparams, "lam", "norm")
   x = _checks.check_float_tree("x", x)
 
   def one(v: Array, l: Array, c: Array) -> Array:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import upcast
 from jaxopt_robust.prox._common import start_array
-from jaxopt_robust.prox._radial import check_penalty, check_shared, factors, norms_of
+from jaxopt_robust.prox._radial import check_shared, factors, norms_of
 from jaxopt_robust.typing import Array, ArrayLike, Penalty
 
 __all__ = ["group_weights", "groups_to_ids", "make_group_penalty"]
@@ -104,7 +104,7 @@ def make_group_penalty(penalty: Penalty, group_ids: ArrayLike, *, num_groups: in
     Yuan and Lin, Model selection and estimation in regression with grouped variables, 2006;
     Huang, Breheny and Ma, A selective review of group selection in high-dimensional models, 2012.
   """
-  check_penalty(penalty)
+  _checks.check_penalty("penalty", penalty)
   layout = (check_groups(group_ids, num_groups), num_groups)
   shape = layout[0].shape
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import soft_threshold
-from jaxopt_robust.prox._common import parts, scaled_for, spread, start, total
+from jaxopt_robust.prox._common import scaled_for, spread, start, total
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
 __all__ = [
@@ -181,7 +181,7 @@ def prox_elastic_net(x: PyTree, hyperparams: Any = None, scaling: ArrayLike = 1.
     Zou and Hastie, Regularization and variable selection via the elastic net, 2005; the argument
     order and the product lam gamma are those of jaxopt.
   """
-  lam, gamma = parts((1.0, 1.0) if hyperparams is None else hyperparams, "lam", "gamma")
+  lam, gamma = _checks.parts((1.0, 1.0) if hyperparams is None else hyperparams, "lam", "gamma")
   x = start(x, scaling)
 
   def one(v: Array, l: Array, g: Array) -> Array:
@@ -214,7 +214,7 @@ def penalty_elastic_net(x: PyTree, hyperparams: Any = None) -> Array:
   Reference:
     Zou and Hastie, Regularization and variable selection via the elastic net, 2005.
   """
-  lam, gamma = parts((1.0, 1.0) if hyperparams is None else hyperparams, "lam", "gamma")
+  lam, gamma = _checks.parts((1.0, 1.0) if hyperparams is None else hyperparams, "lam", "gamma")
   x = _checks.check_float_tree("x", x)
   value = lambda v, l, g: l * (jnp.abs(v) + 0.5 * g * v * v)
   return total(jax.tree.map(value, x, spread("lam", lam, x), spread("gamma", gamma, x)))

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
-from jaxopt_robust.prox._common import entrywise, parts, spread, start, total_of
+from jaxopt_robust.prox._common import entrywise, spread, start, total_of
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
 __all__ = [
@@ -56,7 +56,7 @@ def prox_huber(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
     Huber, Robust estimation of a location parameter, 1964 (function); Combettes and Pesquet,
     Proximal splitting methods in signal processing, 2011, table 10.2.
   """
-  lam, delta = parts(hyperparams, "lam", "delta")
+  lam, delta = _checks.parts(hyperparams, "lam", "delta")
   x = start(x, scaling)
   return entrywise(
     lambda v, s, l, d: v - s * l * jnp.clip(v / (1 + s * l), min=-d, max=d),
@@ -89,7 +89,7 @@ def penalty_huber(x: PyTree, hyperparams: Any) -> Array:
     Huber, Robust estimation of a location parameter, 1964 (function); Combettes and Pesquet,
     Proximal splitting methods in signal processing, 2011, table 10.2.
   """
-  lam, delta = parts(hyperparams, "lam", "delta")
+  lam, delta = _checks.parts(hyperparams, "lam", "delta")
   x = _checks.check_float_tree("x", x)
 
   def one(v: Array, l: Array, d: Array) -> Array:
@@ -133,7 +133,7 @@ def prox_epsilon_insensitive(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1
     Drucker et al., Support vector regression machines, 1996 (function); its operator is derived and
     checked by brute force.
   """
-  lam, eps = parts(hyperparams, "lam", "eps")
+  lam, eps = _checks.parts(hyperparams, "lam", "eps")
   x = start(x, scaling)
 
   def one(v: Array, s: Array, l: Array, e: Array) -> Array:
@@ -167,7 +167,7 @@ def penalty_epsilon_insensitive(x: PyTree, hyperparams: Any) -> Array:
     Drucker et al., Support vector regression machines, 1996 (function); its operator is derived and
     checked by brute force.
   """
-  lam, eps = parts(hyperparams, "lam", "eps")
+  lam, eps = _checks.parts(hyperparams, "lam", "eps")
   x = _checks.check_float_tree("x", x)
   return total_of(
     lambda v, l, e: l * jnp.maximum(jnp.abs(v) - e, 0),
@@ -208,7 +208,7 @@ def prox_pinball(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTre
     Koenker and Bassett, Regression quantiles, 1978 (function); its operator is derived and checked
     by brute force.
   """
-  lam, tau = parts(hyperparams, "lam", "tau")
+  lam, tau = _checks.parts(hyperparams, "lam", "tau")
   x = start(x, scaling)
 
   def one(v: Array, s: Array, l: Array, t: Array) -> Array:
@@ -242,7 +242,7 @@ def penalty_pinball(x: PyTree, hyperparams: Any) -> Array:
     Koenker and Bassett, Regression quantiles, 1978 (function); its operator is derived and checked
     by brute force.
   """
-  lam, tau = parts(hyperparams, "lam", "tau")
+  lam, tau = _checks.parts(hyperparams, "lam", "tau")
   x = _checks.check_float_tree("x", x)
   return total_of(
     lambda v, l, t: l * jnp.maximum(t * v, (t - 1) * v),

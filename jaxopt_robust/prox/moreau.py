@@ -44,8 +44,7 @@ def moreau_envelope(penalty: Penalty) -> Callable[..., Array]:
     Moreau, Proximite et dualite dans un espace hilbertien, 1965; Parikh and Boyd, Proximal
     algorithms, 2014, section 3.1.
   """
-  if not isinstance(penalty, Penalty):
-    raise TypeError(f"penalty must be a Penalty(value, prox); got {type(penalty).__name__}.")
+  _checks.check_penalty("penalty", penalty)
 
   def at(y: PyTree, x: PyTree, hyper: Any, scaling: Array) -> Array:
     square = optax.tree.norm(optax.tree.sub(y, x), squared=True)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import hard_threshold
-from jaxopt_robust.prox._common import entrywise, parts, root, spread, start, total_of
+from jaxopt_robust.prox._common import entrywise, root, spread, start, total_of
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
 __all__ = [
@@ -303,7 +303,7 @@ def prox_lq(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
   Reference:
     Marjanovic and Solo, On lq optimization and matrix completion, 2012, theorem 1.
   """
-  lam, q = parts(hyperparams, "lam", "q")
+  lam, q = _checks.parts(hyperparams, "lam", "q")
   x = start(x, scaling)
 
   def one(v: Array, s: Array, l: Array, q: Array) -> Array:
@@ -349,7 +349,7 @@ def penalty_lq(x: PyTree, hyperparams: Any) -> Array:
   Reference:
     Marjanovic and Solo, On lq optimization and matrix completion, 2012, theorem 1.
   """
-  lam, q = parts(hyperparams, "lam", "q")
+  lam, q = _checks.parts(hyperparams, "lam", "q")
   x = _checks.check_float_tree("x", x)
 
   def one(v: Array, l: Array, q: Array) -> Array:

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jaxopt_robust import _checks
 from jaxopt_robust._chain import block_mean, chain_blocks
 from jaxopt_robust.numerics import upcast
-from jaxopt_robust.prox._common import parts
 from jaxopt_robust.prox._lines import check_blocks_of, over_blocks, scalar_strength
 from jaxopt_robust.typing import Array, ArrayLike, Penalty
 
@@ -31,7 +30,7 @@ def _weights(value: Any, like: Array) -> Array:
 
 
 def _oscar_weights(hyperparams: Any, like: Array) -> Array:
-  l1reg, pairwise = parts(hyperparams, "l1reg", "pairwise")
+  l1reg, pairwise = _checks.parts(hyperparams, "l1reg", "pairwise")
   l1reg = scalar_strength("l1reg", l1reg, like)
   pairwise = scalar_strength("pairwise", pairwise, like)
   # A negative traced strength must not be hidden by the other one.

@@ -4,9 +4,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxopt_robust import _checks
 from jaxopt_robust.numerics import upcast
 from jaxopt_robust.prox._common import start_array
-from jaxopt_robust.prox._radial import check_penalty, check_shared, factors, norms_of
+from jaxopt_robust.prox._radial import check_shared, factors, norms_of
 from jaxopt_robust.prox.l1 import lasso
 from jaxopt_robust.typing import Array, ArrayLike, Penalty
 
@@ -50,7 +51,7 @@ def make_row_penalty(penalty: Penalty) -> Penalty:
     Obozinski, Taskar and Jordan, Joint covariate selection and joint subspace selection for
     multiple classification problems, 2010.
   """
-  check_penalty(penalty)
+  _checks.check_penalty("penalty", penalty)
 
   def value(x: ArrayLike, hyperparams: Any = None) -> Array:
     array = start_array(x, min_rank=1)

@@ -4,9 +4,9 @@ from typing import Any
 
 import jax
 
+from jaxopt_robust import _checks
 from jaxopt_robust.numerics import upcast
-from jaxopt_robust.prox._common import parts, start, start_array
-from jaxopt_robust.prox._radial import check_penalty
+from jaxopt_robust.prox._common import start, start_array
 from jaxopt_robust.prox.group import penalty_group_lasso, prox_group_lasso
 from jaxopt_robust.prox.groups import check_groups, groups_prox, groups_value
 from jaxopt_robust.prox.l1 import penalty_lasso, prox_lasso
@@ -53,7 +53,7 @@ def prox_sparse_group_lasso(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.
     Simon, Friedman, Hastie and Tibshirani, A sparse-group lasso, 2013; the decomposition is that of
     Yu, On decomposing the proximal map, 2013.
   """
-  l1reg, l2reg = parts(hyperparams, "l1reg", "l2reg")
+  l1reg, l2reg = _checks.parts(hyperparams, "l1reg", "l2reg")
   x = start(x, scaling)
   wide = prox_lasso(jax.tree.map(upcast, x), l1reg, scaling)
   block = prox_group_lasso(wide, l2reg, scaling)
@@ -83,7 +83,7 @@ def penalty_sparse_group_lasso(x: PyTree, hyperparams: Any) -> Array:
   Reference:
     Simon, Friedman, Hastie and Tibshirani, A sparse-group lasso, 2013.
   """
-  l1reg, l2reg = parts(hyperparams, "l1reg", "l2reg")
+  l1reg, l2reg = _checks.parts(hyperparams, "l1reg", "l2reg")
   return penalty_lasso(x, l1reg) + penalty_group_lasso(x, l2reg)
 
 
@@ -125,19 +125,19 @@ def make_sparse_group_penalty(
     Simon, Friedman, Hastie and Tibshirani, A sparse-group lasso, 2013; the decomposition is that of
     Yu, On decomposing the proximal map, 2013.
   """
-  check_penalty(penalty)
+  _checks.check_penalty("penalty", penalty)
   layout = (check_groups(group_ids, num_groups), num_groups)
   shape = layout[0].shape
 
   def value(x: ArrayLike, hyperparams: Any) -> Array:
-    l1reg, group = parts(hyperparams, "l1reg", "group")
+    l1reg, group = _checks.parts(hyperparams, "l1reg", "group")
     array = start_array(x, shape=shape)
     wide = upcast(array)
     total = penalty_lasso(wide, l1reg) + groups_value(penalty, wide, layout, group)
     return total.astype(array.dtype)
 
   def prox(x: ArrayLike, hyperparams: Any, scaling: ArrayLike = 1.0) -> Array:
-    l1reg, group = parts(hyperparams, "l1reg", "group")
+    l1reg, group = _checks.parts(hyperparams, "l1reg", "group")
     array = start_array(x, scaling, shape=shape)
     soft = prox_lasso(upcast(array), l1reg, scaling)
     return groups_prox(penalty, soft, layout, group, scaling).astype(array.dtype)

@@ -5,10 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxopt_robust import _checks
 from jaxopt_robust._spectral import clean, over_batch, singular_map, singular_sum
 from jaxopt_robust.numerics import upcast
 from jaxopt_robust.prox._common import start_array
-from jaxopt_robust.prox._radial import check_penalty, check_shared
+from jaxopt_robust.prox._radial import check_shared
 from jaxopt_robust.prox.l1 import lasso
 from jaxopt_robust.prox.nonconvex_powers import l0, lq
 from jaxopt_robust.typing import Array, ArrayLike, Penalty
@@ -61,7 +62,7 @@ def make_spectral_penalty(penalty: Penalty) -> Penalty:
     Lewis, The convex analysis of unitarily invariant matrix functions, 1995; derivatives: Lewis and
     Sendov, Nonsmooth analysis of singular values, 2005.
   """
-  check_penalty(penalty)
+  _checks.check_penalty("penalty", penalty)
 
   def checked(x: ArrayLike, hyperparams: Any, scaling: ArrayLike) -> tuple[Array, Any]:
     array = start_array(x, scaling, min_rank=2)

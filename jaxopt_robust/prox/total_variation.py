@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxopt_robust import _checks
 from jaxopt_robust._chain import block_mean, block_sum, chain_blocks
 from jaxopt_robust.numerics import soft_threshold, upcast
-from jaxopt_robust.prox._common import parts
 from jaxopt_robust.prox._lines import check_blocks_of, over_blocks, scalar_strength
 from jaxopt_robust.typing import Array, ArrayLike, Penalty
 
@@ -138,7 +138,7 @@ def prox_fused_lasso(
   """
   array = check_blocks_of(x, 1, scaling)
   wide = upcast(array)
-  l1reg, tvreg = parts(hyperparams, "l1reg", "tvreg")
+  l1reg, tvreg = _checks.parts(hyperparams, "l1reg", "tvreg")
   step = jnp.asarray(scaling, wide.dtype)
   strength = scalar_strength("tvreg", tvreg, wide) * step
   threshold = scalar_strength("l1reg", l1reg, wide) * step
@@ -173,7 +173,7 @@ def penalty_fused_lasso(x: ArrayLike, hyperparams: Any = (1.0, 1.0)) -> Array:
   """
   array = check_blocks_of(x, 1)
   wide = upcast(array)
-  l1reg, tvreg = parts(hyperparams, "l1reg", "tvreg")
+  l1reg, tvreg = _checks.parts(hyperparams, "l1reg", "tvreg")
   l1_part = scalar_strength("l1reg", l1reg, wide) * jnp.sum(jnp.abs(wide))
   tv_part = scalar_strength("tvreg", tvreg, wide) * jnp.sum(jnp.abs(jnp.diff(wide, axis=-1)))
   return (l1_part + tv_part).astype(array.dtype)

@@ -113,8 +113,7 @@ def spectral_proximal_gradient(
     and Raydan, Nonmonotone spectral projected gradient methods on convex sets, 2000.
   """
   _checks.check_callable("fun", fun)
-  if not isinstance(penalty, Penalty):
-    raise TypeError(f"penalty must be a Penalty(value, prox); got {type(penalty).__name__}.")
+  _checks.check_penalty("penalty", penalty)
   _checks.check_positive("init_stepsize", init_stepsize)
   memory = _checks.check_int("memory", memory, minimum=1)
   _checks.check_positive("min_stepsize", min_stepsize)

@@ -239,8 +239,7 @@ def support_residual(
     for fast hyperparameter selection in non-smooth convex learning, 2022, theorem 9.
   """
   _checks.check_callable("fun", fun)
-  if not isinstance(penalty, Penalty):
-    raise TypeError(f"penalty must be a Penalty(value, prox); got {type(penalty).__name__}.")
+  _checks.check_penalty("penalty", penalty)
   if support is not None:
     _checks.check_callable("support", support)
 
