@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxopt_robust.typing import Array, ArrayLike, PyTree
+from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
 
 def is_concrete(value: Any) -> bool:
@@ -93,6 +93,32 @@ def check_labels(
         f"{name} must lie in [0, {num_classes}); got {np.asarray(array)[bad].ravel()[0]}."
       )
   return array
+
+
+def check_index(
+  name: str,
+  index: ArrayLike,
+  *,
+  shape: tuple[int, ...],
+  num_examples: int,
+  where: ArrayLike | None = None,
+) -> Array:
+  """Positions in a state of ``num_examples`` rows; ``num_examples`` for rows to be left alone.
+
+  Rows that are masked out, and under ``jit`` rows whose index is out of range, get that position,
+  which is out of range itself: reads fill it, writes drop it.
+  """
+  array = jnp.asarray(index)
+  if not jnp.issubdtype(array.dtype, jnp.integer):
+    raise TypeError(f"{name} must hold integers; got dtype {array.dtype}.")
+  if array.shape != shape:
+    raise ValueError(f"{name} must have shape {shape}; got {array.shape}.")
+  is_bad = (array < 0) | (array >= num_examples)
+  refused = is_bad if where is None else is_bad & where
+  if is_concrete(refused) and np.any(np.asarray(refused)):
+    first = np.asarray(array)[np.asarray(refused)][0]
+    raise ValueError(f"{name} must lie in [0, {num_examples}), the size of the state; got {first}.")
+  return jnp.where(is_bad if where is None else is_bad | ~jnp.asarray(where), num_examples, array)
 
 
 def check_mask(name: str, mask: ArrayLike | None, *, shape: tuple[int, ...]) -> Array | None:
@@ -219,6 +245,12 @@ def parts(hyperparams: Any, *names: str) -> tuple:
       f"hyperparams must be a {kind} ({', '.join(names)}); got a {type(hyperparams).__name__}."
     )
   return tuple(hyperparams)
+
+
+def check_penalty(name: str, value: Any) -> None:
+  """A ``Penalty`` record."""
+  if not isinstance(value, Penalty):
+    raise TypeError(f"{name} must be a Penalty(value, prox); got {type(value).__name__}.")
 
 
 def check_holds(condition: Any, message: str) -> None:

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxopt_robust import _checks
 from jaxopt_robust.losses import _classification as base
@@ -291,7 +290,9 @@ def aldr_kl_loss(
   _check_adaptive(temperature, alpha)
   stored = _checks.check_float_array("state.temperature", state.temperature, rank=1)
   num_examples, num_classes = stored.shape[0], gap.shape[-1]
-  row = _check_index(index, gap.shape[:-1], num_examples, prepared.where)
+  row = _checks.check_index(
+    "index", index, shape=gap.shape[:-1], num_examples=num_examples, where=prepared.where
+  )
   lam_0 = jnp.asarray(temperature, gap.dtype)
   old = stored.at[row].get(mode="fill", fill_value=jnp.nan).astype(gap.dtype)
   if prepared.where is not None:
@@ -382,23 +383,6 @@ def _check_adaptive(temperature: ArrayLike, alpha: ArrayLike) -> None:
   _checks.check_interval("temperature", temperature, 0.0, float("inf"), closed="neither")
   _checks.check_array("alpha", alpha, rank=0)
   _checks.check_greater("alpha", alpha, 1.0)
-
-
-def _check_index(
-  index: ArrayLike, shape: tuple[int, ...], num_examples: int, where: Array | None
-) -> Array:
-  """Positions in the state; ``num_examples``, which is out of range, for rows to be left alone."""
-  array = _checks.check_array("index", index)
-  if not jnp.issubdtype(array.dtype, jnp.integer):
-    raise TypeError(f"index must hold integers; got dtype {array.dtype}.")
-  if array.shape != shape:
-    raise ValueError(f"index must have shape {shape}; got {array.shape}.")
-  is_bad = (array < 0) | (array >= num_examples)
-  skipped = is_bad if where is None else is_bad & where
-  if _checks.is_concrete(skipped) and np.any(np.asarray(skipped)):
-    first = np.asarray(array)[np.asarray(skipped)][0]
-    raise ValueError(f"index must lie in [0, {num_examples}), the size of the state; got {first}.")
-  return jnp.where(is_bad if where is None else is_bad | ~where, num_examples, array)
 
 
 def _next_temperature(kl: Array, lam_0: Array, alpha: ArrayLike, num_classes: int) -> Array:
