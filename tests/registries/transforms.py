@@ -19,6 +19,8 @@ class TransformCase(NamedTuple):
     hyper: hyper-parameters that ``optax.inject_hyperparams`` injects.
     static: names of arguments that are not injected.
     fixed: other arguments of the factory.
+    extra: ``grads -> extra arguments`` that its update cannot do without.
+    separable: whether a block's update does not depend on the others.
   """
 
   name: str
@@ -26,6 +28,8 @@ class TransformCase(NamedTuple):
   hyper: dict
   static: tuple
   fixed: dict
+  extra: Callable = lambda grads: {}
+  separable: bool = True
 
 
 TRANSFORMS = [
@@ -35,13 +39,56 @@ TRANSFORMS = [
     {"hyperparams": 0.3, "learning_rate": 0.1},
     ("prox",),
     {"prox": prox.prox_lasso},
-  )
+  ),
+  TransformCase("ema_first", transforms.ema_first, {"rate": 0.3}, (), {}),
+  TransformCase(
+    "storm_momentum",
+    transforms.storm_momentum,
+    {"rate": 0.3},
+    (),
+    {},
+    lambda grads: {"previous_grads": grads},
+  ),
+  TransformCase("normalized_gradient", transforms.normalized_gradient, {}, (), {}, separable=False),
+  TransformCase(
+    "exponentiated_gradient",
+    transforms.exponentiated_gradient,
+    {"learning_rate": 0.3},
+    ("parametrization",),
+    {},
+  ),
+  TransformCase(
+    "project_updates",
+    transforms.project_updates,
+    {},
+    ("projections",),
+    {"projections": optax.projections.projection_non_negative},
+  ),
 ]
-COVERED = {"ProximalState", "apply_updates_projected", "proximal"}
+# The saddle-point optimizers have parameters of their own: tests/transforms/test_auc_margin.py and
+# test_min_max.py.
+COVERED = {case.name for case in TRANSFORMS} | {
+  "EmaFirstState",
+  "ExponentiatedGradientState",
+  "PdscaState",
+  "PesgState",
+  "ProximalState",
+  "StormState",
+  "apply_updates_projected",
+  "min_max",
+  "pdsca",
+  "pesg",
+}
 
 SIMPLEX = optax.projections.projection_simplex
 X = jnp.ones(2)
 TX = transforms.proximal(prox.prox_lasso, learning_rate=0.1)
+MARGIN = {"w": X, "a": jnp.zeros(()), "b": jnp.zeros(())}
+
+
+def _call(tx, *args, **extra):
+  return tx.update(MARGIN, tx.init(MARGIN), *args, **extra)
+
 
 BAD_INPUTS = [
   BadInput(
@@ -56,6 +103,101 @@ BAD_INPUTS = [
   BadInput(
     "transforms.proximal", "no params", lambda: TX.update(X, TX.init(X)), ValueError,
     "needs the current parameters",
+  ),
+  BadInput(
+    "transforms.ema_first", "rate", lambda: transforms.ema_first(0.0), ValueError,
+    r"rate must be in \(0.0, 1.0\]",
+  ),
+  BadInput(
+    "transforms.storm_momentum", "rate", lambda: transforms.storm_momentum(1.5), ValueError,
+    "rate must be in",
+  ),
+  BadInput(
+    "transforms.storm_momentum", "no gradients",
+    lambda: _call(transforms.storm_momentum(0.5), MARGIN), ValueError, "needs the gradients at the",
+  ),
+  BadInput(
+    "transforms.storm_momentum", "structure",
+    lambda: _call(
+      transforms.storm_momentum(0.5), previous_grads={**MARGIN, "a": jnp.zeros(2)}
+    ),
+    ValueError, "previous_grads and updates must agree in shapes",
+  ),
+  BadInput(
+    "transforms.exponentiated_gradient", "rate",
+    lambda: transforms.exponentiated_gradient(-1.0), ValueError, "learning_rate must be >= 0",
+  ),
+  BadInput(
+    "transforms.exponentiated_gradient", "parametrization",
+    lambda: transforms.exponentiated_gradient(1.0, parametrization="logits"), ValueError,
+    "parametrization must be one of",
+  ),
+  BadInput(
+    "transforms.exponentiated_gradient", "no params",
+    lambda: _call(transforms.exponentiated_gradient(1.0)), ValueError, "needs the current param",
+  ),
+  BadInput(
+    "transforms.project_updates", "kind", lambda: transforms.project_updates({"w": 1.0}), TypeError,
+    "projections must hold functions or None; got float",
+  ),
+  BadInput(
+    "transforms.project_updates", "no params", lambda: _call(transforms.project_updates(SIMPLEX)),
+    ValueError, "needs the current parameters",
+  ),
+  BadInput(
+    "transforms.min_max", "primal", lambda: transforms.min_max(0.1, optax.sgd(0.1), "min"),
+    TypeError, "primal must be an optax.GradientTransformation; got float",
+  ),
+  BadInput(
+    "transforms.min_max", "dual", lambda: transforms.min_max(optax.sgd(0.1), None, "min"),
+    TypeError, "dual must be an optax",
+  ),
+  *(
+    BadInput(
+      f"transforms.{name}", option, lambda make=make, option=option, value=value: make(
+        **{option: value}
+      ), ValueError, f"{option} must be",
+    )
+    for name, make in (("pesg", transforms.pesg), ("pdsca", transforms.pdsca))
+    for option, value in (
+      ("learning_rate", 0.0), ("margin", 0.0), ("epoch_decay", -1.0), ("weight_decay", -1.0),
+      ("clip", 0.0), ("stage_decay", 0.5),
+    )
+  ),
+  BadInput(
+    "transforms.pesg", "momentum", lambda: transforms.pesg(momentum=0.0), ValueError, "momentum mu",
+  ),
+  BadInput(
+    "transforms.pesg", "direction", lambda: transforms.pesg(direction=0.9), TypeError, "direction",
+  ),
+  BadInput(
+    "transforms.pesg", "variables", lambda: transforms.pesg(variables="ab"), TypeError,
+    "variables must be callable",
+  ),
+  BadInput(
+    "transforms.pesg", "no params", lambda: _call(transforms.pesg()), ValueError, "needs the curre",
+  ),
+  BadInput(
+    "transforms.pdsca", "inner_rate", lambda: transforms.pdsca(inner_rate=0.0), ValueError, "inner",
+  ),
+  BadInput(
+    "transforms.pdsca", "outer_rate", lambda: transforms.pdsca(outer_rate=2.0), ValueError, "outer",
+  ),
+  BadInput(
+    "transforms.pdsca", "inner_learning_rate",
+    lambda: transforms.pdsca(inner_learning_rate=0.0), ValueError, "inner_learning_rate must be",
+  ),
+  BadInput(
+    "transforms.pdsca", "no params", lambda: _call(transforms.pdsca(), phase=0), ValueError,
+    "needs the current",
+  ),
+  BadInput(
+    "transforms.pdsca", "no phase", lambda: _call(transforms.pdsca(), MARGIN), ValueError,
+    "needs the phase",
+  ),
+  BadInput(
+    "transforms.pdsca", "phase", lambda: _call(transforms.pdsca(), MARGIN, phase=2), ValueError,
+    "phase must be in",
   ),
   BadInput(
     "transforms.apply_updates_projected", "projection",
