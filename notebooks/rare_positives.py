@@ -23,10 +23,10 @@ if importlib.util.find_spec("jaxopt_robust") is None:
 # # Finding rare examples
 #
 # Few examples in a hundred are what we look for, and what counts is the order of the scores:
-# average precision. It is a mean over the positives of a *ratio of means over everything*, so a small batch
-# estimates it with a bias. The remedy is a moving average for each positive, carried along as an
-# explicit state. We train the same scorer with cross entropy, with the batch's own ratio, and with
-# the moving averages (SOAP), on the same batches.
+# average precision. It is a mean over the positives of a *ratio of means over everything*, so a
+# small batch estimates it with a bias. The remedy is a moving average for each positive, carried
+# along as an explicit state. We train the same scorer with cross entropy, with the batch's own
+# ratio, and with the moving averages (SOAP), on the same batches.
 
 # %%
 import os
