@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 _SLOW_S = 20.0
+_ON_TORCH = ("torch", "libauc")  # an extra of their own: PyTorch is large
 
 
 @dataclasses.dataclass
@@ -92,7 +93,8 @@ def peer(name: str) -> ModuleType | None:
   try:
     return importlib.import_module(name)
   except ImportError:
-    print(f"skipped: {name} is not installed (pip install '.[peers]')", flush=True)
+    extra = "peers-torch" if name in _ON_TORCH else "peers"
+    print(f"skipped: {name} is not installed (pip install '.[{extra}]')", flush=True)
     return None
 
 
