@@ -18,6 +18,9 @@ MODULES_PUBLIC = [name for name in jr.__all__ if name != "__version__"]
 
 # Functions that take whatever they are given, or whose only bad input is Python's own TypeError.
 TAKES_ANYTHING = {
+  "compositional.outer_identity",
+  "compositional.outer_ratio",
+  "compositional.outer_square",
   "numerics.hard_threshold",
   "numerics.safe_divide",
   "numerics.safe_norm",
@@ -27,6 +30,7 @@ TAKES_ANYTHING = {
   "numerics.upcast",
   "solvers.solve_dense",
   "sweeps.gather",
+  "transforms.normalized_gradient",
 }
 
 # Lower layers first: a module may import those before it only. Method folders share one layer.

@@ -7,29 +7,35 @@ from jaxopt_robust.losses import _classification as base
 from jaxopt_robust.typing import Array
 
 
-def worst_case_mean(values: Array, temperature: Array, k: int = 1) -> Array:
+def worst_case_mean(
+  values: Array, temperature: Array, k: int = 1, where: Array | None = None
+) -> Array:
   """max_p sum_i p_i v_i - lam KL(p, 1/n) over p in the simplex with p_i <= 1/k.
 
   Its derivatives are p in the values and -KL in the temperature (envelope theorem), which are used
-  as such: the quotients of the formula would overflow for small temperatures.
+  as such: the quotients of the formula would overflow for small temperatures. With a mask (k = 1
+  only) p lives on the n entries where it is true, of which there must be one; the other entries
+  must be finite.
   """
-  return _worst_case_mean(k, values, temperature)
+  return _worst_case_mean(k, values, temperature, where)
 
 
-def _attain(k: int, values: Array, temperature: Array) -> tuple[Array, Array, Array]:
+def _attain(
+  k: int, values: Array, temperature: Array, where: Array | None
+) -> tuple[Array, Array, Array]:
   """The value, the weights, and their divergence."""
-  log_ratio = log_weights(values, temperature, k)
-  weights = jnp.exp(log_ratio) / values.shape[-1]
-  kl = divergence(log_ratio)
+  log_ratio = log_weights(values, temperature, k, where)
+  weights = probabilities(log_ratio, where)
+  kl = divergence(log_ratio, where)
   penalty = jnp.where(kl > 0, temperature * kl, 0 * kl)  # 0 at an infinite temperature; NaN stays
   # Rounding leaves sum_i p_i off one by an ulp or so; centred values make that harmless.
-  centre = jnp.max(values, axis=-1, keepdims=True)
+  centre = _largest(values, where)
   mean = jnp.sum(weights * (values - centre), axis=-1) + centre[..., 0]
   return mean - penalty, weights, kl
 
 
-def _worst_case_mean_value(k: int, values: Array, temperature: Array) -> Array:
-  return _attain(k, values, temperature)[0]
+def _worst_case_mean_value(k: int, values: Array, temperature: Array, where: Array | None) -> Array:
+  return _attain(k, values, temperature, where)[0]
 
 
 _worst_case_mean = jax.custom_jvp(_worst_case_mean_value, nondiff_argnums=(0,))
@@ -37,30 +43,58 @@ _worst_case_mean = jax.custom_jvp(_worst_case_mean_value, nondiff_argnums=(0,))
 
 @_worst_case_mean.defjvp
 def _worst_case_mean_jvp(
-  k: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]
+  k: int,
+  primals: tuple[Array, Array, Array | None],
+  tangents: tuple[Array, Array, Array | None],
 ) -> tuple[Array, Array]:
   value, weights, kl = _attain(k, *primals)
-  values_dot, temperature_dot = tangents
+  values_dot, temperature_dot, _ = tangents
   return value, jnp.sum(weights * values_dot, axis=-1) - kl * temperature_dot
 
 
-def log_weights(values: Array, temperature: Array, k: int = 1) -> Array:
-  """log(n p_i) of the maximiser p, float[batch, n]; finite."""
-  n = values.shape[-1]
-  largest = jnp.max(values, axis=-1, keepdims=True)
+def log_weights(values: Array, temperature: Array, k: int = 1, where: Array | None = None) -> Array:
+  """log(n p_i) of the maximiser p, float[batch, n]; finite, and 0 where the mask is false."""
+  count = _count(values, where)
+  largest = _largest(values, where)
   # Below eps^2 times the range the temperature changes nothing, and quotients would overflow.
-  spread = jax.lax.stop_gradient(largest - jnp.min(values, axis=-1, keepdims=True))
+  spread = jax.lax.stop_gradient(largest + _largest(-values, where))
   floor = jnp.asarray(jnp.finfo(values.dtype).eps, values.dtype) ** 2 * spread
   scale = jnp.maximum(temperature[..., None], floor)
+  scale = jnp.where(scale == 0, 1, scale)  # temperature 0 and equal values
   # log mean exp x of centred x is log(1 + mean(exp x - 1 - x)): no digits lost when x is tiny
-  x = (values - jnp.mean(values, axis=-1, keepdims=True)) / scale
-  is_flat = jnp.max(jnp.abs(x), axis=-1, keepdims=True) < 1
+  x = (values - _sum(values, where) / count) / scale
+  is_flat = _largest(jnp.abs(x), where) < 1
   flat = jnp.where(is_flat, x, 0)
-  excess = jnp.mean(flat * flat * base.expm1_remainder_over(flat), axis=-1, keepdims=True)
+  excess = _sum(flat * flat * base.expm1_remainder_over(flat), where) / count
   shifted = (values - largest) / scale
-  log_mean = jax.nn.logsumexp(shifted, axis=-1, keepdims=True) - jnp.log(float(n))
-  log_ratio = jnp.where(is_flat, flat - jnp.log1p(excess), shifted - log_mean)
+  total = jax.nn.logsumexp(shifted, axis=-1, keepdims=True, where=where)
+  log_ratio = jnp.where(is_flat, flat - jnp.log1p(excess), shifted - (total - jnp.log(count)))
+  if where is not None:
+    log_ratio = jnp.where(where, log_ratio, 0)
   return log_ratio if k == 1 else _capped(log_ratio, k)
+
+
+def probabilities(log_ratio: Array, where: Array | None = None) -> Array:
+  """p from log(n p_i); 0 where the mask is false."""
+  weights = jnp.exp(log_ratio) / _count(log_ratio, where)
+  return weights if where is None else jnp.where(where, weights, 0)
+
+
+def _count(values: Array, where: Array | None) -> Array:
+  """The number of entries, float[..., 1] or float[]."""
+  if where is None:
+    return jnp.asarray(values.shape[-1], values.dtype)
+  return jnp.maximum(jnp.sum(where, axis=-1, keepdims=True), 1).astype(values.dtype)
+
+
+def _largest(values: Array, where: Array | None) -> Array:
+  if where is None:
+    return jnp.max(values, axis=-1, keepdims=True)
+  return jnp.max(values, axis=-1, keepdims=True, where=where, initial=-jnp.inf)
+
+
+def _sum(values: Array, where: Array | None) -> Array:
+  return jnp.sum(values, axis=-1, keepdims=True, where=where)
 
 
 def _capped(log_ratio: Array, k: int) -> Array:
@@ -81,11 +115,16 @@ def _capped(log_ratio: Array, k: int) -> Array:
   return jnp.minimum((log_ratio - tail) + log_mass, log_cap)
 
 
-def divergence(log_ratio: Array) -> Array:
+def divergence(log_ratio: Array, where: Array | None = None) -> Array:
   """KL(p, 1/n) from log(n p_i), as the mean of r log r - r + 1 >= 0 with r = n p_i."""
   is_small = jnp.abs(log_ratio) < 1
   small = jnp.where(is_small, log_ratio, 0)
   near = small * small * (base.expm1_over(small) - base.expm1_remainder_over(small))
   wide = jnp.where(is_small, 1, log_ratio)
   far = wide * jnp.exp(wide) - jnp.expm1(wide)
-  return jnp.mean(jnp.where(is_small, near, far), axis=-1)
+  terms = jnp.where(is_small, near, far)  # 0 where the mask is false
+  return (
+    jnp.mean(terms, axis=-1)
+    if where is None
+    else (_sum(terms, where) / _count(terms, where))[..., 0]
+  )

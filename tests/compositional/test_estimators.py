@@ -179,7 +179,7 @@ def test_scent_is_an_average_with_an_adaptive_rate(rng):
 
 
 def test_stationary_variance_of_the_average():
-  """At fixed parameters the average of values with variance v has variance gamma / (2 - gamma) v."""
+  """At fixed parameters the average of values of variance v has variance gamma / (2 - gamma) v."""
   gamma, steps = 0.1, 100_000
   estimator = co.inner_ema(gamma, domain="linear")
   values = 3 + jax.random.normal(jax.random.key(0), (steps, 50))  # 50 examples at once

@@ -57,6 +57,10 @@ ESTIMATORS = [
 ]
 
 COVERED = {case.name for case in ESTIMATORS} | {
+  "AlexrInfo",
+  "AlexrState",
+  "alexr_init",
+  "alexr_value_and_grad",
   "FccoInfo",
   "InnerEstimator",
   "InnerState",
@@ -97,10 +101,21 @@ def _run(index, state=None, estimator=_EMA, inner=lambda w, i: w * jnp.ones(i.sh
 
 
 _PAIR = jnp.array([0, 1])
+
+
+def _alexr(inner=lambda w, i, c: w + c[i], penalty=prox.hinge, stepsize=0.5, **options):
+  return compositional.alexr_value_and_grad(inner, penalty, 1.0, stepsize=stepsize, **options)
+
+
+def _alexr_run(index, inner=lambda w, i, c: w + c[i], **options):
+  w, c = jnp.array(1.0), jnp.zeros(3)
+  return _alexr(inner)(w, compositional.alexr_init(3, w), index, c, c, **options)
+
+
 BAD_INPUTS = [
-  _bad("inner_batch", "domain", lambda: compositional.inner_batch(domain="exp"), ValueError, "dom"),
-  _bad("inner_ema", "rate", lambda: compositional.inner_ema(0.0), ValueError, r"rate must be in \("),
-  _bad("inner_ema", "domain", lambda: compositional.inner_ema(0.5, domain=""), ValueError, "domain"),
+  _bad("inner_batch", "domain", lambda: compositional.inner_batch(domain="exp"), ValueError, "d"),
+  _bad("inner_ema", "rate", lambda: compositional.inner_ema(0.0), ValueError, "rate must be in"),
+  _bad("inner_ema", "domain", lambda: compositional.inner_ema(0.5, domain=""), ValueError, "doma"),
   _bad("inner_ema", "size", lambda: _EMA.init(0), ValueError, "num_examples must be at least 1"),
   _bad("inner_ema", "index", lambda: _update(jnp.array([0, 3])), ValueError, r"lie in \[0, 3\)"),
   _bad("inner_ema", "index dtype", lambda: _update(jnp.zeros(2)), TypeError, "index must hold int"),
@@ -108,7 +123,7 @@ BAD_INPUTS = [
   _bad("inner_ema", "values", lambda: _update(values=jnp.zeros((2, 2))), ValueError, "values must"),
   _bad("inner_ema", "dtype", lambda: _update(values=_PAIR), TypeError, "values must be a floating"),
   _bad("inner_ema", "mask", lambda: _update(where=jnp.ones(2)), TypeError, "where must be a bool"),
-  _bad("inner_storm", "rate", lambda: compositional.inner_storm(2.0), ValueError, "rate must be in"),
+  _bad("inner_storm", "rate", lambda: compositional.inner_storm(2.0), ValueError, "rate must be"),
   _bad("inner_storm", "clip", lambda: compositional.inner_storm(0.5), ValueError, "log domain"),
   _bad(
     "inner_storm", "low", lambda: compositional.inner_storm(0.5, clip=(0.0, 1.0)), ValueError,
@@ -164,5 +179,23 @@ BAD_INPUTS = [
     "fcco_value_and_grad", "no point",
     lambda: _run(_PAIR, estimator=compositional.inner_storm(0.5, clip=_CLIP)), ValueError,
     "make its state with estimator.init",
+  ),
+  _bad(
+    "alexr_init", "size", lambda: compositional.alexr_init(0, jnp.zeros(1)), ValueError, "num_exam",
+  ),
+  _bad("alexr_value_and_grad", "inner", lambda: _alexr(None), TypeError, "inner_fn must be calla"),
+  _bad("alexr_value_and_grad", "penalty", lambda: _alexr(penalty=abs), TypeError, "penalty must"),
+  _bad("alexr_value_and_grad", "step", lambda: _alexr(stepsize=0.0), ValueError, "stepsize must"),
+  _bad(
+    "alexr_value_and_grad", "theta", lambda: _alexr(extrapolation=2.0), ValueError, "extrapolation",
+  ),
+  _bad("alexr_value_and_grad", "index", lambda: _alexr_run(_PAIR + 2), ValueError, "index must li"),
+  _bad(
+    "alexr_value_and_grad", "shape", lambda: _alexr_run(_PAIR, lambda w, i, c: w), ValueError,
+    "inner_fn must return shape",
+  ),
+  _bad(
+    "alexr_value_and_grad", "mask", lambda: _alexr_run(_PAIR, where=jnp.ones(2)), TypeError,
+    "where must be a boolean mask",
   ),
 ]  # fmt: skip

@@ -1,0 +1,66 @@
+"""The images and the weighting rules of the experiment with dense and empty images."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import adaptive_augmentation as experiment
+
+ENTROPY = jnp.asarray(np.linspace(0.1, 1.6, 16), jnp.float32)
+IS_DENSE = np.arange(16) % 4 == 0
+WEIGHT = jnp.linspace(0.0, 1.0, 16)
+
+
+def rule(name, stepsize=1.0, log_weight=None):
+  setting = experiment.Setting(jnp.asarray(experiment.RULES.index(name)), jnp.asarray(stepsize))
+  log_weight = jnp.zeros(16) if log_weight is None else log_weight
+  return [
+    np.asarray(value)
+    for value in experiment.coefficients(
+      setting, ENTROPY, jnp.asarray(IS_DENSE), log_weight, WEIGHT
+    )
+  ]
+
+
+@pytest.mark.parametrize("kind", ["distinct", "alike"])
+def test_discs_are_in_dense_images_only(kind):
+  is_dense = np.arange(40) < 20
+  image, mask = experiment.make_images(np.random.default_rng(0), is_dense, kind)
+  sizes = mask.sum((1, 2))
+  assert np.all(sizes[:20] >= 9) and not np.any(sizes[20:])
+  assert image[mask == 1].mean() > image[:20][mask[:20] == 0].mean() + 0.5
+  shift = image[:20][mask[:20] == 0].mean() - image[20:].mean()
+  assert abs(shift - (0.5 if kind == "distinct" else 0.0)) < 0.1
+
+
+def test_every_rule_counts_the_batch_as_a_whole():
+  for name in experiment.RULES:
+    supervised, consistency, _ = rule(name)
+    assert np.mean(supervised + consistency) == pytest.approx(1, rel=1e-5), name
+    assert np.all(supervised >= 0) and np.all(consistency >= 0)
+    assert np.any(consistency) == (name in ("adawac", "pseudo"))
+  np.testing.assert_array_equal(rule("trim")[0] > 0, IS_DENSE)
+  np.testing.assert_array_equal(rule("pseudo")[0] > 0, IS_DENSE)
+  np.testing.assert_array_equal(rule("trim_loss")[0] > 0, np.arange(16) >= 7)  # the lowest go
+  np.testing.assert_allclose(rule("adawac")[0], WEIGHT)
+
+
+def test_competing_weights_follow_the_exponentiated_losses():
+  log_weight = jnp.linspace(-1.0, 1.0, 16)
+  supervised, _, raised = rule("reweight", 0.7, log_weight)
+  expected = np.exp(np.asarray(log_weight) + 0.7 * np.asarray(ENTROPY))
+  np.testing.assert_allclose(supervised, 16 * expected / expected.sum(), rtol=1e-5)
+  np.testing.assert_allclose(raised, np.log(supervised), atol=1e-6)
+  pulled = rule("entropic", 0.7, log_weight)[2]
+  shrunk = (1 - 0.7 * 0.01) * np.asarray(log_weight) + 0.7 * np.asarray(ENTROPY)
+  np.testing.assert_allclose(np.diff(pulled), np.diff(shrunk), atol=1e-6)
+
+
+def test_copies_share_their_flip():
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 16, 16)), jnp.float32)
+  config = experiment.Config(gain=0.0, noise=0.0)
+  copies, mask = experiment.augment(x, x, jax.random.key(0), config)
+  np.testing.assert_array_equal(copies[0], copies[1])
+  np.testing.assert_array_equal(copies[0], mask)
+  assert np.any(mask != x)

@@ -1,0 +1,43 @@
+"""The splits of the contrastive and the metric-learning experiments."""
+
+import numpy as np
+
+from experiments import contrastive_temperatures, metric_thresholds
+
+
+def rows_of(images):
+  return {row.tobytes() for row in np.asarray(images)}
+
+
+def test_long_tail_sizes_and_splits():
+  config = contrastive_temperatures.Config()
+  sizes = contrastive_temperatures.class_sizes(config)
+  np.testing.assert_array_equal(sizes, [125, 94, 71, 53, 40, 30, 23, 17, 13, 10])
+  data = contrastive_temperatures.load_split(3, config)
+  np.testing.assert_array_equal(np.bincount(data.y_train), sizes)
+  np.testing.assert_array_equal(np.bincount(data.y_test), 45)
+  assert len(rows_of(data.x_train)) > 470 and not rows_of(data.x_train) & rows_of(data.x_test)
+  np.testing.assert_array_equal(data.shifted[4], data.x_train)  # neither up nor down
+  side = np.asarray(data.x_train).reshape(-1, 8, 8)
+  np.testing.assert_array_equal(
+    np.asarray(data.shifted[0]).reshape(-1, 8, 8)[:, 1:, 1:], side[:, :-1, :-1]
+  )
+
+
+def test_seen_and_unseen_classes_share_no_image():
+  config = metric_thresholds.Config()
+  data = metric_thresholds.load_split(0, config)
+  np.testing.assert_array_equal(np.bincount(data.y_seen), [40] * 20)
+
+  def orbits(images):
+    """Each image up to the symmetries of the square."""
+    found = set()
+    for image in np.asarray(images).reshape(-1, 8, 8):
+      turned = [np.rot90(image, k) for k in range(4)]
+      found.add(min(x.tobytes() for x in turned + [x[:, ::-1] for x in turned]))
+    return found
+
+  assert not orbits(data.x_seen) & orbits(data.x_unseen)
+  batch = np.asarray(data.y_seen)[np.asarray(data.batches[7])]
+  np.testing.assert_array_equal(np.bincount(batch), [8] * 20)
+  assert len(np.unique(np.asarray(data.batches[:5]))) == 800  # an epoch
