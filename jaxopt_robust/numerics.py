@@ -8,6 +8,7 @@ from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
 __all__ = [
   "hard_threshold",
+  "log_average",
   "log_mean_exp",
   "masked_mean",
   "safe_divide",
@@ -155,6 +156,36 @@ def log_mean_exp(x: ArrayLike, *, axis: int = -1, where: ArrayLike | None = None
     total = jax.nn.logsumexp(wide, axis=axis, where=mask)
     mean = total - jnp.log(jnp.maximum(count, 1).astype(wide.dtype))
   return mean.astype(array.dtype)
+
+
+def log_average(log_old: ArrayLike, log_new: ArrayLike, rate: ArrayLike) -> Array:
+  r"""Moving average of positive numbers that are kept as logarithms.
+
+  Computes log( (1 - rate) exp(log_old) + rate exp(log_new) ), and log_new where log_old is -inf,
+  which marks that nothing was averaged yet: the first value is taken whole.
+
+  Args:
+    log_old: float[...], logarithm of the average so far, or -inf.
+    log_new: float[...], logarithm of the new value.
+    rate: in (0, 1], the weight of the new value; may be traced.
+
+  Returns:
+    float[...] in the dtype of ``log_new``. NaN stays NaN.
+
+  Example:
+    >>> first = log_average(-jnp.inf, jnp.array(1000.0), 0.5)
+    >>> float(first), round(float(log_average(first, jnp.array(0.0), 0.5)), 3)
+    (1000.0, 999.307)
+
+  Reference:
+    Wang and Yang, Finite-sum coupled compositional stochastic optimization: theory and
+    applications, 2022 (the moving average of SOX, in the log domain).
+  """
+  new = jnp.asarray(log_new)
+  rate = jnp.asarray(rate, new.dtype)
+  old = jnp.asarray(log_old, new.dtype)
+  mixed = jnp.logaddexp(jnp.log1p(-rate) + old, jnp.log(rate) + new)
+  return jnp.where(jnp.isneginf(old), new, mixed)
 
 
 def soft_threshold(x: ArrayLike, threshold: ArrayLike) -> Array:

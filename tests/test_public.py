@@ -22,6 +22,7 @@ TAKES_ANYTHING = {
   "compositional.outer_ratio",
   "compositional.outer_square",
   "numerics.hard_threshold",
+  "numerics.log_average",
   "numerics.safe_divide",
   "numerics.safe_norm",
   "numerics.soft_threshold",

@@ -5,7 +5,6 @@ a value without meaning; ``info.objective`` is the estimate of the objective to 
 """
 
 from jaxopt_robust.compositional._robust_batch import RobustMeanInfo
-from jaxopt_robust.compositional.contrastive import ence_loss, log_ence_loss, nce_loss
 from jaxopt_robust.compositional.energy import (
   LogPartition,
   MecoInfo,
@@ -57,6 +56,7 @@ from jaxopt_robust.compositional.ndcg import (
   song_listwise_loss,
   song_loss,
 )
+from jaxopt_robust.compositional.noise_contrastive import ence_loss, log_ence_loss, nce_loss
 from jaxopt_robust.compositional.outer import (
   OuterFn,
   outer_identity,

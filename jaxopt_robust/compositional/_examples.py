@@ -67,15 +67,8 @@ def log_average(
   batch's new logarithms.
   """
   log_values = merge_log(row, log_values.astype(stored.dtype))
-  new = mix_log(read(stored, row), log_values, rate)
+  new = numerics.log_average(read(stored, row), log_values, rate)
   return write(stored, row, new), new
-
-
-def mix_log(old: Array, log_value: Array, rate: ArrayLike) -> Array:
-  """log( (1 - rate) exp(old) + rate exp(log_value) ); log_value where old is -inf (not seen)."""
-  rate = jnp.asarray(rate, log_value.dtype)
-  mixed = jnp.logaddexp(jnp.log1p(-rate) + old, jnp.log(rate) + log_value)
-  return jnp.where(jnp.isneginf(old), log_value, mixed)
 
 
 def mark(seen: Array, row: Array, new: Array) -> Array:

@@ -302,7 +302,7 @@ def _meco_step(
   """Weights of the noise samples in the gradient, diagnostics and the new moving average."""
   old = _checks.check_float_array("state.log_z", state.log_z, rank=0)
   batch = _examples.masked_log_mean_exp(log_w, keep).astype(old.dtype)
-  mixed = _examples.mix_log(old, batch, rate)
+  mixed = numerics.log_average(old, batch, rate)
   is_good = jnp.isfinite(batch) | jnp.isneginf(batch)
   mixed = jnp.where(is_good, mixed, old)
   relative = log_w - jnp.where(jnp.isneginf(mixed), 0, mixed).astype(log_w.dtype)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _checks, numerics
 from jaxopt_robust.compositional import _examples
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
@@ -129,7 +129,7 @@ def inner_ema(rate: Rate, *, domain: str = "log") -> InnerEstimator:
   def rule(old: Array, seen: Array, g: Array, before: Array | None, n: int, count: Array) -> Array:
     gamma = _at(rate, count, g)
     if domain == "log":
-      return _examples.mix_log(old, g, gamma)
+      return numerics.log_average(old, g, gamma)
     return jnp.where(seen, old + gamma * (g - old), g)
 
   return _make(rule, domain)

@@ -461,7 +461,7 @@ def _update_average(
   stored, _ = _examples.log_average(state.log_average, batch.row, log_views, options.rate)
   merged = jax.vmap(lambda view: _examples.merge_log(batch.row, view))(every)
   old = _examples.read(state.log_average, batch.row).astype(every.dtype)
-  new = _examples.mix_log(jnp.broadcast_to(old, every.shape), merged, options.rate)
+  new = numerics.log_average(jnp.broadcast_to(old, every.shape), merged, options.rate)
   log_u = jnp.where(has_negative, batch.part(new), 0)
   return log_u, state._replace(log_average=stored)
 

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks, numerics
-from jaxopt_robust.compositional import _examples
 from jaxopt_robust.compositional import _robust_batch as base
 from jaxopt_robust.compositional._robust_batch import RobustMeanInfo
 from jaxopt_robust.losses.dro_kl import kl_dro, kl_dro_weights
@@ -292,7 +291,7 @@ def _tilt(
   value = kl_dro(batch.values, lam, where=batch.where)
   fixed = jax.lax.stop_gradient(batch.values)
   fresh = jax.lax.stop_gradient(value) / lam
-  average = _examples.mix_log(jnp.asarray(log_average, fresh.dtype), fresh, rate)
+  average = numerics.log_average(jnp.asarray(log_average, fresh.dtype), fresh, rate)
   factor = jnp.exp(fresh - average)
   weights = factor * kl_dro_weights(fixed, lam, where=batch.where)
   log_t = fixed / lam - average

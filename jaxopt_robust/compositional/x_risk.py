@@ -509,7 +509,7 @@ def sotas_loss(
   new = jax.lax.stop_gradient(new).astype(loss.dtype)
   powers = jnp.where(anchors.is_anchor, lam / tau * new, 0)
   mean = numerics.log_mean_exp(powers, where=anchors.is_anchor)
-  total = _examples.mix_log(old_total.astype(loss.dtype), mean, positive_rate)
+  total = numerics.log_average(old_total.astype(loss.dtype), mean, positive_rate)
   total = jax.lax.stop_gradient(total)
   each = _weighted(loss, logits - new[:, None] + (powers - total)[:, None], anchors)
   has_any = jnp.any(anchors.is_anchor)

@@ -219,9 +219,7 @@ def _reweigh(
   wide = jax.lax.stop_gradient(numerics.upcast(losses))
   r = jnp.asarray(temperature, wide.dtype)
   fresh = kl_dro(wide, r, where=where) / r  # log mean exp(l / r), accurate for any r
-  old, part = (jnp.asarray(v, wide.dtype) for v in (state.log_average, rate))
-  mixed = jnp.logaddexp(jnp.log1p(-part) + old, jnp.log(part) + fresh)
-  average = jnp.where(jnp.isneginf(old), fresh, mixed)
+  average = numerics.log_average(state.log_average, fresh, rate)
   is_empty = jnp.asarray(False) if where is None else ~jnp.any(where)
   weights = kl_dro_weights(wide, r, where=where) * jnp.exp(fresh - average)
   is_kept = jnp.isnan(average) | is_empty

@@ -14,7 +14,20 @@ NAMES = _runner.names()
 RECORDS = sorted(path.stem for path in _runner.RECORDS.glob("*.json"))
 VERSIONS = {"python", "jax", "jaxlib", "numpy", "optax", "jaxopt_robust"}
 # Toy runs that take more than ten seconds on two cores.
-SLOW: set[str] = {"comp_sum_adversarial", "lasso_hypergradient", "robust_regression_outliers"}
+SLOW: set[str] = {
+  "adaptive_augmentation",
+  "comp_sum_adversarial",
+  "compositional_estimators",
+  "contrastive_temperatures",
+  "energy_compositional",
+  "imbalanced_x_risk",
+  "lasso_hypergradient",
+  "metric_thresholds",
+  "retrieval_mann_whitney",
+  "reweighted_adversarial",
+  "robust_means",
+  "robust_regression_outliers",
+}
 
 
 def _marked(name):
