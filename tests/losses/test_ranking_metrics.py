@@ -128,31 +128,40 @@ def test_lists_equal_scikit_learn(levels, rng):
   where = np.ones((queries, items), bool)
   where[:, 7:] = False
   hidden = np.where(where, scores, np.nan).astype(np.float32)
-  for k in (None, 3):
-    linear = losses.ndcg(hidden, grades, k=k, gain="linear", where=where)
-    gains = losses.ndcg(scores, grades, k=k)
+  one = np.zeros((queries, items), np.int32)
+  one[np.arange(queries), rng.integers(7, size=queries)] = 1
+
+  @jax.jit
+  def everything(scores, hidden):
+    rank = losses.mean_reciprocal_rank
+    return (
+      [losses.ndcg(hidden, grades, k=k, gain="linear", where=where) for k in (None, 3)],
+      [losses.ndcg(scores, grades, k=k) for k in (None, 3)],
+      rank(hidden, one, where=where),
+      rank(scores, one, k=1),
+    )
+
+  all_linear, all_gains, rank, first = everything(scores, hidden)
+  for k, linear, gains in zip((None, 3), all_linear, all_gains, strict=True):
     for row in range(queries):
       expected = sk.ndcg_score(grades[row : row + 1, :7], scores[row : row + 1, :7], k=k)
       np.testing.assert_allclose(linear[row], expected, rtol=1e-5)
       expected = sk.ndcg_score(2 ** grades[row : row + 1] - 1, scores[row : row + 1], k=k)
       np.testing.assert_allclose(gains[row], expected, rtol=1e-5)
-  one = np.zeros((queries, items), np.int32)
-  one[np.arange(queries), rng.integers(7, size=queries)] = 1
-  rank = losses.mean_reciprocal_rank(hidden, one, where=where)
   expected = sk.label_ranking_average_precision_score(one[:, :7], scores[:, :7])
   np.testing.assert_allclose(rank, expected, rtol=1e-6)
-  first = losses.mean_reciprocal_rank(scores, one, k=1)
   is_first = [s[o == 1] > s[o == 0].max() for s, o in zip(scores, one, strict=True)]
   np.testing.assert_allclose(first, np.mean(is_first), rtol=1e-6)
 
 
 def test_lists_without_a_relevant_item_and_with_nan():
-  scores = jnp.array([[1.0, 2.0], [jnp.nan, 0.0]])
-  grades = jnp.array([[0, 0], [1, 0]])
-  got = losses.ndcg(scores, grades)
-  assert got[0] == 0 and jnp.isnan(got[1])
-  assert losses.mean_reciprocal_rank(scores[:1], grades[:1]) == 0
-  assert jnp.isnan(losses.mean_reciprocal_rank(scores, grades))
+  scores = np.array([[1.0, 2.0], [np.nan, 0.0]], np.float32)
+  grades = np.array([[0, 0], [1, 0]])
+  rank = losses.mean_reciprocal_rank
+  three = jax.jit(lambda s, y: (losses.ndcg(s, y), rank(s[:1], y[:1]), rank(s, y)))
+  got, nothing, spoiled = three(scores, grades)
+  assert got[0] == 0 and np.isnan(got[1])
+  assert nothing == 0 and np.isnan(spoiled)
 
 
 def test_hard_pool(rng):
