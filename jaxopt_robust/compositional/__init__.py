@@ -5,6 +5,7 @@ a value without meaning; ``info.objective`` is the estimate of the objective to 
 """
 
 from jaxopt_robust.compositional._robust_batch import RobustMeanInfo
+from jaxopt_robust.compositional.average_precision import SoapState, XRiskInfo, soap_init, soap_loss
 from jaxopt_robust.compositional.energy import (
   LogPartition,
   MecoInfo,
@@ -67,6 +68,18 @@ from jaxopt_robust.compositional.outer import (
   outer_ratio,
   outer_square,
 )
+from jaxopt_robust.compositional.partial_auc import (
+  SopaInfo,
+  SopasState,
+  SopaState,
+  SotasState,
+  sopa_init,
+  sopa_loss,
+  sopas_init,
+  sopas_loss,
+  sotas_init,
+  sotas_loss,
+)
 from jaxopt_robust.compositional.primal_dual import (
   AlexrInfo,
   AlexrState,
@@ -88,22 +101,6 @@ from jaxopt_robust.compositional.threshold_robust_mean import (
   cvar_robust_mean,
   phi_divergence_robust_mean,
   threshold_init,
-)
-from jaxopt_robust.compositional.x_risk import (
-  SoapState,
-  SopaInfo,
-  SopasState,
-  SopaState,
-  SotasState,
-  XRiskInfo,
-  soap_init,
-  soap_loss,
-  sopa_init,
-  sopa_loss,
-  sopas_init,
-  sopas_loss,
-  sotas_init,
-  sotas_loss,
 )
 
 __all__ = [

@@ -1,7 +1,8 @@
 """What the stateful ranking losses share: which rows are anchors, and the rows of their state."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
@@ -86,3 +87,13 @@ def scalar(name: str, value: ArrayLike, like: Array) -> Array:
 def state_array(name: str, value: ArrayLike, rank: int) -> Array:
   """An array of a state, checked to be floating-point and of the right rank."""
   return _checks.check_float_array(name, value, rank=rank)
+
+
+def result(anchors: Anchors, each: Array, state: Any, info: Any) -> tuple[Array, Any]:
+  """The mean over the anchors, and what must not carry a gradient."""
+  return mean_over(anchors.is_anchor, each), jax.lax.stop_gradient((state, info))
+
+
+def info_of(is_anchor: Array, objectives: Array) -> XRiskInfo:
+  objective = mean_over(is_anchor, jax.lax.stop_gradient(objectives))
+  return XRiskInfo(objective, jnp.sum(is_anchor, dtype=jnp.int32))

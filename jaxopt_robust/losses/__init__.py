@@ -96,11 +96,8 @@ from jaxopt_robust.losses.ranking_metrics import (
   RocCurve,
   auc,
   average_precision,
-  mean_reciprocal_rank,
-  ndcg,
   partial_auc,
   roc_curve,
-  topn_negative_pool,
   two_sample_auc,
 )
 from jaxopt_robust.losses.ranking_partial_auc import (
@@ -117,6 +114,7 @@ from jaxopt_robust.losses.ranking_surrogates import (
   squared_hinge_surrogate,
   squared_surrogate,
 )
+from jaxopt_robust.losses.retrieval_metrics import mean_reciprocal_rank, ndcg, topn_negative_pool
 
 __all__ = [
   "AldrState",
