@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import adaptive_augmentation as experiment
+from experiments._protocol import Progress
 
 ENTROPY = jnp.asarray(np.linspace(0.1, 1.6, 16), jnp.float32)
 IS_DENSE = np.arange(16) % 4 == 0
@@ -13,7 +14,9 @@ WEIGHT = jnp.linspace(0.0, 1.0, 16)
 
 
 def rule(name, stepsize=1.0, log_weight=None):
-  setting = experiment.Setting(jnp.asarray(experiment.RULES.index(name)), jnp.asarray(stepsize))
+  setting = experiment.Setting(
+    jnp.asarray(experiment.RULES.index(name)), jnp.asarray(stepsize), jnp.asarray(0.1)
+  )
   log_weight = jnp.zeros(16) if log_weight is None else log_weight
   return [
     np.asarray(value)
@@ -32,6 +35,21 @@ def test_discs_are_in_dense_images_only(kind):
   assert image[mask == 1].mean() > image[:20][mask[:20] == 0].mean() + 0.5
   shift = image[:20][mask[:20] == 0].mean() - image[20:].mean()
   assert abs(shift - (0.5 if kind == "distinct" else 0.0)) < 0.1
+
+
+def test_empty_slices_share_the_tubes_and_a_trace_of_the_balls():
+  image, mask = experiment.make_slices(np.random.default_rng(0), 20)
+  filled = mask.any((1, 2)).reshape(20, experiment.DEPTH)
+  assert image.shape == mask.shape == (160, 16, 16)
+  assert filled.any(1).all() and not filled[:, [0, -1]].any()
+  assert 0.35 < filled.mean() < 0.55
+  volumes, labels = (v.reshape(20, experiment.DEPTH, 16, 16) for v in (image, mask))
+  first, rows = filled.argmax(1), np.arange(20)
+  begins = labels[rows, first] == 1
+  assert volumes[rows, first - 1][begins].mean() > volumes[rows, 0][begins].mean() + 0.05
+  # A background of standard deviation sqrt(0.45^2 + 0.25^2) alone would have 1.2; the tubes, on
+  # four percent of the pixels, have 1.2 on average.
+  assert np.quantile(volumes[~filled], 0.99) > 1.5
 
 
 def test_every_rule_counts_the_batch_as_a_whole():
@@ -64,3 +82,23 @@ def test_copies_share_their_flip():
   np.testing.assert_array_equal(copies[0], copies[1])
   np.testing.assert_array_equal(copies[0], mask)
   assert np.any(mask != x)
+
+
+def test_bad_settings():
+  with pytest.raises(ValueError, match="kinds must be among"):
+    experiment.Config(kinds=("volumes",))
+  with pytest.raises(ValueError, match="must hold 'ERM'"):
+    experiment.Config(methods=("ERM",))
+  with pytest.raises(ValueError, match="multiples of 8"):
+    experiment.Config(images=100)
+
+
+@pytest.mark.slow
+def test_the_rate_is_chosen_by_validation_and_both_are_recorded():
+  config = experiment.Config(
+    seeds=2, kinds=("slices",), methods=("ERM", "AdaWAC 8"), images=16, test_images=8, epochs=1
+  )
+  metrics = experiment.run(config, Progress()).metrics["slices"]["methods"]
+  for entry in metrics.values():
+    assert set(entry["every_rate"]) == {"0.05", "0.1"}
+    np.testing.assert_array_equal(entry["dice"], entry["every_rate"][str(entry["learning_rate"])])
