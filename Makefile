@@ -60,7 +60,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(CACHED) $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --doctest-modules \
+	$(CACHED) $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --durations 25 --doctest-modules \
 	  jaxopt_robust tests
 	$(PY) -m benchmarks --size toy --out $(VENV)/bench-toy.json
 	@$(MAKE) --no-print-directory check-wheel
