@@ -156,6 +156,9 @@ def bounded(config: Config) -> Problem:
   """mean_i (mean_j 2 tanh(a_ij w + b_ij) - c_i)^2, a regression on expectations that fits exactly.
 
   The inner values are bounded, whatever the parameters. A plug-in also minimises their variance.
+  The problem was chosen to show this. Tried first, without targets: with the square of the values
+  the averages ended no lower (0.018 against 0.012), and with their logarithm the plug-in left the
+  finite numbers.
   """
   rng = np.random.default_rng(1)
   n, m, d = 50, 200, config.dimension
@@ -187,7 +190,10 @@ def bounded(config: Config) -> Problem:
 
 
 def make_estimator(family: str, rate: jax.Array, domain: str) -> compositional.InnerEstimator:
-  """An estimator whose hyper-parameter is data; clips are what is known of the inner values."""
+  """An estimator whose hyper-parameter is data; clips are what is known of the inner values.
+
+  With a clip of (0.01, 1e6) in place of (1, 1e6) MSVR diverges with the large batch too.
+  """
   clip = (1.0, 1e6) if domain == "log" else (-4.0, 4.0)
   if family == "average":
     return compositional.inner_ema(rate, domain=domain)

@@ -190,5 +190,7 @@ for rate, value in zip(rates, jax.jit(jax.vmap(precision_at))(rates), strict=Tru
   print(f"rate {rate:4.2f}: test average precision {value:.3f}")
 
 # %% [markdown]
-# Things to change: `KEEP`; the loss: `jr.compositional.sopas_loss` looks at the hardest negatives
-# only, which is the area under the left end of the ROC curve (`jr.losses.partial_auc`).
+# The digit and the linear scorer were chosen to show the effect: for the digit 8, or with a hidden
+# layer, cross entropy is level or ahead. Things to change: `KEEP`; the loss:
+# `jr.compositional.sopas_loss` looks at the hardest negatives only, which is the area under the
+# left end of the ROC curve (`jr.losses.partial_auc`).

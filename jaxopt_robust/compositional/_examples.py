@@ -21,8 +21,7 @@ def read(stored: Array, row: Array) -> Array:
 
 def write(stored: Array, row: Array, new: Array) -> Array:
   """The state with the batch's rows replaced; rows that hold a NaN are kept as they were."""
-  bad = jnp.any(jnp.isnan(new.reshape(*row.shape, -1)), axis=-1)
-  target = jnp.where(bad, stored.shape[0], row)
+  target = _written(row, new, stored.shape[0])
   return stored.at[target].set(new.astype(stored.dtype), mode="drop")
 
 
@@ -30,7 +29,7 @@ def merge(row: Array, values: Array) -> Array:
   """Every row's mean over the rows of the same example."""
   group = _groups(row)
   total = jax.ops.segment_sum(values, group, row.shape[0])
-  mean = total / _shaped(_sizes(group), total)
+  mean = total / shaped(_sizes(group), total)
   return mean[group]
 
 
@@ -40,7 +39,7 @@ def merge_log(row: Array, log_values: Array) -> Array:
   largest = jax.ops.segment_max(log_values, group, row.shape[0])
   largest = jnp.where(jnp.isneginf(largest), 0, largest)
   total = jax.ops.segment_sum(jnp.exp(log_values - largest[group]), group, row.shape[0])
-  mean = jnp.log(total) - jnp.log(_shaped(_sizes(group), total)) + largest
+  mean = jnp.log(total) - jnp.log(shaped(_sizes(group), total)) + largest
   return mean[group]
 
 
@@ -53,7 +52,7 @@ def average(
   """
   values = merge(row, values.astype(stored.dtype))
   rate = jnp.asarray(rate, stored.dtype)
-  old, touched = read(stored, row), _shaped(read(seen, row), values)
+  old, touched = read(stored, row), shaped(read(seen, row), values)
   new = jnp.where(touched, old + rate * (values - old), values)
   return write(stored, row, new), mark(seen, row, new), new
 
@@ -73,8 +72,13 @@ def log_average(
 
 def mark(seen: Array, row: Array, new: Array) -> Array:
   """The flags of examples with a value; a row that holds a NaN does not count as seen."""
+  return seen.at[_written(row, new, seen.shape[0])].set(True, mode="drop")
+
+
+def _written(row: Array, new: Array, size: int) -> Array:
+  """The rows, out of range where the new value holds a NaN."""
   bad = jnp.any(jnp.isnan(new.reshape(*row.shape, -1)), axis=-1)
-  return seen.at[jnp.where(bad, seen.shape[0], row)].set(True, mode="drop")
+  return jnp.where(bad, size, row)
 
 
 def _groups(row: Array) -> Array:
@@ -87,7 +91,7 @@ def _sizes(group: Array) -> Array:
   return jnp.maximum(jax.ops.segment_sum(ones, group, group.shape[0]), 1)
 
 
-def _shaped(per_row: Array, like: Array) -> Array:
+def shaped(per_row: Array, like: Array) -> Array:
   """float[batch] or bool[batch], to broadcast against float[batch, ...]."""
   per_row = per_row.reshape(per_row.shape + (1,) * (like.ndim - per_row.ndim))
   return per_row if per_row.dtype == jnp.bool_ else per_row.astype(like.dtype)

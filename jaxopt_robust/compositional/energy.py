@@ -287,7 +287,7 @@ def _fill(x: PyTree, name: str, where: ArrayLike | None) -> PyTree:
 
   def fill(leaf: ArrayLike) -> Array:
     array = jnp.asarray(leaf)
-    return jnp.where(keep.reshape(keep.shape + (1,) * (array.ndim - 1)), array, array[row][None])
+    return jnp.where(_examples.shaped(keep, array), array, array[row][None])
 
   return jax.tree.map(fill, x)
 

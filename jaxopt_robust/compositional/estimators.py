@@ -343,7 +343,7 @@ def _make(rule: _Rule, domain: str, *, needs_previous: bool = False) -> InnerEst
       _checks.check_same_shape("values", values, "previous", previous)
       before = merge(row, jax.lax.stop_gradient(jnp.asarray(previous, fixed.dtype)))
     old, seen = _examples.read(state.value, row), _examples.read(state.seen, row)
-    touched = seen.reshape(seen.shape + (1,) * (fixed.ndim - 1))
+    touched = _examples.shaped(seen, fixed)
     if before is None and needs_previous:
       before = jnp.full_like(fixed, jnp.nan)  # allowed at the first visit, where it is not used
     new = rule(old, touched, merge(row, fixed), before, size, state.count)

@@ -123,11 +123,11 @@ def fcco_value_and_grad(
           f"got {jnp.shape(values)}."
         )
       if mask is not None:  # masked rows may hold anything, and have the gradient 0
-        values = jnp.where(_like(mask, values), values, 0)
+        values = jnp.where(_examples.shaped(mask, values), values, 0)
       new_state, new = estimator.update(state, rows, values, before, where=mask)
       base = _chosen(state, rows, new, use)
       if mask is not None:
-        base, new = (jnp.where(_like(mask, v), v, 0) for v in (base, new))
+        base, new = (jnp.where(_examples.shaped(mask, v), v, 0) for v in (base, new))
       slope = _slope(outer_value, base)
       if in_logs:
         empty = jnp.isneginf(base)  # a mean that is zero: nothing to move
@@ -155,7 +155,7 @@ def _chosen(state: InnerState, rows: Array, new: Array, use: str) -> Array:
     return new
   size = state.value.shape[0]
   inside = jnp.where((rows < 0) | (rows >= size), size, rows)
-  seen = _like(_examples.read(state.seen, inside), new)
+  seen = _examples.shaped(_examples.read(state.seen, inside), new)
   return jnp.where(seen, _examples.read(state.value, inside), new)
 
 
@@ -163,7 +163,3 @@ def _slope(outer_value: Callable[[Array], Array], at: Array) -> Array:
   """Derivative of the outer function, row by row, with nothing flowing through it."""
   at = jax.lax.stop_gradient(at)
   return jax.lax.stop_gradient(jax.grad(lambda u: jnp.sum(outer_value(u)))(at))
-
-
-def _like(per_row: Array, values: Array) -> Array:
-  return per_row.reshape(per_row.shape + (1,) * (values.ndim - 1))

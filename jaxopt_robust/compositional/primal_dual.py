@@ -168,13 +168,13 @@ def alexr_value_and_grad(
     dual = jnp.where(jnp.isnan(ahead), jnp.nan, dual)  # a prox may hide a NaN
     new_dual = _examples.write(state.dual, row, dual)
     if mask is not None:
-      dual = jnp.where(mask.reshape(mask.shape + (1,) * (dual.ndim - 1)), dual, 0)
+      dual = jnp.where(_examples.shaped(mask, dual), dual, 0)
     dual = jax.lax.stop_gradient(dual)
 
     def lagrangian(params: PyTree) -> Array:
       other = inner_fn(params, index, other_sample)
       if mask is not None:
-        other = jnp.where(mask.reshape(mask.shape + (1,) * (other.ndim - 1)), other, 0)
+        other = jnp.where(_examples.shaped(mask, other), other, 0)
       per_row = jnp.sum((dual * other).reshape(*index.shape, -1), axis=1)
       return numerics.masked_mean(per_row, mask)
 
