@@ -41,6 +41,7 @@ LAYERS = [
   {"numerics"},
   {"_chain"},
   {"_spectral"},
+  {"linalg"},
   {"sweeps"},
   {"problems"},
   {"losses"},
