@@ -1,6 +1,28 @@
 """Recovery of low-rank matrices from few, noisy and grossly corrupted measurements."""
 
+from jaxopt_robust.recovery._completion import CompletionInfo, CompletionState, CompletionTrace
+from jaxopt_robust.recovery._robust_pca import LowRankSparse, RobustPcaInfo, SplitInfo
 from jaxopt_robust.recovery.automatic import SubgmSchedule, robust_recover, subgm_schedule
+from jaxopt_robust.recovery.completion_altmin import (
+  als_complete,
+  alternating_least_squares,
+  altmin_complete,
+)
+from jaxopt_robust.recovery.completion_biases import Biases, biased_baseline
+from jaxopt_robust.recovery.completion_lmafit import lmafit, lmafit_complete
+from jaxopt_robust.recovery.completion_lstsq import coo_lstsq
+from jaxopt_robust.recovery.completion_riemannian import riemannian_complete, riemannian_completion
+from jaxopt_robust.recovery.completion_scaled import (
+  scaled_gradient_complete,
+  scaled_gradient_completion,
+)
+from jaxopt_robust.recovery.completion_soft_impute import (
+  soft_impute,
+  soft_impute_factored,
+  soft_impute_path,
+)
+from jaxopt_robust.recovery.completion_start import entry_spectral
+from jaxopt_robust.recovery.completion_weights import huber_weights, trimmed_weights
 from jaxopt_robust.recovery.corruption import (
   Corrupted,
   bernoulli_outliers,
@@ -31,6 +53,7 @@ from jaxopt_robust.recovery.initial import (
 )
 from jaxopt_robust.recovery.metrics import (
   factor_imbalance,
+  incoherence,
   principal_angle,
   procrustes_dist,
   rel_err,
@@ -40,6 +63,26 @@ from jaxopt_robust.recovery.metrics import (
   support_f1,
 )
 from jaxopt_robust.recovery.operators import AdjointProducts, MeasurementOperator
+from jaxopt_robust.recovery.robust_pca_convex import (
+  PcpInfo,
+  PcpState,
+  pcp_admm,
+  pcp_ialm,
+  robust_pca,
+)
+from jaxopt_robust.recovery.robust_pca_factored import (
+  ScaledGdState,
+  l1_robust_pca,
+  scaledgd_rpca,
+  top_rows_and_columns,
+)
+from jaxopt_robust.recovery.robust_pca_projections import AccAltProjState, acc_alt_proj
+from jaxopt_robust.recovery.scaled import (
+  ScaledState,
+  precondition_factors,
+  scaled_geometric,
+  scaled_polyak,
+)
 from jaxopt_robust.recovery.sensing import (
   SubgmInfo,
   SubgmState,
@@ -66,9 +109,15 @@ from jaxopt_robust.recovery.structured import (
   make_fourier_sensing,
   make_rank_one_sensing,
 )
+from jaxopt_robust.recovery.subset import Subset
 
 __all__ = [
+  "AccAltProjState",
   "AdjointProducts",
+  "Biases",
+  "CompletionInfo",
+  "CompletionState",
+  "CompletionTrace",
   "Corrupted",
   "EntryCOO",
   "EntryMask",
@@ -78,26 +127,46 @@ __all__ = [
   "Identity",
   "KeyedGaussianSensing",
   "LevelState",
+  "LowRankSparse",
   "MeasurementOperator",
+  "PcpInfo",
+  "PcpState",
   "RankOneSensing",
+  "RobustPcaInfo",
+  "ScaledGdState",
+  "ScaledState",
+  "SplitInfo",
   "StepCountState",
   "SubgmInfo",
   "SubgmSchedule",
   "SubgmState",
   "SubgradAux",
+  "Subset",
   "Trace",
+  "acc_alt_proj",
   "alpha_identity",
+  "als_complete",
+  "alternating_least_squares",
+  "altmin_complete",
   "bernoulli_outliers",
+  "biased_baseline",
   "compose",
+  "coo_lstsq",
+  "entry_spectral",
   "factor_imbalance",
   "fixed_count_outliers",
   "gaussian_noise",
   "geometric",
   "grad_normalized_geometric",
   "growth_factor",
+  "huber_weights",
+  "incoherence",
+  "l1_robust_pca",
   "l1_value_subgrad",
   "level_polyak",
   "li_outliers",
+  "lmafit",
+  "lmafit_complete",
   "make_entry_mask",
   "make_fourier_sensing",
   "make_gaussian_sensing",
@@ -106,25 +175,41 @@ __all__ = [
   "mask_spectral",
   "median_truncated_spectral",
   "mixed_noise",
+  "pcp_admm",
+  "pcp_ialm",
   "polyak",
   "polynomial",
+  "precondition_factors",
   "principal_angle",
   "procrustes_dist",
   "q_normalized_geometric",
   "random_small",
   "rel_err",
   "replace_outliers",
+  "riemannian_complete",
+  "riemannian_completion",
+  "robust_pca",
   "robust_recover",
+  "scaled_geometric",
+  "scaled_gradient_complete",
+  "scaled_gradient_completion",
+  "scaled_polyak",
+  "scaledgd_rpca",
   "scaledsm_outliers",
   "sign_flip_outliers",
   "sign_rip_gap",
   "sign_rip_phi",
   "sign_rip_phi_gaussian",
   "sign_spectral",
+  "soft_impute",
+  "soft_impute_factored",
+  "soft_impute_path",
   "squared_value_grad",
   "subgm",
   "subgm_schedule",
   "subgradient_method",
   "support_f1",
+  "top_rows_and_columns",
+  "trimmed_weights",
   "truncated_spectral",
 ]

@@ -10,15 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxopt_robust import _checks
-from jaxopt_robust.numerics import upcast
+from jaxopt_robust.numerics import safe_norm, upcast
 from jaxopt_robust.recovery.factors import KINDS, Factors
+from jaxopt_robust.recovery.gaussian import GaussianSensing, KeyedGaussianSensing
 from jaxopt_robust.recovery.initial import growth_factor, random_small, sign_spectral
 from jaxopt_robust.recovery.operators import MeasurementOperator
 from jaxopt_robust.recovery.sensing import Trace, subgm
 from jaxopt_robust.recovery.stepsizes import q_normalized_geometric
+from jaxopt_robust.recovery.subset import Subset
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = ["SubgmSchedule", "robust_recover", "subgm_schedule"]
+
+_LARGEST_OF_NOISE = 0.98  # 95th percentile of the Tracy-Widom law of real symmetric matrices
+_LEAST_DIM = 8  # the limit laws are used from this size on
 
 
 class SubgmSchedule(NamedTuple):
@@ -89,6 +94,33 @@ def subgm_schedule(
   return SubgmSchedule(1 - gap, num_steps)
 
 
+def _is_pure_noise(op: MeasurementOperator, y: Array, kind: str) -> bool:
+  """Whether C = mean sign(y_i) A_i looks as if the signs had nothing to do with Gaussian A_i.
+
+  Then C has independent N(0, 1/m) entries: neither its norm nor its largest eigenvalue exceeds what
+  such a matrix has. Either shows a signal: the eigenvalue a low rank, the norm a high one.
+  """
+  base = op.op if isinstance(op, Subset) else op
+  if not isinstance(base, GaussianSensing | KeyedGaussianSensing) or min(op.shape) < _LEAST_DIM:
+    return False
+  rows, cols = map(float, op.shape)
+  square = base.flat if isinstance(base, GaussianSensing) else jnp.ones(())
+  scale = math.sqrt(float(jnp.mean(upcast(square) ** 2)))
+  dense = upcast(op.adjoint(jnp.sign(upcast(y)))) / float(op.count)
+  norm = float(safe_norm(dense)) * math.sqrt(float(op.count)) / scale
+  if kind == "psd":
+    top = float(jnp.linalg.eigvalsh((dense + dense.T) / 2)[-1]) / float(safe_norm(dense))
+    edge, spread = math.sqrt(2 / rows), 0.5 * rows ** (-2 / 3)
+  else:
+    top = float(jnp.linalg.norm(dense, 2)) / float(safe_norm(dense))
+    roots = math.sqrt(rows) + math.sqrt(cols)
+    edge = roots / math.sqrt(rows * cols)
+    spread = 0.5 * (rows**-0.5 + cols**-0.5) ** (1 / 3) / roots
+  is_flat = top <= edge * (1 + _LARGEST_OF_NOISE * spread)
+  # ||C||_F^2 m is a sum of d1 d2 squares of N(0, 1): its square root has a deviation below 1.
+  return is_flat and norm <= math.sqrt(rows * cols) + 2
+
+
 @functools.partial(jax.jit, static_argnames="num_steps")
 def _run(
   op: MeasurementOperator,
@@ -134,7 +166,8 @@ def robust_recover(
     alpha: in (0, 1), scale of the start: smaller is more exact and slower when ``rank`` exceeds the
       true rank.
     eta0: > 0, first normalised step.
-    growth: g of ``growth_factor``; None estimates it from the data.
+    growth: g of ``growth_factor``; None estimates it from the data, and for Gaussian measurements
+      refuses data whose signs cannot be told from random ones (at the 5 % level).
     c: > 0, margin of the schedule.
     tol: in (0, 1), by how much the steps shrink during the run.
     truth: float[d1, d2], X*, to record the error; None records none.
@@ -180,6 +213,11 @@ def robust_recover(
     growth = float(growth_factor(op, y, kind=kind))
     if not math.isfinite(growth):
       raise ValueError("y shows no signal: the mean of sign(y_i) A_i has no positive direction.")
+    if _is_pure_noise(op, y, kind):
+      raise ValueError(
+        "y shows no signal: the mean of sign(y_i) A_i cannot be told from that of random signs. "
+        "Either (almost) all measurements are wrong or there are too few; pass growth to go on."
+      )
   schedule = subgm_schedule(eta0=eta0, alpha=alpha, growth=growth, c=c)
   if key is None:
     start = sign_spectral(op, y, rank, alpha=alpha, kind=kind)

@@ -10,6 +10,7 @@ from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = [
   "factor_imbalance",
+  "incoherence",
   "principal_angle",
   "procrustes_dist",
   "rel_err",
@@ -115,6 +116,37 @@ def factor_imbalance(left: ArrayLike, right: ArrayLike) -> Array:
   if left.shape[1] != right.shape[1]:
     raise ValueError(f"left and right must have equal widths; got {left.shape} and {right.shape}.")
   return safe_norm(wide_dot(left.T, left) - wide_dot(right.T, right)).astype(left.dtype)
+
+
+def incoherence(basis: ArrayLike) -> Array:
+  r"""How much a subspace leans on single coordinates: (d / k) max_i ||U_i||^2, U_i the rows of U.
+
+  Args:
+    basis: float[d, k], U with orthonormal columns, such as the singular vectors of a matrix.
+
+  Returns:
+    float scalar in [1, d / k]: 1 where all coordinates weigh the same, d / k where one of them is
+    in the subspace.
+
+  Raises:
+    ValueError: the argument is no matrix.
+    TypeError: it is not floating-point.
+
+  Note:
+    Of a low-rank matrix one takes the larger one of its left and right singular vectors. Robust
+    principal component analysis and completion need it to be small.
+
+  Example:
+    >>> float(incoherence(jnp.eye(4)[:, :2])), float(incoherence(jnp.full((4, 1), 0.5)))
+    (2.0, 1.0)
+
+  Reference:
+    Candes and Recht, Exact matrix completion via convex optimization, 2009, definition 1.2.
+  """
+  array = _checks.check_float_array("basis", basis, rank=2)
+  rows, width = array.shape
+  largest = jnp.max(jnp.sum(upcast(array) ** 2, axis=1))
+  return (largest * rows / width).astype(array.dtype)
 
 
 def principal_angle(u: ArrayLike, v: ArrayLike) -> Array:

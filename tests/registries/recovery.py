@@ -27,6 +27,7 @@ COVERED = {
   "SubgmInfo",
   "SubgmSchedule",
   "SubgmState",
+  "Subset",
   "SubgradAux",
   "Trace",
   "alpha_identity",
@@ -92,6 +93,12 @@ OPERATORS: dict[str, Callable[[jax.Array], recovery.MeasurementOperator]] = {
   ),
   "identity": lambda key: recovery.Identity((ROWS, COLS)),
   "fourier": lambda key: recovery.make_fourier_sensing(key, 10, ROWS, COLS),
+  "subset": lambda key: recovery.Subset(
+    recovery.make_gaussian_sensing(key, 12, ROWS, COLS), jnp.arange(12) < 9
+  ),
+  "subset_of_entries": lambda key: recovery.Subset(
+    recovery.make_entry_mask(key, ROWS, COLS, rate=0.5), jnp.arange(ROWS * COLS) % 3 > 0
+  ),
 }
 
 
@@ -243,6 +250,20 @@ def _spectral_cases(name: str, **extra: Any) -> list[BadInput]:
 
 
 BAD_INPUTS: list[BadInput] = [
+  _bad(
+    "Subset",
+    "op",
+    lambda: recovery.Subset(jnp.eye(2), jnp.ones(2, bool)).size,
+    TypeError,
+    "MeasurementOperator",
+  ),
+  _bad(
+    "Subset",
+    "keep",
+    lambda: recovery.Subset(_OP, jnp.ones(2, bool)).apply(jnp.ones((2, 2))),
+    ValueError,
+    "keep",
+  ),
   _bad("MeasurementOperator", "rank", lambda: _OP.apply(jnp.ones(4)), ValueError, "rank 2"),
   _bad(
     "MeasurementOperator",
