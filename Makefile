@@ -2,11 +2,14 @@
 #
 # PYTHON=python3.12   another interpreter for a new environment (3.11 or later)
 # VENV=path           another place for the environment (default .venv)
+# TEST_XLA_FLAGS=     run the tests on fully optimised code (some minutes more)
 
 PYTHON ?= python3
 VENV ?= .venv
 JAX_CACHE ?= $(CURDIR)/.jax_cache
 WORKERS ?= 2
+# Most of the tests' time is compilation, a quarter of it spent on machine code that runs once.
+TEST_XLA_FLAGS ?= --xla_backend_optimization_level=0
 
 BIN := $(VENV)/bin
 PY := $(BIN)/python
@@ -60,7 +63,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(CACHED) $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --durations 25 --doctest-modules \
+	XLA_FLAGS="$$XLA_FLAGS $(TEST_XLA_FLAGS)" $(CACHED) $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --durations 25 --doctest-modules \
 	  jaxopt_robust tests
 	$(PY) -m benchmarks --size toy --out $(VENV)/bench-toy.json
 	@$(MAKE) --no-print-directory check-wheel
