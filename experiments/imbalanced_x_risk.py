@@ -16,7 +16,7 @@ from jaxopt_robust import compositional, losses, transforms
 
 PAPER = Paper(
   title="LibAUC: a deep learning library for X-risk optimization",
-  authors="Yuan, Zhu, Qiu, Li, Wang and Yang (with the papers of SOAP, SOPA, SOPAs and SOTAs)",
+  authors="Yuan, Zhu, Qiu, Li, Wang and Yang (with the papers of SOAP, SOPA, SOPAs, SOTAs, PDSCA)",
   year=2023,
   claim="A moving average for each positive reaches a lower value of a ranking objective than the "
   "batch's own mean plugged into its formula, and a loss made for a metric beats cross entropy in "
@@ -37,9 +37,10 @@ METRICS = {
 # A family is one compiled program; families with averages run with every rate.
 AVERAGED = ("SOAP", "SOPAs", "SOTAs")
 FAMILIES = (
-  "CE", "CE, resampled", "pairwise AUC", "AUC margin", *AVERAGED, "SOPA", "CVaR plug-in", "STACO",
-  "two-way CVaR plug-in",
+  "CE", "CE, resampled", "pairwise AUC", "AUC margin", "PDSCA", *AVERAGED, "SOPA", "CVaR plug-in",
+  "STACO", "two-way CVaR plug-in",
 )  # fmt: skip
+MARGIN = ("AUC margin", "PDSCA")  # the AUC margin loss by PESG; after a step of cross entropy
 
 
 class Setting(NamedTuple):
@@ -267,8 +268,10 @@ def make_trainer(family: str, config: Config) -> Any:
     return lambda count: setting.learning_rate * decay(count)
 
   def train_margin(params: Any, setting: Setting, data: Data) -> Any:
-    # PESG wants larger steps than Adam: thirty times those of the other methods
-    tx = transforms.pesg(lambda count: 30 * schedule(setting)(count))
+    # PESG and PDSCA want larger steps than Adam: thirty times those of the other methods
+    rate = lambda count: 30 * schedule(setting)(count)
+    composed = family == "PDSCA"
+    tx = transforms.pdsca(rate) if composed else transforms.pesg(rate)
     params = {"w": params, "a": jnp.zeros(()), "b": jnp.zeros(())}
 
     def objective(params: Any, alpha: jax.Array, rows: jax.Array) -> jax.Array:
@@ -276,10 +279,20 @@ def make_trainer(family: str, config: Config) -> Any:
       scores = jax.nn.sigmoid(logits(params["w"], data.x[0][rows], setting))
       return jnp.mean(losses.auc_margin_loss(scores, data.y[0][rows], variables))
 
+    def entropy(params: Any, rows: jax.Array) -> jax.Array:
+      return make_loss("CE", config)[1](
+        logits(params["w"], data.x[0][rows], setting), data.y[0][rows], rows, (), setting.rate
+      )[0]
+
     def step(carry: Any, rows: jax.Array) -> tuple[Any, None]:
       params, state = carry
+      if composed:  # a step of cross entropy and one of the margin loss, on the same batch
+        grads = jax.grad(entropy)(params, rows)
+        updates, state = tx.update(grads, state, params, phase=0)
+        params = optax.apply_updates(params, updates)
+      extra = {"phase": 1} if composed else {}
       grads = jax.grad(objective)(params, state.alpha, rows)
-      updates, state = tx.update(grads, state, params)
+      updates, state = tx.update(grads, state, params, **extra)
       return (optax.apply_updates(params, updates), state), None
 
     (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), data.mixed)
@@ -307,7 +320,7 @@ def make_trainer(family: str, config: Config) -> Any:
   def train(setting: Setting, data: Data) -> list[jax.Array]:
     first, rest = data.plain[: config.warm_up], data.plain[config.warm_up :]
     params = train_adam("CE", data.params, first, optax.adam(config.warm_rate), setting, data)
-    if family == "AUC margin":
+    if family in MARGIN:
       params = train_margin(params, setting, data)
     else:
       rows, tx = rest if family == "CE" else data.mixed, optax.adam(schedule(setting))
@@ -473,6 +486,19 @@ def _table(metrics: dict[str, Any], config: Config) -> list[Row]:
         for name, entry in methods.items()
         if name != "CE"
       ]
+    rows += [
+      Row(
+        method=name,
+        metric=f"test {METRICS['auc']}, {config.data}, {problem}",
+        ours=float(np.mean(methods[name]["auc"]["test"])),
+        baseline=float(np.mean(methods["CE"]["auc"]["test"])),
+        baseline_name="CE",
+        spread=float(np.std(methods[name]["auc"]["test"])),
+        note=note,
+      )
+      for name in MARGIN
+      if name in methods
+    ]
     for name, plug_in, own in _pairs(config):
       ours, base = methods[name]["objective"][own], methods[plug_in]["objective"][own]
       rows.append(
@@ -533,6 +559,8 @@ def _claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
         {middle: float(np.mean(ours)), "SOAP plug-in": float(np.mean(base)), "difference": mean},
       )
     )
+  if set(MARGIN) <= set(config.families):
+    claims.append(_margin_claim(metrics, few, many))
   numbers = {n: float(np.mean(entry["ap"]["test"])) for n, entry in metrics[many].items()}
   claims.append(
     Claim(
@@ -545,6 +573,32 @@ def _claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
   return claims
 
 
+def _margin_claim(metrics: dict[str, Any], few: str, many: str) -> Claim:
+  """PDSCA against PESG and cross entropy, in AUC and in partial AUC."""
+  gaps = {
+    f"{metric}, PDSCA - {base}, {problem}": _ahead(
+      metrics[problem]["PDSCA"][metric]["test"], metrics[problem][base][metric]["test"]
+    )
+    for problem in (few, many)
+    for metric in ("auc", "pauc")
+    for base in ("AUC margin", "CE")
+  }
+  behind = gaps[f"auc, PDSCA - AUC margin, {few}"]
+  level = [gaps[f"auc, PDSCA - {base}, {many}"] for base in ("AUC margin", "CE")]
+  partial = [gaps[f"pauc, PDSCA - AUC margin, {problem}"] for problem in (few, many)]
+  return Claim(
+    "A step of cross entropy inside the AUC margin loss (PDSCA) does not raise the AUC here: with "
+    f"{few} PDSCA is behind the margin loss alone (PESG) in test AUC, with {many} level with it "
+    "and with cross entropy; it is ahead of PESG in test partial AUC with both (ahead, behind: at "
+    "least two standard errors of the difference).",
+    behind[0] < -2 * behind[1]
+    and all(abs(mean) <= 2 * error for mean, error in level)
+    and all(mean >= 2 * error for mean, error in partial),
+    {key: mean for key, (mean, _) in gaps.items()}
+    | {f"standard error of {key}": error for key, (_, error) in gaps.items()},
+  )
+
+
 def figure(record: dict[str, Any]) -> Any:
   """ROC curves with few features, test metrics, and training objectives against the plug-in."""
   metrics = record["metrics"]
@@ -552,7 +606,7 @@ def figure(record: dict[str, Any]) -> Any:
   fig, axes = new_figure(1, 3)
   few, many = next(iter(problems)), list(problems)[-1]
   slow = next(n for n in problems[few] if n.startswith("SOPAs"))
-  shown = ("CE", "CE, resampled", "pairwise AUC", "AUC margin", slow, "SOPA", "STACO")
+  shown = ("CE", "CE, resampled", "pairwise AUC", *MARGIN, slow, "SOPA", "STACO")
   for name in (n for n in shown if n in problems[few]):
     axes[0].plot(metrics["grid"], problems[few][name]["roc"], label=name, lw=1.2)
   axes[0].set(
