@@ -23,10 +23,13 @@ SLOW: set[str] = {
   "imbalanced_x_risk",
   "lasso_hypergradient",
   "metric_thresholds",
+  "ranking_lists",
+  "recovery_beyond_memory",
   "retrieval_mann_whitney",
   "reweighted_adversarial",
   "robust_means",
   "robust_regression_outliers",
+  "scaled_vs_plain",
 }
 
 

@@ -1,6 +1,7 @@
 """What the theory of the sub-gradient method promises, at d = 20 and in float64."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +66,17 @@ def test_error_falls_with_alpha_and_does_not_depend_on_the_width():
   assert gain > 100
   slope = np.polyfit(np.log(ALPHAS), np.log(full).mean(0), 1)[0]
   assert 1 < slope < 2  # theory: 2 - O(sqrt(r) kappa delta)
+
+
+@pytest.mark.x64
+def test_recovery_is_exact_at_the_true_rank():
+  """The error follows the steps, here down to 1e-12; a third of the measurements is wrong."""
+  op, y, truth = _problem(jax.random.key(0))
+  alpha = np.array([1e-3])
+  rho = np.asarray(_rho(alpha))
+  steps = math.ceil(math.log(1e12) / (1 - rho[0]))
+  errors, status = _errors(op, y[None], truth.matrix, alpha, rho, width=RANK, steps=steps)
+  assert errors[0] < 1e-10 and int(status[0]) == solvers.CONVERGED
 
 
 @pytest.mark.x64
