@@ -23,20 +23,11 @@ from jaxopt_robust.recovery._completion import (
 from jaxopt_robust.recovery.completion_start import entry_spectral
 from jaxopt_robust.recovery.entries import EntryCOO, EntryMask
 from jaxopt_robust.recovery.factors import Factors, check_pair
-from jaxopt_robust.recovery.operators import wide_dot
+from jaxopt_robust.recovery.scaled import precondition_factors
 from jaxopt_robust.solvers import Solver
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = ["scaled_gradient_complete", "scaled_gradient_completion"]
-
-
-def _divide_by_gram(product: Array, factor: Array) -> Array:
-  """G (F^T F)^{-1}, with a shift of the order of rounding for dependent columns."""
-  gram = wide_dot(factor.T, factor)
-  size = gram.shape[0]
-  shift = size * jnp.finfo(gram.dtype).eps * jnp.trace(gram)
-  shift = jnp.where(shift > 0, shift, 1)
-  return jnp.linalg.solve(gram + shift * jnp.eye(size, dtype=gram.dtype), product.T).T
 
 
 def scaled_gradient_completion() -> Solver:
@@ -68,6 +59,8 @@ def scaled_gradient_completion() -> Solver:
     descent, 2021, section 3.3.
   """
 
+  link = precondition_factors()
+
   def init(params: Factors, hyper: Any, op: Any, y: Array, *rest: Any) -> CompletionState:
     del hyper, rest
     op, y = check_entries(op, y)
@@ -83,9 +76,11 @@ def scaled_gradient_completion() -> Solver:
     rate = jnp.asarray(op.count, wide) / (op.shape[0] * op.shape[1])
     scale = safe_divide(jnp.asarray(hyper, wide), rate)
     z = misfit(op, y, left, right)
-    new_left = left - (scale * _divide_by_gram(op.adjoint_mul(z, right), right)).astype(left.dtype)
-    new_right = right - (scale * _divide_by_gram(op.adjoint_t_mul(z, left), left)).astype(
-      right.dtype
+    gradients = Factors(op.adjoint_mul(z, right), op.adjoint_t_mul(z, left))
+    moves, _ = link.update(gradients, link.init(state.params), state.params)
+    new_left, new_right = (
+      factor - (scale * move).astype(factor.dtype)
+      for factor, move in zip((left, right), check_pair(moves), strict=True)
     )
     after = misfit(op, y, new_left, new_right)
     return close_step(
