@@ -1,6 +1,7 @@
 """Strict JAX settings for every test, fake devices, and keys derived from test names."""
 
 import gc
+import pathlib
 import zlib
 
 import jax
@@ -13,6 +14,22 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Traced programs are many small objects that live on: looking at them less often saves time.
 gc.set_threshold(100_000, 20, 20)
+
+# Linux lets a process have 65530 memory maps; the machine code of each compiled program takes some,
+# and running out of them ends the process. Programs are dropped between files from here on.
+_MANY_MAPS = 20_000
+_MAPS = pathlib.Path("/proc/self/maps")
+
+
+def pytest_runtest_teardown(item, nextitem):
+  """Drops compiled programs between two files once they are many."""
+  if (nextitem is not None and nextitem.path == item.path) or not _MAPS.exists():
+    return
+  with _MAPS.open("rb") as lines:
+    count = sum(1 for _ in lines)
+  if count > _MANY_MAPS:
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
