@@ -79,7 +79,7 @@ SIZES = {
   # The matrices drawn from keys would take 24.4 GiB: minutes a pass on a CPU, seconds on a GPU.
   "paper": Config(
     rows=200_000, cols=100_000, rank=10, entries=40_000_000, rounds=25, rank_one_dim=2000,
-    keyed_dim=128, keyed_num=399_872, keyed_chunk=1024,
+    keyed_dim=128, keyed_num=399_872, keyed_chunk=512,
   ),
 }  # fmt: skip
 
