@@ -13,7 +13,12 @@ from jaxopt_robust import _checks
 from jaxopt_robust.numerics import safe_norm, upcast
 from jaxopt_robust.recovery.factors import KINDS, Factors
 from jaxopt_robust.recovery.gaussian import GaussianSensing, KeyedGaussianSensing
-from jaxopt_robust.recovery.initial import growth_factor, random_small, sign_spectral
+from jaxopt_robust.recovery.initial import (
+  back_projection,
+  growth_factor,
+  random_small,
+  sign_spectral,
+)
 from jaxopt_robust.recovery.operators import MeasurementOperator
 from jaxopt_robust.recovery.sensing import Trace, subgm
 from jaxopt_robust.recovery.stepsizes import q_normalized_geometric
@@ -106,19 +111,19 @@ def _is_pure_noise(op: MeasurementOperator, y: Array, kind: str) -> bool:
   rows, cols = map(float, op.shape)
   square = base.flat if isinstance(base, GaussianSensing) else jnp.ones(())
   scale = math.sqrt(float(jnp.mean(upcast(square) ** 2)))
-  dense = upcast(op.adjoint(jnp.sign(upcast(y)))) / float(op.count)
-  norm = float(safe_norm(dense)) * math.sqrt(float(op.count)) / scale
+  dense = back_projection(op, jnp.sign(upcast(y)), op.count)
+  size = float(safe_norm(dense))
   if kind == "psd":
-    top = float(jnp.linalg.eigvalsh((dense + dense.T) / 2)[-1]) / float(safe_norm(dense))
+    largest = float(jnp.linalg.eigvalsh((dense + dense.T) / 2)[-1])
     edge, spread = math.sqrt(2 / rows), 0.5 * rows ** (-2 / 3)
   else:
-    top = float(jnp.linalg.norm(dense, 2)) / float(safe_norm(dense))
+    largest = float(jnp.linalg.norm(dense, 2))
     roots = math.sqrt(rows) + math.sqrt(cols)
     edge = roots / math.sqrt(rows * cols)
     spread = 0.5 * (rows**-0.5 + cols**-0.5) ** (1 / 3) / roots
-  is_flat = top <= edge * (1 + _LARGEST_OF_NOISE * spread)
+  is_flat = largest <= size * edge * (1 + _LARGEST_OF_NOISE * spread)
   # ||C||_F^2 m is a sum of d1 d2 squares of N(0, 1): its square root has a deviation below 1.
-  return is_flat and norm <= math.sqrt(rows * cols) + 2
+  return is_flat and size * math.sqrt(float(op.count)) <= scale * (math.sqrt(rows * cols) + 2)
 
 
 @functools.partial(jax.jit, static_argnames="num_steps")

@@ -41,7 +41,7 @@ def _check_rank(op: MeasurementOperator, rank: int) -> int:
   return rank
 
 
-def _back_projection(op: MeasurementOperator, weights: Array, total: ArrayLike) -> Array:
+def back_projection(op: MeasurementOperator, weights: Array, total: ArrayLike) -> Array:
   """(1/total) sum_i weights_i A_i in float32 or wider; unobserved measurements do not count."""
   if op.observed is not None:
     weights = jnp.where(op.observed, weights, 0)
@@ -100,7 +100,7 @@ def sign_spectral(
   y = _check_problem(op, y, kind)
   rank = _check_rank(op, rank)
   _checks.check_non_negative("alpha", alpha)
-  dense = _back_projection(op, jnp.sign(y), op.count)
+  dense = back_projection(op, jnp.sign(y), op.count)
   return _spectral_factors(dense, rank, alpha, kind, y.dtype)
 
 
@@ -231,7 +231,7 @@ def truncated_spectral(
   wide = upcast(y).dtype
   limit = jnp.ceil(jnp.asarray(op.count, wide) * (1 - jnp.asarray(rate, wide)))
   keep = place < limit.astype(place.dtype)
-  dense = _back_projection(op, jnp.where(keep, y, 0), _observed_count(op, keep))
+  dense = back_projection(op, jnp.where(keep, y, 0), _observed_count(op, keep))
   return _spectral_factors(dense, rank, 1.0, kind, y.dtype)
 
 
@@ -278,7 +278,7 @@ def median_truncated_spectral(
   seen = magnitude if op.observed is None else jnp.where(op.observed, magnitude, jnp.nan)
   median = jnp.median(seen) if op.observed is None else jnp.nanmedian(seen)
   keep = magnitude <= jnp.asarray(multiple, y.dtype) * median
-  dense = _back_projection(op, jnp.where(keep, y, 0), _observed_count(op, keep))
+  dense = back_projection(op, jnp.where(keep, y, 0), _observed_count(op, keep))
   return _spectral_factors(dense, rank, 1.0, kind, y.dtype)
 
 
@@ -320,7 +320,7 @@ def mask_spectral(op: EntryMask, y: ArrayLike, rank: int, *, kind: str = "genera
   rank = _check_rank(op, rank)
   wide = upcast(y)
   rate = jnp.asarray(op.count, wide.dtype) / op.size
-  return _spectral_factors(_back_projection(op, wide, rate), rank, 1.0, kind, y.dtype)
+  return _spectral_factors(back_projection(op, wide, rate), rank, 1.0, kind, y.dtype)
 
 
 def growth_factor(
@@ -364,7 +364,7 @@ def growth_factor(
     4/sqrt(3), 2014, equation 5. The estimate of the rank by the most negative eigenvalue is ours.
   """
   y = _check_problem(op, y, kind)
-  dense = _back_projection(op, jnp.sign(upcast(y)), op.count)
+  dense = back_projection(op, jnp.sign(upcast(y)), op.count)
   norm = safe_norm(dense)
   if kind == "psd":
     values = jnp.linalg.eigvalsh((dense + dense.T) / 2)[::-1]
