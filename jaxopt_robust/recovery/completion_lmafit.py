@@ -4,14 +4,12 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
 from jaxopt_robust.numerics import safe_divide, safe_norm, tree_where, upcast
 from jaxopt_robust.recovery._completion import (
   CompletionInfo,
   CompletionState,
   CompletionTrace,
   check_entries,
-  check_rank,
   check_start,
   close_step,
   first_state,
@@ -19,7 +17,7 @@ from jaxopt_robust.recovery._completion import (
   relative_to_truth,
   run,
 )
-from jaxopt_robust.recovery.completion_start import entry_spectral
+from jaxopt_robust.recovery.completion_start import prepare
 from jaxopt_robust.recovery.entries import EntryCOO, EntryMask
 from jaxopt_robust.recovery.factors import Factors, check_pair
 from jaxopt_robust.recovery.operators import wide_dot
@@ -158,10 +156,5 @@ def lmafit_complete(
     Wen, Yin and Zhang, Solving a low-rank factorization model for matrix completion by a nonlinear
     successive over-relaxation algorithm, 2012, algorithm 1 (recalled, not verified).
   """
-  _checks.check_key("key", key)
-  op, y = check_entries(op, y)
-  rank = check_rank(op, rank)
-  if truth is not None:
-    truth = op.check_matrix(truth)
-  factors = entry_spectral(key, op, y, rank) if start is None else check_start(op, start, rank)
-  return run(lmafit(), factors, None, op, y, truth, num_rounds=num_rounds, tol=tol)
+  op, y, factors, target = prepare(key, op, y, rank, start, truth)
+  return run(lmafit(), factors, None, op, y, target, num_rounds=num_rounds, tol=tol)

@@ -12,7 +12,6 @@ from jaxopt_robust.recovery._completion import (
   CompletionState,
   CompletionTrace,
   check_entries,
-  check_rank,
   check_start,
   close_step,
   first_state,
@@ -21,7 +20,7 @@ from jaxopt_robust.recovery._completion import (
   relative_to_truth,
   run,
 )
-from jaxopt_robust.recovery.completion_start import entry_spectral
+from jaxopt_robust.recovery.completion_start import prepare
 from jaxopt_robust.recovery.entries import EntryCOO, EntryMask
 from jaxopt_robust.recovery.factors import Factors, check_pair
 from jaxopt_robust.recovery.operators import wide_dot
@@ -275,11 +274,6 @@ def riemannian_complete(
     Vandereycken, Low-rank matrix completion by Riemannian optimization, 2013, algorithms 1 to 6
     (recalled, not verified).
   """
-  _checks.check_key("key", key)
-  op, y = check_entries(op, y)
-  rank = check_rank(op, rank)
-  if truth is not None:
-    truth = op.check_matrix(truth)
-  factors = entry_spectral(key, op, y, rank) if start is None else check_start(op, start, rank)
+  op, y, factors, target = prepare(key, op, y, rank, start, truth)
   method = riemannian_completion(direction=direction)
-  return run(method, factors, None, op, y, truth, num_rounds=num_rounds, tol=tol)
+  return run(method, factors, None, op, y, target, num_rounds=num_rounds, tol=tol)

@@ -11,7 +11,6 @@ from jaxopt_robust.recovery._completion import (
   CompletionState,
   CompletionTrace,
   check_entries,
-  check_rank,
   check_start,
   close_step,
   first_state,
@@ -20,7 +19,7 @@ from jaxopt_robust.recovery._completion import (
   relative_to_truth,
   run,
 )
-from jaxopt_robust.recovery.completion_start import entry_spectral
+from jaxopt_robust.recovery.completion_start import prepare
 from jaxopt_robust.recovery.entries import EntryCOO, EntryMask
 from jaxopt_robust.recovery.factors import Factors, check_pair
 from jaxopt_robust.recovery.scaled import precondition_factors
@@ -139,13 +138,8 @@ def scaled_gradient_complete(
     Tong, Ma and Chi, Accelerating ill-conditioned low-rank matrix estimation via scaled gradient
     descent, 2021, section 3.3.
   """
-  _checks.check_key("key", key)
-  op, y = check_entries(op, y)
-  rank = check_rank(op, rank)
   _checks.check_positive("eta", eta)
-  if truth is not None:
-    truth = op.check_matrix(truth)
-  factors = entry_spectral(key, op, y, rank) if start is None else check_start(op, start, rank)
+  op, y, factors, target = prepare(key, op, y, rank, start, truth)
   return run(
-    scaled_gradient_completion(), factors, eta, op, y, truth, num_rounds=num_rounds, tol=tol
+    scaled_gradient_completion(), factors, eta, op, y, target, num_rounds=num_rounds, tol=tol
   )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxopt_robust import _checks
 from jaxopt_robust.linalg import randomized_svd_matvec
 from jaxopt_robust.numerics import safe_divide, upcast
-from jaxopt_robust.recovery._completion import check_entries, check_rank
+from jaxopt_robust.recovery._completion import check_entries, check_rank, check_start
 from jaxopt_robust.recovery.entries import EntryCOO, EntryMask
 from jaxopt_robust.recovery.factors import Factors
 from jaxopt_robust.typing import Array, ArrayLike
@@ -100,3 +100,20 @@ def entry_spectral(
   left = jnp.matmul(basis, inner, precision="highest") * root
   right = jnp.matmul(outer, rotation.T, precision="highest") * root
   return jax.tree.map(lambda leaf: leaf.astype(y.dtype), Factors(left, right))
+
+
+def prepare(
+  key: Array,
+  op: EntryCOO | EntryMask,
+  y: ArrayLike,
+  rank: int,
+  start: Factors | None,
+  truth: ArrayLike | None,
+) -> tuple[EntryCOO, Array, Factors, Array | None]:
+  """The checked arguments of a completion method, with the spectral start where none is given."""
+  _checks.check_key("key", key)
+  op, y = check_entries(op, y)
+  rank = check_rank(op, rank)
+  matrix = None if truth is None else op.check_matrix(truth)
+  factors = entry_spectral(key, op, y, rank) if start is None else check_start(op, start, rank)
+  return op, y, factors, matrix
