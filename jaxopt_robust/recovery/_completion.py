@@ -101,7 +101,7 @@ class CompletionTrace(NamedTuple):
   status: Array
 
 
-def check_entries(op: Any, y: ArrayLike) -> tuple[EntryCOO, Array]:
+def as_entries(op: Any, y: ArrayLike) -> tuple[EntryCOO, Array]:
   """Observed entries as a list, and their values with zeros where nothing is observed.
 
   A dense mask becomes the list of all entries, with weight 0 where it is false.
@@ -118,6 +118,15 @@ def check_entries(op: Any, y: ArrayLike) -> tuple[EntryCOO, Array]:
   y = op.check_measurements("y", y)
   if op.observed is not None:
     y = jnp.where(op.observed, y, 0)
+  return op, y
+
+
+def check_entries(op: Any, y: ArrayLike) -> tuple[EntryCOO, Array]:
+  """As ``as_entries``, and where their values are known, that they are finite, inside and unique.
+
+  For the entrance of a method: the check sorts all pairs, which its steps need not repeat.
+  """
+  op, y = as_entries(op, y)
   if _checks.is_concrete((op, y)):
     _check_values(op, np.asarray(y))
   return op, y
@@ -138,8 +147,8 @@ def _check_values(op: EntryCOO, y: np.ndarray) -> None:
       raise ValueError(
         f"{name} must lie in [0, {size}); got values from {index.min()} to {index.max()}."
       )
-  flat = rows * op.shape[1] + cols
-  repeated = flat.size - np.unique(flat).size
+  flat = np.sort(rows * op.shape[1] + cols)
+  repeated = int(np.sum(flat[1:] == flat[:-1]))
   if repeated:
     raise ValueError(
       f"op must observe a pair (row, column) at most once; got {repeated} repetitions. Average "

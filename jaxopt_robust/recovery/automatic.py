@@ -11,13 +11,15 @@ import numpy as np
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import safe_norm, upcast
-from jaxopt_robust.recovery.factors import KINDS, Factors
+from jaxopt_robust.recovery.factors import Factors
 from jaxopt_robust.recovery.gaussian import GaussianSensing, KeyedGaussianSensing
 from jaxopt_robust.recovery.initial import (
-  back_projection,
-  growth_factor,
+  check_problem,
+  check_rank,
+  growth_of,
+  mean_of_signs,
   random_small,
-  sign_spectral,
+  spectral_factors,
 )
 from jaxopt_robust.recovery.operators import MeasurementOperator
 from jaxopt_robust.recovery.sensing import Trace, subgm
@@ -99,7 +101,7 @@ def subgm_schedule(
   return SubgmSchedule(1 - gap, num_steps)
 
 
-def _is_pure_noise(op: MeasurementOperator, y: Array, kind: str) -> bool:
+def _is_pure_noise(op: MeasurementOperator, dense: Array, kind: str) -> bool:
   """Whether C = mean sign(y_i) A_i looks as if the signs had nothing to do with Gaussian A_i.
 
   Then C has independent N(0, 1/m) entries: neither its norm nor its largest eigenvalue exceeds what
@@ -111,7 +113,6 @@ def _is_pure_noise(op: MeasurementOperator, y: Array, kind: str) -> bool:
   rows, cols = map(float, op.shape)
   square = base.flat if isinstance(base, GaussianSensing) else jnp.ones(())
   scale = math.sqrt(float(jnp.mean(upcast(square) ** 2)))
-  dense = back_projection(op, jnp.sign(upcast(y)), op.count)
   size = float(safe_norm(dense))
   if kind == "psd":
     largest = float(jnp.linalg.eigvalsh((dense + dense.T) / 2)[-1])
@@ -202,10 +203,8 @@ def robust_recover(
     Ma and Fattahi, Global Convergence of Sub-gradient Method for Robust Matrix Recovery, 2023,
     algorithm 1.
   """
-  _checks.check_option("kind", kind, KINDS)
-  if not isinstance(op, MeasurementOperator):
-    raise TypeError(f"op must be a MeasurementOperator; got {type(op).__name__}.")
-  y = op.check_measurements("y", y)
+  y = check_problem(op, y, kind)
+  rank = check_rank(op, rank)
   if not _checks.is_concrete((op, y, alpha, eta0, growth, c, tol)):
     raise TypeError("robust_recover cannot run inside jit, vmap or grad; use subgm there.")
   finite = np.isfinite(np.asarray(upcast(y)))
@@ -213,19 +212,21 @@ def robust_recover(
     finite |= ~np.asarray(op.observed)
   if not finite.all():
     raise ValueError(f"y must be finite; got {np.sum(~finite)} entries that are NaN or infinite.")
-  rank = _checks.check_int("rank", rank, minimum=1)
+  signs = mean_of_signs(op, y) if growth is None or key is None else None
   if growth is None:
-    growth = float(growth_factor(op, y, kind=kind))
+    assert signs is not None
+    growth = float(growth_of(signs, None, kind))
     if not math.isfinite(growth):
       raise ValueError("y shows no signal: the mean of sign(y_i) A_i has no positive direction.")
-    if _is_pure_noise(op, y, kind):
+    if _is_pure_noise(op, signs, kind):
       raise ValueError(
         "y shows no signal: the mean of sign(y_i) A_i cannot be told from that of random signs. "
         "Either (almost) all measurements are wrong or there are too few; pass growth to go on."
       )
   schedule = subgm_schedule(eta0=eta0, alpha=alpha, growth=growth, c=c)
   if key is None:
-    start = sign_spectral(op, y, rank, alpha=alpha, kind=kind)
+    assert signs is not None
+    start = spectral_factors(signs, rank, alpha, kind, y.dtype)
   else:
     shape = op.shape[0] if kind == "psd" else op.shape
     start = random_small(key, shape, rank, alpha=alpha, dtype=y.dtype)

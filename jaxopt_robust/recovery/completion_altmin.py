@@ -11,6 +11,7 @@ from jaxopt_robust.recovery._completion import (
   CompletionInfo,
   CompletionState,
   CompletionTrace,
+  as_entries,
   check_entries,
   check_rank,
   check_start,
@@ -120,7 +121,7 @@ def alternating_least_squares(
     key: Array | None = None,
     truth: Array | None = None,
   ) -> tuple[CompletionState, CompletionInfo]:
-    op, y = check_entries(op, y)
+    op, y = as_entries(op, y)
     if key is None and parts > 1:
       raise TypeError("key must be a typed key for parts > 1; got None.")
     dtype = upcast(y).dtype

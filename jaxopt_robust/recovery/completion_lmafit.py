@@ -9,6 +9,7 @@ from jaxopt_robust.recovery._completion import (
   CompletionInfo,
   CompletionState,
   CompletionTrace,
+  as_entries,
   check_entries,
   check_start,
   close_step,
@@ -82,7 +83,7 @@ def lmafit() -> Solver:
     state: CompletionState, hyper: Any, op: Any, y: Array, truth: Array | None = None
   ) -> tuple[CompletionState, CompletionInfo]:
     del hyper
-    op, y = check_entries(op, y)
+    op, y = as_entries(op, y)
     left, right = (upcast(f) for f in check_pair(state.params))
     weight, increment, norm = state.memory
     z = -weight * misfit(op, y, left, right)

@@ -11,6 +11,7 @@ from jaxopt_robust.recovery._completion import (
   CompletionInfo,
   CompletionState,
   CompletionTrace,
+  as_entries,
   check_entries,
   check_start,
   close_step,
@@ -178,7 +179,7 @@ def riemannian_completion(*, direction: str = "conjugate") -> Solver:
     state: CompletionState, hyper: Any, op: Any, y: Array, truth: Array | None = None
   ) -> tuple[CompletionState, CompletionInfo]:
     del hyper
-    op, y = check_entries(op, y)
+    op, y = as_entries(op, y)
     point, search, gradient = state.memory  # search and gradient live at the point
     misfit_now = misfit(op, y, point.u * point.s[None, :], point.v)
     z = -misfit_now

@@ -10,6 +10,7 @@ from jaxopt_robust.recovery._completion import (
   CompletionInfo,
   CompletionState,
   CompletionTrace,
+  as_entries,
   check_entries,
   check_start,
   close_step,
@@ -69,7 +70,7 @@ def scaled_gradient_completion() -> Solver:
   def step(
     state: CompletionState, hyper: Any, op: Any, y: Array, truth: Array | None = None
   ) -> tuple[CompletionState, CompletionInfo]:
-    op, y = check_entries(op, y)
+    op, y = as_entries(op, y)
     left, right = check_pair(state.params)
     wide = upcast(y).dtype
     rate = jnp.asarray(op.count, wide) / (op.shape[0] * op.shape[1])

@@ -12,6 +12,7 @@ from jaxopt_robust.prox import penalty_nuclear, prox_nuclear
 from jaxopt_robust.recovery._completion import (
   CompletionInfo,
   CompletionState,
+  as_entries,
   check_entries,
   check_rank,
   check_start,
@@ -79,7 +80,7 @@ def soft_impute(*, min_decrease: ArrayLike = 0.0) -> Solver:
   def step(
     state: CompletionState, hyper: Any, op: Any, y: Array, truth: Array | None = None
   ) -> tuple[CompletionState, CompletionInfo]:
-    op, y = check_entries(op, y)
+    op, y = as_entries(op, y)
     matrix = state.params
     z = upcast(y) - upcast(op.apply(matrix))
     new = prox_nuclear(upcast(matrix) + op.adjoint(z), hyper)
@@ -147,7 +148,7 @@ def soft_impute_factored(*, min_decrease: ArrayLike = 0.0) -> Solver:
   def step(
     state: CompletionState, hyper: Any, op: Any, y: Array, key: Array
   ) -> tuple[CompletionState, CompletionInfo]:
-    op, y = check_entries(op, y)
+    op, y = as_entries(op, y)
     left, right = (upcast(f) for f in check_pair(state.params))
     z = -misfit(op, y, left, right)
     out = randomized_svd_matvec(

@@ -25,7 +25,7 @@ __all__ = [
 _EDGE_MARGIN = 1.1  # fluctuation of the extreme noise eigenvalues at sizes of a few tens
 
 
-def _check_problem(op: MeasurementOperator, y: ArrayLike, kind: str) -> Array:
+def check_problem(op: MeasurementOperator, y: ArrayLike, kind: str) -> Array:
   if not isinstance(op, MeasurementOperator):
     raise TypeError(f"op must be a MeasurementOperator; got {type(op).__name__}.")
   _checks.check_option("kind", kind, KINDS)
@@ -34,7 +34,7 @@ def _check_problem(op: MeasurementOperator, y: ArrayLike, kind: str) -> Array:
   return op.check_measurements("y", y)
 
 
-def _check_rank(op: MeasurementOperator, rank: int) -> int:
+def check_rank(op: MeasurementOperator, rank: int) -> int:
   rank = _checks.check_int("rank", rank, minimum=1)
   if rank > min(op.shape):
     raise ValueError(f"rank must be at most {min(op.shape)} for shape {op.shape}; got {rank}.")
@@ -49,7 +49,13 @@ def back_projection(op: MeasurementOperator, weights: Array, total: ArrayLike) -
   return safe_divide(dense, jnp.asarray(total, dense.dtype))
 
 
-def _spectral_factors(dense: Array, rank: int, alpha: ArrayLike, kind: str, dtype: Any) -> Factors:
+def mean_of_signs(op: MeasurementOperator, y: Array) -> Array:
+  """C = (1/m) sum_i sign(y_i) A_i: one pass over the operator."""
+  return back_projection(op, jnp.sign(upcast(y)), op.count)
+
+
+def spectral_factors(dense: Array, rank: int, alpha: ArrayLike, kind: str, dtype: Any) -> Factors:
+  """alpha times the balanced factors of the leading part of a matrix, without negative ones."""
   scale = jnp.asarray(alpha, dense.dtype)
   if kind == "psd":
     values, vectors = jnp.linalg.eigh((dense + dense.T) / 2)
@@ -97,11 +103,10 @@ def sign_spectral(
     Ma and Fattahi, Global Convergence of Sub-gradient Method for Robust Matrix Recovery, 2023,
     algorithm 1 (initialization; recalled, not verified).
   """
-  y = _check_problem(op, y, kind)
-  rank = _check_rank(op, rank)
+  y = check_problem(op, y, kind)
+  rank = check_rank(op, rank)
   _checks.check_non_negative("alpha", alpha)
-  dense = back_projection(op, jnp.sign(y), op.count)
-  return _spectral_factors(dense, rank, alpha, kind, y.dtype)
+  return spectral_factors(mean_of_signs(op, y), rank, alpha, kind, y.dtype)
 
 
 def random_small(
@@ -221,8 +226,8 @@ def truncated_spectral(
   Reference:
     Tong, Ma and Chi, Low-Rank Matrix Recovery with Scaled Subgradient Methods, 2021, section 3.
   """
-  y = _check_problem(op, y, kind)
-  rank = _check_rank(op, rank)
+  y = check_problem(op, y, kind)
+  rank = check_rank(op, rank)
   _checks.check_interval("rate", rate, 0.0, 1.0, closed="left")
   magnitude = jnp.abs(y)
   if op.observed is not None:
@@ -232,7 +237,7 @@ def truncated_spectral(
   limit = jnp.ceil(jnp.asarray(op.count, wide) * (1 - jnp.asarray(rate, wide)))
   keep = place < limit.astype(place.dtype)
   dense = back_projection(op, jnp.where(keep, y, 0), _observed_count(op, keep))
-  return _spectral_factors(dense, rank, 1.0, kind, y.dtype)
+  return spectral_factors(dense, rank, 1.0, kind, y.dtype)
 
 
 def median_truncated_spectral(
@@ -271,15 +276,15 @@ def median_truncated_spectral(
     Li, Zhu, So and Vidal, Nonconvex Robust Low-rank Matrix Recovery, 2020 (the multiple 2 is
     recalled, not verified).
   """
-  y = _check_problem(op, y, kind)
-  rank = _check_rank(op, rank)
+  y = check_problem(op, y, kind)
+  rank = check_rank(op, rank)
   _checks.check_positive("multiple", multiple)
   magnitude = jnp.abs(y)
   seen = magnitude if op.observed is None else jnp.where(op.observed, magnitude, jnp.nan)
   median = jnp.median(seen) if op.observed is None else jnp.nanmedian(seen)
   keep = magnitude <= jnp.asarray(multiple, y.dtype) * median
   dense = back_projection(op, jnp.where(keep, y, 0), _observed_count(op, keep))
-  return _spectral_factors(dense, rank, 1.0, kind, y.dtype)
+  return spectral_factors(dense, rank, 1.0, kind, y.dtype)
 
 
 def mask_spectral(op: EntryMask, y: ArrayLike, rank: int, *, kind: str = "general") -> Factors:
@@ -316,11 +321,11 @@ def mask_spectral(op: EntryMask, y: ArrayLike, rank: int, *, kind: str = "genera
   """
   if not isinstance(op, EntryMask):
     raise TypeError(f"op must be an EntryMask; got {type(op).__name__}.")
-  y = _check_problem(op, y, kind)
-  rank = _check_rank(op, rank)
+  y = check_problem(op, y, kind)
+  rank = check_rank(op, rank)
   wide = upcast(y)
   rate = jnp.asarray(op.count, wide.dtype) / op.size
-  return _spectral_factors(back_projection(op, wide, rate), rank, 1.0, kind, y.dtype)
+  return spectral_factors(back_projection(op, wide, rate), rank, 1.0, kind, y.dtype)
 
 
 def growth_factor(
@@ -363,8 +368,14 @@ def growth_factor(
     of the growth phase); Gavish and Donoho, The optimal hard threshold for singular values is
     4/sqrt(3), 2014, equation 5. The estimate of the rank by the most negative eigenvalue is ours.
   """
-  y = _check_problem(op, y, kind)
-  dense = back_projection(op, jnp.sign(upcast(y)), op.count)
+  y = check_problem(op, y, kind)
+  if rank is not None:
+    rank = check_rank(op, rank)
+  return growth_of(mean_of_signs(op, y), rank, kind).astype(y.dtype)
+
+
+def growth_of(dense: Array, rank: int | None, kind: str) -> Array:
+  """The factor g of a mean of signs."""
   norm = safe_norm(dense)
   if kind == "psd":
     values = jnp.linalg.eigvalsh((dense + dense.T) / 2)[::-1]
@@ -372,7 +383,7 @@ def growth_factor(
     factor = norm
   else:
     values = jnp.linalg.svd(dense, compute_uv=False)
-    shape = min(op.shape) / max(op.shape)
+    shape = min(dense.shape) / max(dense.shape)
     omega = 0.56 * shape**3 - 0.95 * shape**2 + 1.82 * shape + 1.43  # their approximation
     edge = omega * jnp.median(values)
     factor = 2 * norm
@@ -380,5 +391,5 @@ def growth_factor(
     index = jnp.maximum(jnp.sum(values > edge), 1) - 1
     weakest = values[index]
   else:
-    weakest = values[_check_rank(op, rank) - 1]
-  return jnp.where(weakest > 0, safe_divide(factor, weakest), jnp.inf).astype(y.dtype)
+    weakest = values[rank - 1]
+  return jnp.where(weakest > 0, safe_divide(factor, weakest), jnp.inf)

@@ -29,18 +29,22 @@ def test_all_measurements_wrong_is_refused(signal, kind, scale):
 def test_the_test_of_noise_has_its_level_and_sees_signals(signal):
   """95 % of pure noise is refused; low rank, half corrupted, and full rank are let through."""
   from jaxopt_robust.recovery.automatic import _is_pure_noise
+  from jaxopt_robust.recovery.initial import mean_of_signs
 
   op, y = signal
+  scaled = recovery.GaussianSensing(1e-3 * op.flat, op.dims)  # the scale of the matrices is free
+
+  def is_refused(y, op=op):
+    return _is_pure_noise(op, mean_of_signs(op, jnp.asarray(y)), "psd")
+
   draws = np.random.default_rng(0).standard_normal((40, NUM)).astype(np.float32)
-  refused = sum(_is_pure_noise(op, jnp.asarray(draw), "psd") for draw in draws)
+  refused = sum(is_refused(draw) for draw in draws)
   assert refused >= 34  # of 40 with probability .95 each: fewer has probability 2e-3
   half_wrong = jnp.where(jnp.arange(NUM) % 2 == 0, y, 100 * jnp.asarray(draws[0]))
   flat = op.apply(jnp.eye(DIM))  # no eigenvalue stands out, the norm does
   for seen in (y, half_wrong, flat):
-    assert not _is_pure_noise(op, seen, "psd")
-  scaled = recovery.GaussianSensing(1e-3 * op.flat, op.dims)  # the scale of the matrices is free
-  assert _is_pure_noise(scaled, jnp.asarray(draws[0]), "psd")
-  assert not _is_pure_noise(scaled, flat, "psd")
+    assert not is_refused(seen)
+  assert is_refused(draws[0], scaled) and not is_refused(flat, scaled)
 
 
 def test_a_subset_is_the_smaller_operator(signal):
