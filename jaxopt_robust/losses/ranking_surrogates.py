@@ -164,8 +164,17 @@ def barrier_hinge_surrogate(
   _checks.check_positive("scale", scale)
   t, m, dtype = _prepare(gap, "margin", margin)
   s = _checks.check_array("scale", scale, rank=0).astype(t.dtype)
-  wall = jnp.maximum(s * (t - m), m - s * (m + t))
-  return jnp.maximum(wall, m - t).astype(dtype)
+  wall = _larger(s * (t - m), m - s * (m + t))
+  return _larger(wall, m - t).astype(dtype)
+
+
+def _larger(a: Array, b: Array) -> Array:
+  """max(a, b), whose derivative never vanishes by rounding.
+
+  That of ``jnp.maximum`` asks which argument equals the result: none does where a compiler computes
+  an argument twice, with and without a fused multiply-add.
+  """
+  return jnp.where(a > b, a, jnp.where(a < b, b, (a + b) / 2))
 
 
 def _prepare(gap: ArrayLike, name: str, value: ArrayLike) -> tuple[Array, Array, jnp.dtype]:
