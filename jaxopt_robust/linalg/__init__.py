@@ -1,5 +1,6 @@
-"""Randomised linear algebra: low-rank decompositions, batches of sketched least squares."""
+"""Linear algebra by few products: random projections, sketched least squares, Newton's inverse."""
 
+from jaxopt_robust.linalg.newton_inverse import NewtonInverseInfo, newton_inverse
 from jaxopt_robust.linalg.randomized_svd import (
   LowRankSVD,
   randomized_svd,
@@ -13,7 +14,9 @@ from jaxopt_robust.linalg.segment_least_squares import (
 
 __all__ = [
   "LowRankSVD",
+  "NewtonInverseInfo",
   "SegmentLstsqInfo",
+  "newton_inverse",
   "randomized_svd",
   "randomized_svd_matvec",
   "segment_lstsq",

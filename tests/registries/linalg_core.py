@@ -8,7 +8,9 @@ from tests.helpers import BadInput
 
 COVERED = {
   "LowRankSVD",
+  "NewtonInverseInfo",
   "SegmentLstsqInfo",
+  "newton_inverse",
   "randomized_svd",
   "randomized_svd_matvec",
   "segment_lstsq",
@@ -33,6 +35,21 @@ def _products(**extra):
 
 
 BAD_INPUTS = [
+  _bad("newton_inverse", "shape", lambda: linalg.newton_inverse(_ROWS), ValueError, "n, n"),
+  _bad(
+    "newton_inverse", "dtype", lambda: linalg.newton_inverse(jnp.eye(2, dtype=int)), TypeError,
+    "floating-point",
+  ),
+  _bad(
+    "newton_inverse", "NaN", lambda: linalg.newton_inverse(jnp.full((2, 2), jnp.nan)), ValueError,
+    "must be finite",
+  ),
+  _bad("newton_inverse", "ridge", lambda: linalg.newton_inverse(jnp.eye(2), ridge=-1.0),
+       ValueError, "ridge"),
+  _bad("newton_inverse", "safety", lambda: linalg.newton_inverse(jnp.eye(2), safety=1.5),
+       ValueError, "safety"),
+  _bad("newton_inverse", "steps", lambda: linalg.newton_inverse(jnp.eye(2), num_iters=-1),
+       ValueError, "num_iters"),
   _bad("randomized_svd", "key", lambda: linalg.randomized_svd(0, _ROWS, rank=1), TypeError, "key"),
   _bad(
     "randomized_svd", "dtype", lambda: linalg.randomized_svd(_KEY, jnp.ones((2, 2), int), rank=1),
