@@ -1,6 +1,7 @@
-"""Links of optax chains: proximal steps, momentum, saddle points, the AUC margin optimizers."""
+"""Links of optax chains: proximal steps, momentum, saddle points, AUC margin, sparse weights."""
 
 from jaxopt_robust.transforms.auc_margin import PdscaState, PesgState, pdsca, pesg
+from jaxopt_robust.transforms.masks import block_mask, nm_mask, topk_mask, unstructured_mask
 from jaxopt_robust.transforms.min_max import (
   ExponentiatedGradientState,
   exponentiated_gradient,
@@ -15,6 +16,7 @@ from jaxopt_robust.transforms.momentum import (
   storm_momentum,
 )
 from jaxopt_robust.transforms.proximal import ProximalState, apply_updates_projected, proximal
+from jaxopt_robust.transforms.sparse_flow import SparseFlowState, sparse_flow
 
 __all__ = [
   "EmaFirstState",
@@ -22,15 +24,21 @@ __all__ = [
   "PdscaState",
   "PesgState",
   "ProximalState",
+  "SparseFlowState",
   "StormState",
   "apply_updates_projected",
+  "block_mask",
   "ema_first",
   "exponentiated_gradient",
   "min_max",
+  "nm_mask",
   "normalized_gradient",
   "pdsca",
   "pesg",
   "project_updates",
   "proximal",
+  "sparse_flow",
   "storm_momentum",
+  "topk_mask",
+  "unstructured_mask",
 ]

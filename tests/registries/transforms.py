@@ -1,5 +1,6 @@
 """All optax links, and calls that must fail."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -66,20 +67,28 @@ TRANSFORMS = [
   ),
 ]
 # The saddle-point optimizers have parameters of their own: tests/transforms/test_auc_margin.py and
-# test_min_max.py.
+# test_min_max.py. Masks and what trains through them: test_masks.py and test_sparse_flow.py.
 COVERED = {case.name for case in TRANSFORMS} | {
   "EmaFirstState",
   "ExponentiatedGradientState",
   "PdscaState",
   "PesgState",
   "ProximalState",
+  "SparseFlowState",
   "StormState",
   "apply_updates_projected",
+  "block_mask",
   "min_max",
+  "nm_mask",
   "pdsca",
   "pesg",
+  "sparse_flow",
+  "topk_mask",
+  "unstructured_mask",
 }
 
+MATRIX = jnp.ones((2, 4))
+PAIRS = functools.partial(transforms.nm_mask, n=1, m=2)
 SIMPLEX = optax.projections.projection_simplex
 X = jnp.ones(2)
 TX = transforms.proximal(prox.prox_lasso, learning_rate=0.1)
@@ -90,7 +99,49 @@ def _call(tx, *args, **extra):
   return tx.update(MARGIN, tx.init(MARGIN), *args, **extra)
 
 
+def _flow(mask=PAIRS, inner=None, **options):
+  return transforms.sparse_flow(inner or optax.sgd(0.1), mask, **options)[0]
+
+
+def _flow_step(*args, **options):
+  tx = _flow(**options)
+  return tx.update(MATRIX, tx.init(MATRIX), *args)
+
+
+def _mask(name, what, call, error, match):
+  return BadInput(f"transforms.{name}", what, call, error, match)
+
+
 BAD_INPUTS = [
+  _mask("topk_mask", "k", lambda: transforms.topk_mask(X, 3), ValueError, "k must be at most 2"),
+  _mask("topk_mask", "scalar", lambda: transforms.topk_mask(1.0, 0), ValueError, "rank at least 1"),
+  _mask("topk_mask", "dtype", lambda: transforms.topk_mask(jnp.arange(3), 1), TypeError, "floati"),
+  _mask("nm_mask", "n", lambda: transforms.nm_mask(X, 3, 2), ValueError, "n must be at most m"),
+  _mask("nm_mask", "m", lambda: transforms.nm_mask(X, 1, 3), ValueError, "m must divide"),
+  _mask("nm_mask", "axis", lambda: transforms.nm_mask(X, 1, 2, axis=1), ValueError, "axis must be"),
+  _mask(
+    "unstructured_mask", "density", lambda: transforms.unstructured_mask(X, 1.5), ValueError,
+    "density must be in",
+  ),
+  _mask(
+    "block_mask", "block", lambda: transforms.block_mask(MATRIX, (2, 3), 0.5), ValueError,
+    "block must divide",
+  ),
+  _mask(
+    "block_mask", "pair", lambda: transforms.block_mask(MATRIX, 2, 0.5), ValueError, "a pair of",
+  ),
+  _mask("block_mask", "rank", lambda: transforms.block_mask(X, (1, 1), 0.5), ValueError, "rank 2"),
+  _mask("sparse_flow", "inner", lambda: _flow(inner=0.1), TypeError, "inner must be an optax"),
+  _mask("sparse_flow", "mask", lambda: _flow(mask=0.5), TypeError, "mask must be callable"),
+  _mask("sparse_flow", "flow", lambda: _flow(flow="hard"), ValueError, "flow must be one of"),
+  _mask("sparse_flow", "decay", lambda: _flow(decay=1.5), ValueError, "decay must be in"),
+  _mask("sparse_flow", "strength", lambda: _flow(strength=-1.0), ValueError, "strength must be"),
+  _mask("sparse_flow", "predicate", lambda: _flow(predicate=True), TypeError, "predicate must be"),
+  _mask("sparse_flow", "no params", _flow_step, ValueError, "needs the current parameters"),
+  _mask(
+    "sparse_flow", "kind of mask", lambda: _flow_step(MATRIX, mask=jnp.abs), ValueError,
+    "mask must return a boolean array",
+  ),
   BadInput(
     "transforms.proximal", "prox", lambda: transforms.proximal(1.0, learning_rate=0.1), TypeError,
     "prox must be callable",

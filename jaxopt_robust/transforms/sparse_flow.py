@@ -1,0 +1,157 @@
+"""Training of sparse weights: dense ones are kept, a mask acts, a rule passes on the gradients."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxopt_robust import _checks
+from jaxopt_robust.typing import Array, ArrayLike, PyTree
+
+__all__ = ["SparseFlowState", "sparse_flow"]
+
+FLOWS = ("masked", "ste", "srste", "frozen")
+
+
+class SparseFlowState(NamedTuple):
+  """State of ``sparse_flow``; masks are computed anew from the weights and not stored.
+
+  Attributes:
+    count: int32, updates done.
+    inner_state: state of the inner optimizer.
+  """
+
+  count: Array  # type: ignore[assignment]
+  inner_state: Any
+
+
+def sparse_flow(
+  inner: optax.GradientTransformation,
+  mask: Callable[[Array], Array],
+  *,
+  flow: str = "masked",
+  decay: ArrayLike | Callable[[Array], ArrayLike] = 0.0,
+  strength: ArrayLike = 2e-4,
+  predicate: Callable[[tuple, Array], bool] | None = None,
+) -> tuple[optax.GradientTransformationExtraArgs, Callable[[PyTree, SparseFlowState], PyTree]]:
+  r"""Optimizer of dense weights w of which only the effective ones, z * w, are used.
+
+  With M = mask(w), computed anew in each step, and beta = decay(count) in [0, 1],
+
+    z = M + beta (1 - M).
+
+  Take the gradient g of the loss with respect to the *effective* weights; ``flow`` says what of it
+  reaches the dense ones:
+
+  - ``"masked"``: z * g, the derivative of the loss through z * w, M held fixed;
+  - ``"ste"``: g, straight through;
+  - ``"srste"``: g + strength (1 - M) * w, straight through with a pull of masked weights to zero;
+  - ``"frozen"``: M * g, and masked weights do not move at all, whatever the inner optimizer adds.
+
+  Args:
+    inner: optimizer of the dense weights; put weight decay inside it.
+    mask: function of one array to a boolean array of its shape, such as
+      ``functools.partial(nm_mask, n=2, m=4, axis=0)``.
+    flow: ``"masked"``, ``"ste"``, ``"srste"`` or ``"frozen"``; static.
+    decay: beta, what is left of masked weights: a number in [0, 1] (may be traced) or a schedule
+      ``count -> number``; 0 is a hard mask, 1 dense training.
+    strength: >= 0, lambda of ``"srste"``; may be traced.
+    predicate: function (path, array) -> bool that says which leaves are masked, with the path of
+      ``jax.tree_util``; by default all of at least two axes.
+
+  Returns:
+    (transformation, effective): a ``GradientTransformationExtraArgs`` with state
+    ``SparseFlowState``, whose ``update`` needs the dense parameters; and the function
+    ``effective(params, state)``, the weights to compute the loss with.
+
+  Raises:
+    TypeError: ``inner`` is no transformation, or ``mask`` or ``predicate`` is not a function.
+    ValueError: an unknown flow, a number out of range, an update without parameters, or a mask of
+      another shape or dtype.
+
+  Note:
+    With ``"masked"`` and beta = 0, masked weights no longer move, except by weight decay, and the
+    mask stays as it is; ``"ste"`` and ``"srste"`` can revive them.
+
+  Example:
+    >>> weights = jnp.array([[3.0, 1.0, -2.0, 0.5]])
+    >>> keep = lambda w: jr.transforms.nm_mask(w, 2, 4)
+    >>> tx, effective = sparse_flow(optax.sgd(1.0), keep, flow="ste")
+    >>> state = tx.init(weights)
+    >>> effective(weights, state)
+    Array([[ 3.,  0., -2.,  0.]], dtype=float32)
+    >>> updates, state = tx.update(jnp.ones((1, 4)), state, weights)
+    >>> optax.apply_updates(weights, updates)
+    Array([[ 2. ,  0. , -3. , -0.5]], dtype=float32)
+
+  Reference:
+    Zhou et al., Learning N:M fine-grained structured sparse neural networks from scratch, 2021
+    (SR-STE, equation 4 there recalled); Bambhaniya et al., Progressive gradient flow for robust N:M
+    sparsity training in transformers, 2024 (decaying masks); Bengio, Leonard and Courville,
+    Estimating or propagating gradients through stochastic neurons, 2013 (straight through).
+  """
+  if not isinstance(inner, optax.GradientTransformation):
+    raise TypeError(f"inner must be an optax.GradientTransformation; got {type(inner).__name__}.")
+  _checks.check_callable("mask", mask)
+  _checks.check_option("flow", flow, FLOWS)
+  if not callable(decay):
+    _checks.check_interval("decay", decay, 0.0, 1.0)
+  _checks.check_non_negative("strength", strength)
+  if predicate is not None:
+    _checks.check_callable("predicate", predicate)
+  optimizer = optax.with_extra_args_support(inner)
+
+  def over(fun: Callable[..., Array], params: PyTree, *rest: PyTree) -> PyTree:
+    """fun(kept, weights, ...) on masked leaves; the others of the first of ``rest`` as they are."""
+
+    def leaf(path: tuple, weights: Array, *others: Array) -> Array:
+      chosen = weights.ndim >= 2 if predicate is None else predicate(path, weights)
+      if not chosen:
+        return others[0] if others else weights
+      return fun(_kept(mask, weights), weights, *others)
+
+    return jax.tree_util.tree_map_with_path(leaf, params, *rest)
+
+  def factor(kept: Array, count: Array, dtype: Any) -> Array:
+    beta = decay(count) if callable(decay) else decay
+    return jnp.where(kept, jnp.ones((), dtype), jnp.asarray(beta, dtype))
+
+  def effective(params: PyTree, state: SparseFlowState) -> PyTree:
+    return over(lambda kept, w: factor(kept, state.count, w.dtype) * w, params)
+
+  def init(params: PyTree) -> SparseFlowState:
+    return SparseFlowState(jnp.zeros((), jnp.int32), optimizer.init(params))
+
+  def update(
+    updates: PyTree, state: SparseFlowState, params: PyTree | None = None, **extra_args: Any
+  ) -> tuple[PyTree, SparseFlowState]:
+    if params is None:
+      raise ValueError("sparse_flow needs the current parameters: update(grads, state, params).")
+
+    def reaching(kept: Array, w: Array, g: Array) -> Array:
+      if flow == "ste":
+        return g
+      if flow == "srste":
+        return g + jnp.asarray(strength, g.dtype) * jnp.where(kept, 0, w).astype(g.dtype)
+      if flow == "frozen":
+        return jnp.where(kept, g, 0)
+      return factor(kept, state.count, g.dtype) * g
+
+    grads = over(reaching, params, updates)
+    steps, inner_state = optimizer.update(grads, state.inner_state, params, **extra_args)
+    if flow == "frozen":
+      steps = over(lambda kept, w, step: jnp.where(kept, step, 0), params, steps)
+    return steps, SparseFlowState(optax.safe_increment(state.count), inner_state)
+
+  return optax.GradientTransformationExtraArgs(init, update), effective
+
+
+def _kept(mask: Callable[[Array], Array], weights: Array) -> Array:
+  kept = mask(jax.lax.stop_gradient(weights))
+  if kept.shape != weights.shape or kept.dtype != bool:
+    raise ValueError(
+      f"mask must return a boolean array of shape {weights.shape}; got {kept.dtype}{kept.shape}."
+    )
+  return kept
