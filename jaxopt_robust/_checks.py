@@ -224,6 +224,14 @@ def check_int(name: str, value: Any, *, minimum: int) -> int:
   return int(value)
 
 
+def check_rank(rank: Any, shape: tuple[int, ...]) -> int:
+  """A rank that a matrix of this shape can have."""
+  rank = check_int("rank", rank, minimum=1)
+  if rank > min(shape):
+    raise ValueError(f"rank must be at most {min(shape)} for shape {shape}; got {rank}.")
+  return rank
+
+
 def check_key(name: str, key: Any) -> Array:
   """A typed PRNG key, such as ``jax.random.key(0)``."""
   if not hasattr(key, "dtype") or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):

@@ -80,22 +80,19 @@ def newton_inverse(
     Lu, Yao, Zhang, Zhu, Xu, Gao, Xu, Xiang and Zhang, SOFT: softmax-free transformer with linear
     complexity, 2021.
   """
-  array = _checks.check_float_array("matrix", matrix)
-  if array.ndim < 2 or array.shape[-1] != array.shape[-2] or array.shape[-1] == 0:
-    raise ValueError(f"matrix must have shape [..., n, n] with n >= 1; got {array.shape}.")
+  array = _checks.check_float_array("matrix", matrix, min_rank=2)
+  if array.shape[-1] != array.shape[-2]:
+    raise ValueError(f"matrix must have shape [..., n, n]; got {array.shape}.")
   num_iters = _checks.check_int("num_iters", num_iters, minimum=0)
   _checks.check_non_negative("ridge", ridge)
   _checks.check_interval("safety", safety, 0.0, 1.0, closed="right")
+  _checks.check_holds(jnp.isfinite(array), "matrix must be finite; got NaN or infinity.")
   wide = upcast(array)
-  numbers = {
-    name: _checks.check_array(name, value, rank=0).astype(wide.dtype)
-    for name, value in (("ridge", ridge), ("safety", safety))
-  }
-  if _checks.is_concrete(wide):
-    _checks.check_holds(jnp.all(jnp.isfinite(wide)), "matrix must be finite; got NaN or infinity.")
+  shift = _checks.check_array("ridge", ridge, rank=0).astype(wide.dtype)
+  factor = _checks.check_array("safety", safety, rank=0).astype(wide.dtype)
   unit = jnp.broadcast_to(jnp.eye(wide.shape[-1], dtype=wide.dtype), wide.shape)
-  shifted = wide + numbers["ridge"] * unit
-  inverse = _iterate(num_iters, shifted, numbers["safety"])
+  shifted = wide + shift * unit
+  inverse = _iterate(num_iters, shifted, factor)
   misfit = unit - _dot(jax.lax.stop_gradient(shifted), jax.lax.stop_gradient(inverse))
   error = jnp.sqrt(jnp.mean(jnp.sum(misfit**2, axis=-1), axis=-1))
   return inverse.astype(array.dtype), NewtonInverseInfo(error)

@@ -140,13 +140,9 @@ def randomized_svd_matvec(
   _checks.check_callable("matvec", matvec)
   _checks.check_callable("rmatvec", rmatvec)
   rows, cols = (_checks.check_int(f"shape[{i}]", n, minimum=1) for i, n in enumerate(shape))
-  rank = _checks.check_int("rank", rank, minimum=1)
+  rank = _checks.check_rank(rank, (rows, cols))
   oversample = _checks.check_int("oversample", oversample, minimum=0)
   power = _checks.check_int("power", power, minimum=0)
-  if rank > min(rows, cols):
-    raise ValueError(
-      f"rank must be at most {min(rows, cols)} for shape {(rows, cols)}; got {rank}."
-    )
   width = min(rank + oversample, rows, cols)
   scalar_type = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
   test = jax.random.normal(key, (cols, width), scalar_type)

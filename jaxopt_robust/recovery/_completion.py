@@ -156,14 +156,6 @@ def _check_values(op: EntryCOO, y: np.ndarray) -> None:
     )
 
 
-def check_rank(op: EntryCOO, rank: int) -> int:
-  """A rank that the matrix can have."""
-  rank = _checks.check_int("rank", rank, minimum=1)
-  if rank > min(op.shape):
-    raise ValueError(f"rank must be at most {min(op.shape)} for shape {op.shape}; got {rank}.")
-  return rank
-
-
 def check_start(op: EntryCOO, factors: Factors, rank: int | None = None) -> Factors:
   """Two factors that fit the operator."""
   if isinstance(factors, Factors) and factors.R is None:

@@ -75,12 +75,6 @@ def check_matrix(matrix: ArrayLike, where: ArrayLike | None = None) -> tuple[Arr
   return (array if mask is None else jnp.where(mask, array, 0)), mask
 
 
-def check_rank(rank: int, shape: tuple[int, ...]) -> None:
-  """A rank that a matrix of this shape can have."""
-  if rank > min(shape):
-    raise ValueError(f"rank must be at most {min(shape)} for shape {shape}; got {rank}.")
-
-
 def check_finite(matrix: Array) -> None:
   """Refuses data that are known not to be finite."""
   _checks.check_holds(

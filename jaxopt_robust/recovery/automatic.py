@@ -15,7 +15,6 @@ from jaxopt_robust.recovery.factors import Factors
 from jaxopt_robust.recovery.gaussian import GaussianSensing, KeyedGaussianSensing
 from jaxopt_robust.recovery.initial import (
   check_problem,
-  check_rank,
   growth_of,
   mean_of_signs,
   random_small,
@@ -204,7 +203,7 @@ def robust_recover(
     algorithm 1.
   """
   y = check_problem(op, y, kind)
-  rank = check_rank(op, rank)
+  rank = _checks.check_rank(rank, op.shape)
   if not _checks.is_concrete((op, y, alpha, eta0, growth, c, tol)):
     raise TypeError("robust_recover cannot run inside jit, vmap or grad; use subgm there.")
   finite = np.isfinite(np.asarray(upcast(y)))

@@ -13,7 +13,6 @@ from jaxopt_robust.recovery._completion import (
   CompletionTrace,
   as_entries,
   check_entries,
-  check_rank,
   check_start,
   close_step,
   first_state,
@@ -23,7 +22,7 @@ from jaxopt_robust.recovery._completion import (
   run,
 )
 from jaxopt_robust.recovery.completion_lstsq import coo_lstsq
-from jaxopt_robust.recovery.completion_start import entry_spectral
+from jaxopt_robust.recovery.completion_start import entry_spectral, prepare
 from jaxopt_robust.recovery.completion_weights import Reweight
 from jaxopt_robust.recovery.entries import EntryCOO, EntryMask
 from jaxopt_robust.recovery.factors import Factors, check_pair
@@ -251,7 +250,7 @@ def altmin_complete(
   """
   _checks.check_key("key", key)
   op, y = check_entries(op, y)
-  rank = check_rank(op, rank)
+  rank = _checks.check_rank(rank, op.shape)
   num_rounds = _checks.check_int("num_rounds", num_rounds, minimum=1)
   if truth is not None:
     truth = op.check_matrix(truth)
@@ -332,18 +331,11 @@ def als_complete(
     Zhou, Wilkinson, Schreiber and Pan, Large-scale parallel collaborative filtering for the Netflix
     prize, 2008, section 3.
   """
-  _checks.check_key("key", key)
-  op, y = check_entries(op, y)
-  rank = check_rank(op, rank)
   _checks.check_non_negative("ridge", ridge)
-  if truth is not None:
-    truth = op.check_matrix(truth)
-  start_key, run_key = jax.random.split(key)
-  if start is None:
-    start = entry_spectral(start_key, op, y, rank)
+  start_key, run_key = jax.random.split(_checks.check_key("key", key))
+  op, y, factors, target = prepare(start_key, op, y, rank, start, truth)
   method = alternating_least_squares(
     solver=solver, sketch_size=sketch_size, iterations=iterations, orthonormalize=False,
     by_count=by_count, reweight=reweight,
   )  # fmt: skip
-  factors = check_start(op, start, rank)
-  return run(method, factors, ridge, op, y, run_key, truth, num_rounds=num_rounds, tol=tol)
+  return run(method, factors, ridge, op, y, run_key, target, num_rounds=num_rounds, tol=tol)

@@ -14,7 +14,6 @@ from jaxopt_robust.recovery._completion import (
   CompletionState,
   as_entries,
   check_entries,
-  check_rank,
   check_start,
   close_step,
   first_state,
@@ -240,7 +239,7 @@ def soft_impute_path(
     data: tuple = (op, y)
     start: Any = jnp.zeros(op.shape, y.dtype)
   else:
-    rank = check_rank(op, rank)
+    rank = _checks.check_rank(rank, op.shape)
     if key is None:
       raise TypeError("key must be a typed key where the rank is bounded; got None.")
     _checks.check_key("key", key)

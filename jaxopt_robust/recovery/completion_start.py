@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxopt_robust import _checks
 from jaxopt_robust.linalg import randomized_svd_matvec
 from jaxopt_robust.numerics import safe_divide, upcast
-from jaxopt_robust.recovery._completion import check_entries, check_rank, check_start
+from jaxopt_robust.recovery._completion import check_entries, check_start
 from jaxopt_robust.recovery.entries import EntryCOO, EntryMask
 from jaxopt_robust.recovery.factors import Factors
 from jaxopt_robust.typing import Array, ArrayLike
@@ -70,7 +70,7 @@ def entry_spectral(
   """
   _checks.check_key("key", key)
   op, y = check_entries(op, y)
-  rank = check_rank(op, rank)
+  rank = _checks.check_rank(rank, op.shape)
   _checks.check_positive("clip", clip)
   _checks.check_positive("incoherence", incoherence)
   wide = upcast(y)
@@ -113,7 +113,7 @@ def prepare(
   """The checked arguments of a completion method, with the spectral start where none is given."""
   _checks.check_key("key", key)
   op, y = check_entries(op, y)
-  rank = check_rank(op, rank)
+  rank = _checks.check_rank(rank, op.shape)
   matrix = None if truth is None else op.check_matrix(truth)
   factors = entry_spectral(key, op, y, rank) if start is None else check_start(op, start, rank)
   return op, y, factors, matrix

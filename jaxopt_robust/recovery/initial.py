@@ -34,13 +34,6 @@ def check_problem(op: MeasurementOperator, y: ArrayLike, kind: str) -> Array:
   return op.check_measurements("y", y)
 
 
-def check_rank(op: MeasurementOperator, rank: int) -> int:
-  rank = _checks.check_int("rank", rank, minimum=1)
-  if rank > min(op.shape):
-    raise ValueError(f"rank must be at most {min(op.shape)} for shape {op.shape}; got {rank}.")
-  return rank
-
-
 def back_projection(op: MeasurementOperator, weights: Array, total: ArrayLike) -> Array:
   """(1/total) sum_i weights_i A_i in float32 or wider; unobserved measurements do not count."""
   if op.observed is not None:
@@ -104,7 +97,7 @@ def sign_spectral(
     algorithm 1 (initialization; recalled, not verified).
   """
   y = check_problem(op, y, kind)
-  rank = check_rank(op, rank)
+  rank = _checks.check_rank(rank, op.shape)
   _checks.check_non_negative("alpha", alpha)
   return spectral_factors(mean_of_signs(op, y), rank, alpha, kind, y.dtype)
 
@@ -227,7 +220,7 @@ def truncated_spectral(
     Tong, Ma and Chi, Low-Rank Matrix Recovery with Scaled Subgradient Methods, 2021, section 3.
   """
   y = check_problem(op, y, kind)
-  rank = check_rank(op, rank)
+  rank = _checks.check_rank(rank, op.shape)
   _checks.check_interval("rate", rate, 0.0, 1.0, closed="left")
   magnitude = jnp.abs(y)
   if op.observed is not None:
@@ -277,7 +270,7 @@ def median_truncated_spectral(
     recalled, not verified).
   """
   y = check_problem(op, y, kind)
-  rank = check_rank(op, rank)
+  rank = _checks.check_rank(rank, op.shape)
   _checks.check_positive("multiple", multiple)
   magnitude = jnp.abs(y)
   seen = magnitude if op.observed is None else jnp.where(op.observed, magnitude, jnp.nan)
@@ -322,7 +315,7 @@ def mask_spectral(op: EntryMask, y: ArrayLike, rank: int, *, kind: str = "genera
   if not isinstance(op, EntryMask):
     raise TypeError(f"op must be an EntryMask; got {type(op).__name__}.")
   y = check_problem(op, y, kind)
-  rank = check_rank(op, rank)
+  rank = _checks.check_rank(rank, op.shape)
   wide = upcast(y)
   rate = jnp.asarray(op.count, wide.dtype) / op.size
   return spectral_factors(back_projection(op, wide, rate), rank, 1.0, kind, y.dtype)
@@ -370,7 +363,7 @@ def growth_factor(
   """
   y = check_problem(op, y, kind)
   if rank is not None:
-    rank = check_rank(op, rank)
+    rank = _checks.check_rank(rank, op.shape)
   return growth_of(mean_of_signs(op, y), rank, kind).astype(y.dtype)
 
 

@@ -18,7 +18,6 @@ from jaxopt_robust.recovery._robust_pca import (
   SplitInfo,
   check_finite,
   check_matrix,
-  check_rank,
   finite_or,
   masked,
   relative_size,
@@ -179,7 +178,7 @@ def scaledgd_rpca(
     if where is not None:
       raise ValueError("scaledgd_rpca takes no mask; got where. Use pcp_ialm or l1_robust_pca.")
     data, _ = check_matrix(matrix)
-    check_rank(rank, data.shape)
+    _checks.check_rank(rank, data.shape)
     sparse = top_rows_and_columns(data, fraction=fraction)
     factors = _spectral(data - sparse, rank)
     parts = finite_or(LowRankSparse(compose(factors), sparse), start_parts(params, data))
@@ -267,7 +266,7 @@ def l1_robust_pca(
   _checks.check_interval("quantile", quantile, 0.0, 1.0, closed="right")
   rank = _checks.check_int("rank", rank, minimum=1)
   data, mask = check_matrix(matrix, where)
-  check_rank(rank, data.shape)
+  _checks.check_rank(rank, data.shape)
   check_finite(data)
   sizes = jnp.abs(data)
   share = jnp.asarray(quantile, data.dtype)

@@ -16,7 +16,6 @@ from jaxopt_robust.recovery._robust_pca import (
   LowRankSparse,
   SplitInfo,
   check_matrix,
-  check_rank,
   finite_or,
   relative_size,
   start_parts,
@@ -146,7 +145,7 @@ def acc_alt_proj(
     if where is not None:
       raise ValueError("acc_alt_proj takes no mask; got where. Use pcp_ialm or l1_robust_pca.")
     data, _ = check_matrix(matrix)
-    check_rank(rank, data.shape)
+    _checks.check_rank(rank, data.shape)
     scale, scale_init = thresholds(data)
     sparse = hard_threshold(data, scale_init * jnp.linalg.norm(data, ord=2))
     u, values, vt = jnp.linalg.svd(data - sparse, full_matrices=False)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_robust import _checks, numerics
+from jaxopt_robust.transforms._links import Schedule, at, check_transformation, given
 from jaxopt_robust.transforms.momentum import ema_first, zeros_like
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
@@ -142,10 +143,8 @@ def pesg(
   """
   _check_common(learning_rate, margin, epoch_decay, weight_decay, clip, stage_decay)
   _checks.check_interval("momentum", momentum, 0.0, 1.0, closed="right")
-  if direction is not None and not isinstance(direction, optax.GradientTransformation):
-    raise TypeError(
-      f"direction must be an optax.GradientTransformation; got {type(direction).__name__}."
-    )
+  if direction is not None:
+    check_transformation("direction", direction)
   link = optax.with_extra_args_support(direction or ema_first(momentum))
   read = _variables(variables)
 
@@ -161,7 +160,7 @@ def pesg(
     new_stage: ArrayLike = False,
     **extra_args: Any,
   ) -> tuple[PyTree, PesgState]:
-    params = _given(params, "pesg")
+    params = given(params, "pesg")
     stage = _begin(state.stage, new_stage, stage_decay)
     decayed = _decayed(updates, params, stage.reference, clip, epoch_decay, weight_decay)
     directions, link_state = link.update(decayed, state.direction, params, **extra_args)
@@ -270,7 +269,7 @@ def pdsca(
     **extra_args: Any,
   ) -> tuple[PyTree, PdscaState]:
     del extra_args
-    params = _given(params, "pdsca")
+    params = given(params, "pdsca")
     if phase is None:
       raise ValueError("pdsca needs the phase: call tx.update(grads, state, params, phase=0 or 1).")
     _checks.check_interval("phase", phase, 0, 1)
@@ -327,12 +326,6 @@ def _variables(variables: Variables | None) -> Variables:
   return variables
 
 
-def _given(params: PyTree | None, name: str) -> PyTree:
-  if params is None:
-    raise ValueError(f"{name} needs the current parameters: call tx.update(grads, state, params).")
-  return params
-
-
 def _first_alpha(variables: tuple[ArrayLike, ArrayLike]) -> Array:
   return jnp.zeros((), jnp.result_type(variables[0]))
 
@@ -383,5 +376,5 @@ def _ascend(
   return jnp.clip(alpha + rate.astype(alpha.dtype) * slope, min=0, max=_LARGEST_ALPHA)
 
 
-def _rate(rate: ArrayLike | Callable[[Array], ArrayLike], count: Array) -> Array:
-  return jnp.asarray(rate(count) if callable(rate) else rate, jnp.float32)
+def _rate(rate: Schedule, count: Array) -> Array:
+  return jnp.asarray(at(rate, count), jnp.float32)

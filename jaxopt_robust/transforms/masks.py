@@ -141,8 +141,9 @@ def block_mask(weights: ArrayLike, block: tuple[int, int], density: ArrayLike) -
   rows, cols = array.shape
   if rows % a or cols % b:
     raise ValueError(f"block must divide the shape {array.shape}; got {(a, b)}.")
-  size = jnp.max(jnp.abs(upcast(array)))
-  scaled = upcast(array) / jnp.where((size > 0) & jnp.isfinite(size), size, 1)  # squares in range
+  wide = upcast(array)
+  size = jnp.max(jnp.abs(wide))
+  scaled = wide / jnp.where((size > 0) & jnp.isfinite(size), size, 1)  # squares in range
   norms = jnp.sum(scaled.reshape(rows // a, a, cols // b, b) ** 2, axis=(1, 3))
   mask = _largest(norms.ravel(), density).reshape(norms.shape)
   return jnp.repeat(jnp.repeat(mask, a, axis=0), b, axis=1)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_robust import _checks
+from jaxopt_robust.transforms._links import at, check_transformation, given
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
 __all__ = [
@@ -76,10 +77,7 @@ def project_updates(projections: PyTree) -> optax.GradientTransformationExtraArg
     **extra_args: Any,
   ) -> tuple[PyTree, optax.EmptyState]:
     del extra_args
-    if params is None:
-      raise ValueError(
-        "project_updates needs the current parameters: call tx.update(grads, state, params)."
-      )
+    params = given(params, "project_updates")
 
     def block(projection: Callable[[PyTree], PyTree] | None, p: PyTree, u: PyTree) -> PyTree:
       if projection is None or not jax.tree.leaves(u):
@@ -145,11 +143,7 @@ def exponentiated_gradient(
     **extra_args: Any,
   ) -> tuple[PyTree, ExponentiatedGradientState]:
     del extra_args
-    if params is None:
-      raise ValueError(
-        "exponentiated_gradient needs the current parameters: call tx.update(grads, state, params)."
-      )
-    rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+    params, rate = given(params, "exponentiated_gradient"), at(learning_rate, state.count)
 
     def one(p: Array, g: Array) -> Array:
       step = jnp.asarray(rate, p.dtype) * g.astype(p.dtype)
@@ -205,9 +199,8 @@ def min_max(
     Nemirovski, Juditsky, Lan and Shapiro, Robust stochastic approximation approach to stochastic
     programming, 2009, section 3 (saddle-point mirror descent).
   """
-  for name, tx in (("primal", primal), ("dual", dual)):
-    if not isinstance(tx, optax.GradientTransformation):
-      raise TypeError(f"{name} must be an optax.GradientTransformation; got {type(tx).__name__}.")
+  check_transformation("primal", primal)
+  check_transformation("dual", dual)
   parts = optax.partition({"min": primal, "max": optax.chain(optax.scale(-1.0), dual)}, labels)
   if projections is None:
     return parts

@@ -1,6 +1,5 @@
 """Directions from stochastic gradients: averages, variance reduction, unit length."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_robust import _checks, numerics
-from jaxopt_robust.typing import Array, ArrayLike, PyTree
+from jaxopt_robust.transforms._links import Schedule, at
+from jaxopt_robust.typing import Array, PyTree
 
 __all__ = [
   "EmaFirstState",
@@ -17,8 +17,6 @@ __all__ = [
   "normalized_gradient",
   "storm_momentum",
 ]
-
-Rate = ArrayLike | Callable[[Array], ArrayLike]
 
 
 class EmaFirstState(NamedTuple):
@@ -45,7 +43,7 @@ class StormState(NamedTuple):
   count: Array  # type: ignore[assignment]
 
 
-def ema_first(rate: Rate) -> optax.GradientTransformationExtraArgs:
+def ema_first(rate: Schedule) -> optax.GradientTransformationExtraArgs:
   r"""Moving average of gradients that starts at the first gradient.
 
   v <- (1 - rate) v + rate g, and v = g at the first update; the update is v. This is the momentum
@@ -84,7 +82,7 @@ def ema_first(rate: Rate) -> optax.GradientTransformationExtraArgs:
     updates: PyTree, state: EmaFirstState, params: PyTree | None = None, **extra_args: Any
   ) -> tuple[PyTree, EmaFirstState]:
     del params, extra_args
-    weight = jnp.where(state.count == 0, 1, _at(rate, state.count))
+    weight = jnp.where(state.count == 0, 1, at(rate, state.count))
     average = jax.tree.map(
       lambda v, g: _blend(v, g, weight).astype(v.dtype), state.average, updates
     )
@@ -94,7 +92,7 @@ def ema_first(rate: Rate) -> optax.GradientTransformationExtraArgs:
   return optax.GradientTransformationExtraArgs(init, update)
 
 
-def storm_momentum(rate: Rate) -> optax.GradientTransformationExtraArgs:
+def storm_momentum(rate: Schedule) -> optax.GradientTransformationExtraArgs:
   r"""Recursive variance-reduced gradient (STORM).
 
   d <- g + (1 - rate) (d - g'), with g' the gradient of the *same* sample at the previous
@@ -151,7 +149,7 @@ def storm_momentum(rate: Rate) -> optax.GradientTransformationExtraArgs:
       lambda u, before: u if is_masked(u) else before, updates, previous_grads, is_leaf=is_masked
     )
     _checks.check_same_structure("previous_grads", previous_grads, "updates", updates)
-    keep = jnp.where(state.count == 0, 0, 1 - _at(rate, state.count))
+    keep = jnp.where(state.count == 0, 0, 1 - jnp.asarray(at(rate, state.count)))
 
     def one(d: Array, g: Array, before: Array) -> Array:
       change = jnp.where(keep == 0, 0, d - before)  # what is not used may be anything
@@ -211,13 +209,9 @@ def zeros_like(params: PyTree) -> PyTree:
   return jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), jnp.result_type(p)), params)
 
 
-def _check_rate(name: str, rate: Rate) -> None:
+def _check_rate(name: str, rate: Schedule) -> None:
   if not callable(rate):
     _checks.check_interval(name, rate, 0.0, 1.0, closed="right")
-
-
-def _at(rate: Rate, count: Array) -> Array:
-  return jnp.asarray(rate(count) if callable(rate) else rate)
 
 
 def _blend(old: Array, new: Array, weight: Array) -> Array:

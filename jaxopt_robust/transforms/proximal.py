@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_robust import _checks
+from jaxopt_robust.transforms._links import at, given
 from jaxopt_robust.typing import Array, ArrayLike, ProxFn, PyTree
 
 __all__ = ["ProximalState", "apply_updates_projected", "proximal"]
@@ -79,11 +80,7 @@ def proximal(
     updates: PyTree, state: ProximalState, params: PyTree | None = None, **extra_args: Any
   ) -> tuple[PyTree, ProximalState]:
     del extra_args
-    if params is None:
-      raise ValueError(
-        "proximal needs the current parameters: call tx.update(grads, state, params)."
-      )
-    rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+    params, rate = given(params, "proximal"), at(learning_rate, state.count)
     moved = jax.tree.map(lambda p, u: (p + u).astype(p.dtype), params, updates)
     if jax.tree.leaves(moved):  # everything may be masked out
       moved = prox(moved, hyperparams, rate)

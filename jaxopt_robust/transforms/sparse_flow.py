@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_robust import _checks
+from jaxopt_robust.transforms._links import Schedule, at, check_transformation, given
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
 __all__ = ["SparseFlowState", "sparse_flow"]
@@ -32,7 +33,7 @@ def sparse_flow(
   mask: Callable[[Array], Array],
   *,
   flow: str = "masked",
-  decay: ArrayLike | Callable[[Array], ArrayLike] = 0.0,
+  decay: Schedule = 0.0,
   strength: ArrayLike = 2e-4,
   predicate: Callable[[tuple, Array], bool] | None = None,
 ) -> tuple[optax.GradientTransformationExtraArgs, Callable[[PyTree, SparseFlowState], PyTree]]:
@@ -92,8 +93,7 @@ def sparse_flow(
     sparsity training in transformers, 2024 (decaying masks); Bengio, Leonard and Courville,
     Estimating or propagating gradients through stochastic neurons, 2013 (straight through).
   """
-  if not isinstance(inner, optax.GradientTransformation):
-    raise TypeError(f"inner must be an optax.GradientTransformation; got {type(inner).__name__}.")
+  check_transformation("inner", inner)
   _checks.check_callable("mask", mask)
   _checks.check_option("flow", flow, FLOWS)
   if not callable(decay):
@@ -103,23 +103,22 @@ def sparse_flow(
     _checks.check_callable("predicate", predicate)
   optimizer = optax.with_extra_args_support(inner)
 
-  def over(fun: Callable[..., Array], params: PyTree, *rest: PyTree) -> PyTree:
-    """fun(kept, weights, ...) on masked leaves; the others of the first of ``rest`` as they are."""
+  def masks(params: PyTree) -> PyTree:
+    """The mask of each leaf, or True where there is none."""
 
-    def leaf(path: tuple, weights: Array, *others: Array) -> Array:
+    def leaf(path: tuple, weights: Array) -> Array | bool:
       chosen = weights.ndim >= 2 if predicate is None else predicate(path, weights)
-      if not chosen:
-        return others[0] if others else weights
-      return fun(_kept(mask, weights), weights, *others)
+      return _kept(mask, weights) if chosen else True
 
-    return jax.tree_util.tree_map_with_path(leaf, params, *rest)
+    return jax.tree_util.tree_map_with_path(leaf, params)
 
   def factor(kept: Array, count: Array, dtype: Any) -> Array:
-    beta = decay(count) if callable(decay) else decay
-    return jnp.where(kept, jnp.ones((), dtype), jnp.asarray(beta, dtype))
+    return jnp.where(kept, jnp.ones((), dtype), jnp.asarray(at(decay, count), dtype))
 
   def effective(params: PyTree, state: SparseFlowState) -> PyTree:
-    return over(lambda kept, w: factor(kept, state.count, w.dtype) * w, params)
+    return _where_masked(
+      lambda kept, w: factor(kept, state.count, w.dtype) * w, masks(params), params
+    )
 
   def init(params: PyTree) -> SparseFlowState:
     return SparseFlowState(jnp.zeros((), jnp.int32), optimizer.init(params))
@@ -127,10 +126,9 @@ def sparse_flow(
   def update(
     updates: PyTree, state: SparseFlowState, params: PyTree | None = None, **extra_args: Any
   ) -> tuple[PyTree, SparseFlowState]:
-    if params is None:
-      raise ValueError("sparse_flow needs the current parameters: update(grads, state, params).")
+    params = given(params, "sparse_flow")
 
-    def reaching(kept: Array, w: Array, g: Array) -> Array:
+    def reaching(kept: Array, g: Array, w: Array) -> Array:
       if flow == "ste":
         return g
       if flow == "srste":
@@ -139,10 +137,11 @@ def sparse_flow(
         return jnp.where(kept, g, 0)
       return factor(kept, state.count, g.dtype) * g
 
-    grads = over(reaching, params, updates)
+    kept = masks(params)
+    grads = _where_masked(reaching, kept, updates, params)
     steps, inner_state = optimizer.update(grads, state.inner_state, params, **extra_args)
     if flow == "frozen":
-      steps = over(lambda kept, w, step: jnp.where(kept, step, 0), params, steps)
+      steps = _where_masked(lambda keep, step: jnp.where(keep, step, 0), kept, steps)
     return steps, SparseFlowState(optax.safe_increment(state.count), inner_state)
 
   return optax.GradientTransformationExtraArgs(init, update), effective
@@ -155,3 +154,9 @@ def _kept(mask: Callable[[Array], Array], weights: Array) -> Array:
       f"mask must return a boolean array of shape {weights.shape}; got {kept.dtype}{kept.shape}."
     )
   return kept
+
+
+def _where_masked(fun: Callable[..., Array], kept: PyTree, values: PyTree, *rest: PyTree) -> PyTree:
+  """fun(mask, value, ...) on the leaves that have a mask; the other values as they are."""
+  one = lambda mask, value, *others: value if mask is True else fun(mask, value, *others)
+  return jax.tree.map(one, kept, values, *rest)
