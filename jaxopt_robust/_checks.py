@@ -4,6 +4,8 @@ Facts about shapes and dtypes are always checked. Facts about values are checked
 value is known while tracing: this is the one file that asks whether something is a tracer.
 """
 
+import difflib
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
+from jaxopt_robust.typing import Array, ArrayLike, Penalty, ProxFn, PyTree
 
 
 def is_concrete(value: Any) -> bool:
@@ -25,16 +27,66 @@ def _describe(value: Any) -> str:
   return f"{type(value).__name__} {value!r:.60}"
 
 
-def check_array(
-  name: str,
-  value: ArrayLike,
-  *,
-  rank: int | tuple[int, ...] | None = None,
-  min_rank: int = 0,
-  non_empty: bool = True,
+def did_you_mean(word: Any, words: Iterable[Any]) -> str:
+  """' Did you mean ...?' where a known word is close to this one, otherwise nothing."""
+  known = [w for w in words if isinstance(w, str)]
+  lower = {w.lower(): w for w in known}
+  close = difflib.get_close_matches(word.lower(), lower, n=1) if isinstance(word, str) else []
+  return f" Did you mean {lower[close[0]]!r}?" if close else ""
+
+
+def _is_jax(value: Any) -> bool:
+  return isinstance(value, jax.Array | jax.core.Tracer | jax.ShapeDtypeStruct)
+
+
+def _known(name: str, value: Any) -> np.ndarray | None:
+  """What NumPy holds, before JAX narrows it; None for JAX's own arrays and what contains them."""
+  if _is_jax(value) or any(_is_jax(leaf) for leaf in jax.tree.leaves(value)):
+    return None
+  try:
+    array = np.asarray(value)
+  except (TypeError, ValueError) as error:
+    raise TypeError(
+      f"{name} must be a number or an array of numbers; got {_describe(value)}."
+    ) from error
+  if not jnp.issubdtype(array.dtype, jnp.number) and array.dtype != np.bool_:
+    if array.dtype == object and array.size and all(isinstance(v, int) for v in array.ravel()):
+      raise ValueError(f"{name} must hold integers of at most 64 bits; got {_describe(value)}.")
+    raise TypeError(f"{name} must be a number or an array of numbers; got {_describe(value)}.")
+  return array
+
+
+def as_array(name: str, value: Any) -> Array:
+  """An array of numbers; None, strings, functions and objects get an error with their name."""
+  known = _known(name, value)
+  if known is not None and known.dtype.kind in "iu":
+    return check_integers(name, known)
+  try:
+    return jnp.asarray(value)
+  except (TypeError, ValueError) as error:
+    raise TypeError(
+      f"{name} must be a number or an array of numbers; got {_describe(value)}."
+    ) from error
+
+
+def _as_floating(name: str, value: Any, *, complex_ok: bool) -> Array:
+  """A floating-point array; whole numbers and bools become the default float."""
+  known = _known(name, value)
+  if known is not None and known.dtype.kind in "iub":  # as floats they cannot wrap
+    return jnp.asarray(known.astype(np.float64), jnp.result_type(float))
+  array = as_array(name, value)
+  if jnp.issubdtype(array.dtype, jnp.integer) or array.dtype == jnp.bool_:
+    return array.astype(jnp.result_type(float))
+  allowed = jnp.inexact if complex_ok else jnp.floating
+  if not jnp.issubdtype(array.dtype, allowed):
+    kind = "" if complex_ok else " of real numbers"
+    raise TypeError(f"{name} must be a floating-point array{kind}; got {_describe(array)}.")
+  return array
+
+
+def _check_shape(
+  name: str, array: Array, rank: int | tuple[int, ...] | None, min_rank: int, non_empty: bool
 ) -> Array:
-  """Turns an array-like into an array; refuses wrong rank and empty axes."""
-  array = jnp.asarray(value)
   ranks = (rank,) if isinstance(rank, int) else rank
   if ranks is not None and array.ndim not in ranks:
     allowed = " or ".join(str(r) for r in ranks)
@@ -46,28 +98,90 @@ def check_array(
   return array
 
 
-def check_float_array(name: str, value: ArrayLike, **shape: Any) -> Array:
-  """Like ``check_array``, and refuses anything but real floating-point numbers."""
-  array = check_array(name, value, **shape)
-  if not jnp.issubdtype(array.dtype, jnp.floating):
-    raise TypeError(f"{name} must be a floating-point array; got {_describe(array)}.")
-  return array
+def check_array(
+  name: str,
+  value: ArrayLike,
+  *,
+  rank: int | tuple[int, ...] | None = None,
+  min_rank: int = 0,
+  non_empty: bool = True,
+) -> Array:
+  """Turns an array-like into an array; refuses wrong rank and empty axes."""
+  return _check_shape(name, as_array(name, value), rank, min_rank, non_empty)
 
 
-def check_float_tree(name: str, tree: PyTree) -> PyTree:
-  """A pytree of floating-point arrays, with weak types removed; refuses everything else."""
+def check_float_array(
+  name: str,
+  value: ArrayLike,
+  *,
+  rank: int | tuple[int, ...] | None = None,
+  min_rank: int = 0,
+  non_empty: bool = True,
+  complex_ok: bool = False,
+) -> Array:
+  """Like ``check_array`` in floating point: whole numbers are converted, other kinds refused."""
+  array = _as_floating(name, value, complex_ok=complex_ok)
+  return _check_shape(name, array, rank, min_rank, non_empty)
+
+
+def check_float_tree(name: str, tree: PyTree, *, complex_ok: bool = False) -> PyTree:
+  """A pytree of floating-point arrays, some of them empty perhaps, with weak types removed."""
+  if tree is None:
+    raise TypeError(f"{name} must be an array or a pytree of arrays; got None.")
   leaves, treedef = jax.tree.flatten(tree)
   if not leaves:
     raise ValueError(f"{name} must hold at least one array; got an empty pytree.")
-  arrays = []
-  for leaf in leaves:
-    array = jnp.asarray(leaf)
-    if not jnp.issubdtype(array.dtype, jnp.inexact):
-      raise TypeError(f"{name} must hold floating-point arrays only; got {_describe(array)}.")
-    if array.size == 0:
-      raise ValueError(f"{name} must not hold empty arrays; got shape {array.shape}.")
-    arrays.append(jax.lax.convert_element_type(array, array.dtype))
-  return jax.tree.unflatten(treedef, arrays)
+  arrays = [_as_floating(name, leaf, complex_ok=complex_ok) for leaf in leaves]
+  return jax.tree.unflatten(
+    treedef, [jax.lax.convert_element_type(array, array.dtype) for array in arrays]
+  )
+
+
+def check_integers(
+  name: str,
+  value: ArrayLike,
+  *,
+  low: int | None = None,
+  high: int | None = None,
+  shape: tuple[int, ...] | None = None,
+  rank: int | None = None,
+  where: ArrayLike | None = None,
+  meaning: str = "",
+) -> Array:
+  """Integers in [low, high), looked at before JAX makes 32 bits of them: 2**32 + 1 is not 1.
+
+  ``meaning`` says behind the range where it comes from. Entries that ``where`` masks out may be
+  anything.
+  """
+  known = _known(name, value)
+  array: Any = known
+  if known is None:
+    array = value if hasattr(value, "dtype") else jnp.asarray(value)
+  elif known.size == 0 and not isinstance(value, np.ndarray):
+    array = known.astype(np.int32)  # an empty list is one of floats to NumPy
+  if not jnp.issubdtype(array.dtype, jnp.integer):
+    raise TypeError(f"{name} must hold integers; got {_describe(array)}.")
+  if shape is not None and array.shape != shape:
+    raise ValueError(f"{name} must have shape {shape}; got {array.shape}.")
+  if rank is not None and array.ndim != rank:
+    raise ValueError(f"{name} must have rank {rank}; got shape {array.shape}.")
+  limits = np.iinfo(jax.dtypes.canonicalize_dtype(array.dtype))
+  if is_concrete((array, where)) and not isinstance(array, jax.ShapeDtypeStruct):
+    kept = np.asarray(array)
+    if where is not None:
+      kept = kept[np.broadcast_to(np.asarray(where), kept.shape)]
+    first = limits.min if low is None else low
+    last = limits.max if high is None else high - 1
+    is_bad = (kept < first) | (kept > last)
+    if is_bad.any():
+      bad = kept[is_bad][0]
+      allowed = f"be at least {low}" if high is None else f"lie in [{first}, {high})"
+      if high is None and (low is None or bad > last):
+        allowed = f"fit {limits.bits} bits"
+      raise ValueError(f"{name} must {allowed}{meaning}; got {bad}.")
+  if known is not None:
+    array = np.clip(array, limits.min, limits.max)  # what nobody looked at must not wrap either
+  return jnp.asarray(array)
 
 
 def check_labels(
@@ -78,21 +192,26 @@ def check_labels(
   num_classes: int,
   where: ArrayLike | None = None,
 ) -> Array:
-  """Integer class labels of one shape; values are checked where they are known."""
-  array = jnp.asarray(labels)
+  """Class labels of one shape, integer or bool; values are checked where they are known."""
+  known = _known(name, labels)
+  array: Any = as_array(name, labels) if known is None else known
+  if array.dtype == bool:
+    array = array.astype(np.int32)
   if not jnp.issubdtype(array.dtype, jnp.integer):
-    raise TypeError(f"{name} must hold integer class indices; got {_describe(array)}.")
+    raise TypeError(
+      f"{name} must hold integer class indices; got {_describe(array)}. Whole numbers in floating "
+      "point are converted by labels.astype(int)."
+    )
   if array.shape != shape:
     raise ValueError(f"{name} must have shape {shape}; got {array.shape}.")
   if is_concrete((array, where)):
-    bad = (np.asarray(array) < 0) | (np.asarray(array) >= num_classes)
-    if where is not None:
-      bad &= np.asarray(where)
-    if bad.any():
+    kept = np.asarray(array) if where is None else np.asarray(array)[np.asarray(where)]
+    if kept.size and kept.min() == -1 and np.all(np.abs(kept) == 1):
       raise ValueError(
-        f"{name} must lie in [0, {num_classes}); got {np.asarray(array)[bad].ravel()[0]}."
+        f"{name} must lie in [0, {num_classes}); got -1. Labels of -1 and 1 are converted by "
+        "(labels + 1) // 2."
       )
-  return array
+  return check_integers(name, array, low=0, high=num_classes, where=where)
 
 
 def check_index(
@@ -108,24 +227,32 @@ def check_index(
   Rows that are masked out, and under ``jit`` rows whose index is out of range, get that position,
   which is out of range itself: reads fill it, writes drop it.
   """
-  array = jnp.asarray(index)
-  if not jnp.issubdtype(array.dtype, jnp.integer):
-    raise TypeError(f"{name} must hold integers; got dtype {array.dtype}.")
-  if array.shape != shape:
-    raise ValueError(f"{name} must have shape {shape}; got {array.shape}.")
+  array = check_integers(
+    name, index, low=0, high=num_examples, shape=shape, where=where,
+    meaning=", the size of the state",
+  )  # fmt: skip
   is_bad = (array < 0) | (array >= num_examples)
-  refused = is_bad if where is None else is_bad & where
-  if is_concrete(refused) and np.any(np.asarray(refused)):
-    first = np.asarray(array)[np.asarray(refused)][0]
-    raise ValueError(f"{name} must lie in [0, {num_examples}), the size of the state; got {first}.")
   return jnp.where(is_bad if where is None else is_bad | ~jnp.asarray(where), num_examples, array)
+
+
+def check_float_dtype(dtype: Any, *, wide: bool = False) -> np.dtype:
+  """A floating-point type; None is the default one. ``wide`` leaves out the half-precision ones."""
+  try:
+    resolved = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
+  except TypeError as error:
+    raise TypeError(f"dtype must be a floating-point type; got {_describe(dtype)}.") from error
+  if wide and resolved not in (jnp.dtype(jnp.float32), jnp.dtype(jnp.float64)):
+    raise TypeError(f"dtype must be float32 or float64; got {resolved}.")
+  if not jnp.issubdtype(resolved, jnp.floating):
+    raise TypeError(f"dtype must be a floating-point type; got {resolved}.")
+  return resolved
 
 
 def check_mask(name: str, mask: ArrayLike | None, *, shape: tuple[int, ...]) -> Array | None:
   """A boolean mask of one shape, or None."""
   if mask is None:
     return None
-  array = jnp.asarray(mask)
+  array = as_array(name, mask)
   if array.dtype != jnp.bool_:
     raise TypeError(f"{name} must be a boolean mask; got {_describe(array)}.")
   if array.shape != shape:
@@ -160,12 +287,17 @@ def check_same_structure(name_a: str, a: PyTree, name_b: str, b: PyTree) -> None
 def check_option(name: str, value: Any, allowed: Iterable[Any]) -> None:
   """A mode string (or None) out of a fixed list."""
   allowed = tuple(allowed)
-  if value not in allowed:
-    raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}.")
+  if not isinstance(value, str | bool | int | None) or value not in allowed:
+    raise ValueError(
+      f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r:.60}."
+      f"{did_you_mean(value, allowed)}"
+    )
 
 
-def _check_values(name: str, value: Any, is_good: Any, allowed: str) -> None:
-  for leaf in jax.tree.leaves(value):
+def _check_values(name: str, value: Any, is_good: Any, allowed: str, scalar: bool) -> None:
+  if scalar and jnp.shape(value) != ():
+    raise ValueError(f"{name} must be a scalar {allowed}; got shape {jnp.shape(value)}.")
+  for leaf in jax.tree.leaves(value, is_leaf=lambda leaf: leaf is None):
     if isinstance(leaf, str | bytes) or leaf is None or callable(leaf):
       raise TypeError(f"{name} must be a number or an array {allowed}; got {_describe(leaf)}.")
     if is_concrete(leaf):
@@ -177,22 +309,24 @@ def _check_values(name: str, value: Any, is_good: Any, allowed: str) -> None:
         raise ValueError(f"{name} must be {allowed}; got {bad}.")
 
 
-def check_positive(name: str, value: Any) -> None:
+def check_positive(name: str, value: Any, *, scalar: bool = False) -> None:
   """Numbers > 0 (scalar, array or pytree), where known."""
-  _check_values(name, value, lambda v: v > 0, "> 0")
+  _check_values(name, value, lambda v: v > 0, "> 0", scalar)
 
 
-def check_non_negative(name: str, value: Any) -> None:
+def check_non_negative(name: str, value: Any, *, scalar: bool = False) -> None:
   """Numbers >= 0 (scalar, array or pytree), where known."""
-  _check_values(name, value, lambda v: v >= 0, ">= 0")
+  _check_values(name, value, lambda v: v >= 0, ">= 0", scalar)
 
 
-def check_greater(name: str, value: Any, bound: float) -> None:
+def check_greater(name: str, value: Any, bound: float, *, scalar: bool = False) -> None:
   """Numbers > bound, where known."""
-  _check_values(name, value, lambda v: v > bound, f"> {bound}")
+  _check_values(name, value, lambda v: v > bound, f"> {bound}", scalar)
 
 
-def check_interval(name: str, value: Any, low: float, high: float, *, closed: str = "both") -> None:
+def check_interval(
+  name: str, value: Any, low: float, high: float, *, closed: str = "both", scalar: bool = False
+) -> None:
   """Numbers between two bounds, where known; ``closed`` is 'both', 'left', 'right' or 'neither'."""
   left = "[" if closed in ("both", "left") else "("
   right = "]" if closed in ("both", "right") else ")"
@@ -202,7 +336,7 @@ def check_interval(name: str, value: Any, low: float, high: float, *, closed: st
     below = v <= high if right == "]" else v < high
     return above & below
 
-  _check_values(name, value, is_good, f"in {left}{low}, {high}{right}")
+  _check_values(name, value, is_good, f"in {left}{low}, {high}{right}", scalar)
 
 
 def check_non_increasing(name: str, value: Any) -> None:
@@ -233,9 +367,11 @@ def check_rank(rank: Any, shape: tuple[int, ...]) -> int:
 
 
 def check_key(name: str, key: Any) -> Array:
-  """A typed PRNG key, such as ``jax.random.key(0)``."""
+  """One typed PRNG key, such as ``jax.random.key(0)``."""
   if not hasattr(key, "dtype") or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
     raise TypeError(f"{name} must be a typed key such as jax.random.key(0); got {_describe(key)}.")
+  if key.shape != ():
+    raise ValueError(f"{name} must be one key; got shape {key.shape}: use jax.vmap over keys.")
   return key
 
 
@@ -243,6 +379,38 @@ def check_callable(name: str, value: Any) -> None:
   """A function."""
   if not callable(value):
     raise TypeError(f"{name} must be callable; got {_describe(value)}.")
+
+
+def as_prox(name: str, value: Any) -> ProxFn:
+  """A proximal operator, given as it is or within a ``Penalty``."""
+  if isinstance(value, Penalty):
+    return value.prox
+  if not callable(value):
+    raise TypeError(
+      f"{name} must be a proximal operator or a Penalty, such as prox.prox_lasso or prox.lasso; "
+      f"got {_describe(value)}."
+    )
+  return value
+
+
+def check_solver(name: str, value: Any) -> None:
+  """A solver; a factory that was not called is told to be."""
+  if callable(getattr(value, "init", None)) and callable(getattr(value, "step", None)):
+    return
+  if inspect.isfunction(value):
+    takes = [p.name for p in inspect.signature(value).parameters.values() if p.default is p.empty]
+    raise TypeError(
+      f"{name} must be a Solver; got the function {value.__name__}: call it, "
+      f"{value.__name__}({', '.join(takes)})."
+    )
+  raise TypeError(f"{name} must be a Solver(init, step); got {_describe(value)}.")
+
+
+def check_state(name: str, value: Any, kind: type) -> Any:
+  """A state of one kind, with leaves that a checkpoint may have restored as NumPy arrays."""
+  if not isinstance(value, kind):
+    raise TypeError(f"{name} must be a {kind.__name__}; got {_describe(value)}.")
+  return jax.tree.map(lambda leaf: leaf if _is_jax(leaf) else jnp.asarray(leaf), value)
 
 
 def parts(hyperparams: Any, *names: str) -> tuple:

@@ -62,13 +62,6 @@ def finish(
   return surrogate, jax.lax.stop_gradient((state, info))
 
 
-def float_type(dtype: Any) -> Any:
-  dtype = jnp.dtype(dtype)
-  if not jnp.issubdtype(dtype, jnp.floating):
-    raise TypeError(f"dtype must be a floating-point type; got {dtype}.")
-  return dtype
-
-
 def check_scalar(name: str, value: ArrayLike) -> None:
   _checks.check_array(name, value, rank=0)
 

@@ -57,7 +57,7 @@ def soap_init(num_examples: int, *, dtype: jnp.dtype = jnp.float32) -> SoapState
     provable convergence, 2021.
   """
   size = _checks.check_int("num_examples", num_examples, minimum=1)
-  averages = _checks.check_float_array("dtype", jnp.zeros((size, 2), dtype))
+  averages = jnp.zeros((size, 2), _checks.check_float_dtype(dtype))
   return SoapState(averages, jnp.zeros((size,), bool))
 
 

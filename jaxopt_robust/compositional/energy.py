@@ -158,9 +158,7 @@ def meco_init(*, dtype: Any = jnp.float32) -> MecoState:
     Jiang, Qin, Wu, Chen, Yang and Zhang, Learning unnormalized statistical models via compositional
     optimization, 2023.
   """
-  kind = jnp.dtype(dtype)
-  if kind not in (jnp.dtype(jnp.float32), jnp.dtype(jnp.float64)):
-    raise TypeError(f"dtype must be float32 or float64; got {kind}.")
+  kind = _checks.check_float_dtype(dtype, wide=True)
   return MecoState(jnp.full((), -jnp.inf, kind))
 
 

@@ -110,9 +110,7 @@ def rgcl_init(
   """
   size = _checks.check_int("num_examples", num_examples, minimum=1)
   _checks.check_positive("temperature", temperature)
-  kind = jnp.dtype(dtype)
-  if kind not in (jnp.dtype(jnp.float32), jnp.dtype(jnp.float64)):
-    raise TypeError(f"dtype must be float32 or float64; got {kind}.")
+  kind = _checks.check_float_dtype(dtype, wide=True)
   start = _checks.check_array("temperature", temperature, rank=(0, 1))
   if start.ndim and start.shape != (size,):
     raise ValueError(f"temperature must be a scalar or have shape {(size,)}; got {start.shape}.")

@@ -74,9 +74,7 @@ def group_robust_mean_init(num_groups: int, *, dtype: Any = jnp.float32) -> Grou
     2020, algorithm 1 (recalled, not verified).
   """
   size = _checks.check_int("num_groups", num_groups, minimum=1)
-  dtype = jnp.dtype(dtype)
-  if not jnp.issubdtype(dtype, jnp.floating):
-    raise TypeError(f"dtype must be a floating-point type; got {dtype}.")
+  dtype = _checks.check_float_dtype(dtype)
   level = -jnp.log(jnp.asarray(size, dtype))
   return GroupMeanState(
     jnp.full((size,), level, dtype), jnp.zeros((size,), dtype), jnp.zeros((size,), bool)

@@ -93,7 +93,9 @@ def kl_robust_mean_init(*, dtype: Any = jnp.float32) -> KlMeanState:
     Qi, Guo, Xu, Jin and Yang, An online method for a class of distributionally robust optimization
     with non-convex objectives, 2021 (recalled, not verified).
   """
-  return KlMeanState(jnp.full((), -jnp.inf, base.float_type(dtype)), jnp.zeros((), jnp.int32))
+  return KlMeanState(
+    jnp.full((), -jnp.inf, _checks.check_float_dtype(dtype)), jnp.zeros((), jnp.int32)
+  )
 
 
 def kl_robust_mean(
@@ -179,7 +181,7 @@ def kl_ball_robust_mean_init(
     Qi, Lyu, Chan, Bai and Yang, Stochastic constrained DRO with a complexity independent of sample
     size, 2023 (recalled, not verified).
   """
-  dtype = base.float_type(dtype)
+  dtype = _checks.check_float_dtype(dtype)
   base.check_scalar("temperature", temperature)
   _checks.check_positive("temperature", temperature)
   return KlBallMeanState(

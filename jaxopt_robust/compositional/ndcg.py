@@ -72,7 +72,7 @@ def song_init(num_queries: int, num_items: int, *, dtype: jnp.dtype = jnp.float3
     learning with provable convergence, 2022.
   """
   shape = _lists.pair_shape(num_queries, num_items)
-  average = _checks.check_float_array("dtype", jnp.zeros(shape, dtype))
+  average = jnp.zeros(shape, _checks.check_float_dtype(dtype))
   return SongState(average, jnp.zeros(shape, bool))
 
 
@@ -180,7 +180,7 @@ def song_listwise_init(
     learning with provable convergence, 2022.
   """
   shape = _lists.pair_shape(num_queries, num_items)
-  return SongListwiseState(_checks.check_float_array("dtype", jnp.full(shape, -jnp.inf, dtype)))
+  return SongListwiseState(jnp.full(shape, -jnp.inf, _checks.check_float_dtype(dtype)))
 
 
 def song_listwise_loss(

@@ -107,7 +107,7 @@ def sopa_init(
   """
   size = _checks.check_int("num_examples", num_examples, minimum=1)
   value = _checks.check_array("threshold", threshold, rank=0)
-  return SopaState(_checks.check_float_array("dtype", jnp.full((size,), value, dtype)))
+  return SopaState(jnp.full((size,), value, _checks.check_float_dtype(dtype)))
 
 
 def sopa_loss(
@@ -213,7 +213,7 @@ def sopas_init(num_examples: int, *, dtype: jnp.dtype = jnp.float32) -> SopasSta
     non-convex convergence guarantee, 2022.
   """
   size = _checks.check_int("num_examples", num_examples, minimum=1)
-  return SopasState(_checks.check_float_array("dtype", jnp.full((size,), -jnp.inf, dtype)))
+  return SopasState(jnp.full((size,), -jnp.inf, _checks.check_float_dtype(dtype)))
 
 
 def sopas_loss(
@@ -309,7 +309,7 @@ def sotas_init(num_examples: int, *, dtype: jnp.dtype = jnp.float32) -> SotasSta
     non-convex convergence guarantee, 2022.
   """
   size = _checks.check_int("num_examples", num_examples, minimum=1)
-  stored = _checks.check_float_array("dtype", jnp.full((size,), -jnp.inf, dtype))
+  stored = jnp.full((size,), -jnp.inf, _checks.check_float_dtype(dtype))
   return SotasState(stored, jnp.full((), -jnp.inf, stored.dtype))
 
 

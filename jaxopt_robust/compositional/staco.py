@@ -81,7 +81,7 @@ def staco_init(
   size = _checks.check_int("num_examples", num_examples, minimum=1)
   low = _checks.check_array("threshold", threshold, rank=0)
   high = _checks.check_array("positive_threshold", positive_threshold, rank=0)
-  dual = _checks.check_float_array("dtype", jnp.ones((size,), dtype))
+  dual = jnp.ones((size,), _checks.check_float_dtype(dtype))
   return StacoState(dual, jnp.full((size,), low, dtype), jnp.full((), high, dtype))
 
 

@@ -59,7 +59,7 @@ def threshold_init(*, dtype: Any = jnp.float32) -> ThresholdState:
     Rockafellar and Uryasev, Optimization of conditional value-at-risk, 2000 (the threshold as a
     variable); the choice by the first batch is ours.
   """
-  return ThresholdState(jnp.zeros((), base.float_type(dtype)), jnp.zeros((), jnp.int32))
+  return ThresholdState(jnp.zeros((), _checks.check_float_dtype(dtype)), jnp.zeros((), jnp.int32))
 
 
 def cvar_robust_mean(

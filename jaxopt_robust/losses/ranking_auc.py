@@ -95,7 +95,7 @@ def auc_margin_init(*, dtype: jnp.dtype = jnp.float32) -> AucMarginVariables:
     Yuan, Yan, Sonka and Yang, Large-scale robust deep AUC maximization: a new surrogate loss and
     empirical studies on medical image classification, 2021.
   """
-  zero = _checks.check_float_array("dtype", jnp.zeros((), dtype))
+  zero = jnp.zeros((), _checks.check_float_dtype(dtype))
   return AucMarginVariables(zero, zero, zero)
 
 

@@ -110,9 +110,7 @@ def make_low_rank_sensing(
   _checks.check_interval("outlier_rate", outlier_rate, 0.0, 1.0)
   _checks.check_non_negative("outlier_scale", outlier_scale)
   _checks.check_non_negative("noise_scale", noise_scale)
-  scalar_type = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
-  if scalar_type not in (jnp.float32, jnp.float64):
-    raise TypeError(f"dtype must be float32 or float64; got {scalar_type}.")
+  scalar_type = _checks.check_float_dtype(dtype, wide=True)
 
   names = ("left", "right", "operator", "support", "noise")
   keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))

@@ -89,9 +89,7 @@ def make_sparse_regression(
     raise ValueError(f"num_active must be at most num_features, {num_features}; got {num_active}.")
   _checks.check_interval("correlation", correlation, -1.0, 1.0, closed="neither")
   _checks.check_non_negative("noise", noise)
-  scalar_type = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
-  if scalar_type not in (jnp.float32, jnp.float64):
-    raise TypeError(f"dtype must be float32 or float64; got {scalar_type}.")
+  scalar_type = _checks.check_float_dtype(dtype, wide=True)
   design_key, place_key, sign_key, noise_key = jax.random.split(key, 4)
 
   rho = jnp.asarray(correlation, scalar_type)

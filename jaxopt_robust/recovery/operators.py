@@ -267,7 +267,4 @@ def check_shape(name: str, shape: Any) -> tuple[int, int]:
 
 def check_dtype(dtype: Any) -> np.dtype:
   """A floating-point dtype; the default float where None."""
-  resolved = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
-  if not jnp.issubdtype(resolved, jnp.floating):
-    raise TypeError(f"dtype must be a floating-point dtype; got {resolved}.")
-  return resolved
+  return _checks.check_float_dtype(dtype)

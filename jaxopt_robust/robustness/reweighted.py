@@ -66,9 +66,7 @@ def done_init(*, dtype: Any = jnp.float32) -> DoneState:
   Reference:
     Sow, Lin, Wang and Liang, Doubly robust instance-reweighted adversarial training, 2024.
   """
-  dtype = jnp.dtype(dtype)
-  if not jnp.issubdtype(dtype, jnp.floating):
-    raise TypeError(f"dtype must be a floating-point type; got {dtype}.")
+  dtype = _checks.check_float_dtype(dtype)
   return DoneState(jnp.full((), -jnp.inf, dtype), jnp.zeros((), jnp.int32))
 
 

@@ -121,7 +121,7 @@ BAD_INPUTS = [
   _bad("inner_ema", "index dtype", lambda: _update(jnp.zeros(2)), TypeError, "index must hold int"),
   _bad("inner_ema", "index shape", lambda: _update(jnp.arange(3)), ValueError, "index must have s"),
   _bad("inner_ema", "values", lambda: _update(values=jnp.zeros((2, 2))), ValueError, "values must"),
-  _bad("inner_ema", "dtype", lambda: _update(values=_PAIR), TypeError, "values must be a floating"),
+  _bad("inner_ema", "dtype", lambda: _update(values=1j * _PAIR), TypeError, "values must be a flo"),
   _bad("inner_ema", "mask", lambda: _update(where=jnp.ones(2)), TypeError, "where must be a bool"),
   _bad("inner_storm", "rate", lambda: compositional.inner_storm(2.0), ValueError, "rate must be"),
   _bad("inner_storm", "clip", lambda: compositional.inner_storm(0.5), ValueError, "log domain"),

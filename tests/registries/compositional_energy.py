@@ -90,7 +90,7 @@ BAD_INPUTS = [
   _case(
     "effective_sample_size",
     "dtype",
-    lambda: compositional.effective_sample_size(jnp.arange(3)),
+    lambda: compositional.effective_sample_size(1j * jnp.ones(3)),
     TypeError,
     "log_weights must be a floating-point array",
   ),
@@ -115,7 +115,7 @@ for _name in ("nce_loss", "ence_loss", "log_ence_loss"):
     _case(
       _name,
       "dtype",
-      lambda f=_loss: f(jnp.zeros(2), jnp.arange(2)),
+      lambda f=_loss: f(jnp.zeros(2), 1j * jnp.ones(2)),
       TypeError,
       "noise_log_ratio must be a floating-point array",
     ),

@@ -35,7 +35,7 @@ _OPTIONS = [
   ("where", jnp.ones(3), TypeError, "where must be a boolean mask"),
   ("z2", _Z[:2], ValueError, "must have equal shapes"),
   ("z1", _Z[0], ValueError, "must have rank 2"),
-  ("z1", jnp.ones((3, 2), int), TypeError, "must be a floating-point array"),
+  ("z1", jnp.ones((3, 2), complex), TypeError, "must be a floating-point array"),
   ("state", _STATE._replace(momentum=jnp.zeros(3)), ValueError, "log_average and state.momentum"),
 ]
 BAD_INPUTS = [

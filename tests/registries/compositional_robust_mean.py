@@ -102,7 +102,7 @@ for _name, (_state, _good, _bad) in _CALLS.items():
   _match = "losses must have rank 1"
   _add(_name, "rank", ValueError, _match, _LOSSES[:, None], *_groups, _state, **_good)
   _match = "losses must be a floating-point"
-  _add(_name, "dtype", TypeError, _match, jnp.arange(3), *_groups, _state, **_good)
+  _add(_name, "dtype", TypeError, _match, 1j * jnp.ones(3), *_groups, _state, **_good)
   _good = _good | {"where": jnp.ones(3)}
   _add(_name, "mask", TypeError, "where must be a boolean", _LOSSES, *_groups, _state, **_good)
 for _name in ("group_robust_mean", "smoothed_group_robust_mean"):

@@ -39,7 +39,7 @@ BAD_INPUTS = [
   ),
   _case(
     "dtype",
-    lambda: _loss(consistency=jnp.arange(2)),
+    lambda: _loss(consistency=1j * jnp.ones(2)),
     TypeError,
     "consistency must be a floating-point array",
   ),

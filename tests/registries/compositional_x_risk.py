@@ -84,7 +84,7 @@ for _name, _values in BINARY.items():
   _loss, _state, _full = getattr(compositional, f"{_name}_loss"), _init(4), f"{_name}_loss"
   for _what, _error, _match, _args in (
     ("rank", ValueError, "scores must have rank 1", (jnp.zeros((3, 1)), _Y, _I)),
-    ("dtype", TypeError, "scores must be a floating-point", (jnp.arange(3), _Y, _I)),
+    ("dtype", TypeError, "scores must be a floating-point", (1j * _S, _Y, _I)),
     ("labels", ValueError, r"labels must lie in \[0, 2\)", (_S, 2 * _Y, _I)),
     ("labels dtype", TypeError, "labels must hold integer", (_S, jnp.ones(3), _I)),
     ("index", ValueError, r"index must lie in \[0, 4\)", (_S, _Y, _I + 2)),
@@ -115,7 +115,7 @@ for _name, _values in LISTS.items():
   _bad_query, _bad_item = (_I[0] + 1, _I[1]), (_I[0], _I[1] + 1)
   for _what, _error, _match, _args in (
     ("rank", ValueError, "scores must have rank 2", (_S[0], _Y[0], _I)),
-    ("dtype", TypeError, "scores must be a floating-point", (_Y, _Y, _I)),
+    ("dtype", TypeError, "scores must be a floating-point", (1j * _S, _Y, _I)),
     ("shape", ValueError, "must have equal shapes", (_S, _Y[:1], _I)),
     ("grades", ValueError, "relevance must be >= 0", (_S, -_Y, _I)),
     ("index type", TypeError, "index must be a pair", (_S, _Y, _I[1])),

@@ -37,7 +37,7 @@ def _products(**extra):
 BAD_INPUTS = [
   _bad("newton_inverse", "shape", lambda: linalg.newton_inverse(_ROWS), ValueError, "n, n"),
   _bad(
-    "newton_inverse", "dtype", lambda: linalg.newton_inverse(jnp.eye(2, dtype=int)), TypeError,
+    "newton_inverse", "dtype", lambda: linalg.newton_inverse(jnp.eye(2, dtype=complex)), TypeError,
     "floating-point",
   ),
   _bad(
@@ -52,7 +52,7 @@ BAD_INPUTS = [
        ValueError, "num_iters"),
   _bad("randomized_svd", "key", lambda: linalg.randomized_svd(0, _ROWS, rank=1), TypeError, "key"),
   _bad(
-    "randomized_svd", "dtype", lambda: linalg.randomized_svd(_KEY, jnp.ones((2, 2), int), rank=1),
+    "randomized_svd", "dtype", lambda: linalg.randomized_svd(_KEY, 1j * _ROWS, rank=1),
     TypeError, "floating-point",
   ),
   _bad(

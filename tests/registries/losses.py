@@ -211,7 +211,7 @@ def _common(name: str, call: Callable[..., Any]) -> list[BadInput]:
 
   return [
     bad("rank", ValueError, "must have rank at least 1", jnp.zeros(()), jnp.zeros((), jnp.int32)),
-    bad("dtype", TypeError, "must be a floating-point array", jnp.zeros((2, 3), jnp.int32)),
+    bad("dtype", TypeError, "must be a floating-point array", jnp.zeros((2, 3), complex)),
     bad("empty", ValueError, "must not be empty", jnp.zeros((0, 3)), jnp.zeros(0, jnp.int32)),
     bad("one class", ValueError, "at least two classes", jnp.zeros((2, 1))),
     bad("labels dtype", TypeError, "labels must hold integer", labels=jnp.zeros(2)),
@@ -306,7 +306,9 @@ def _bounds(name: str, argument: str, low: float) -> list[BadInput]:
   half = jnp.full(2, 0.5)
   return [
     bad("value", lambda: call(low * half, num_classes=2), ValueError, f"{argument} must be"),
-    bad("dtype", lambda: call(jnp.arange(2), num_classes=2), TypeError, f"{argument} must be a fl"),
+    bad(
+      "dtype", lambda: call(1j * jnp.ones(2), num_classes=2), TypeError, f"{argument} must be a fl"
+    ),
     bad("empty", lambda: call(jnp.zeros(0), num_classes=2), ValueError, "must not be empty"),
     bad("tau", lambda: call(half, tau=-1.0, num_classes=2), ValueError, "tau must be >= 0"),
     bad("tau rank", lambda: call(half, tau=half, num_classes=2), ValueError, "tau must have rank"),
@@ -327,7 +329,7 @@ BAD_INPUTS += [
   BadInput(_REGRET, "value", lambda: _regret(_LOGITS, 4 * _P), ValueError, "probabilities must be"),
   BadInput(_REGRET, "tau", lambda: _regret(_LOGITS, _P, tau=-1.0), ValueError, "tau must be >= 0"),
   BadInput(_REGRET, "rank", lambda: _regret(_P[0, 0], _P[0, 0]), ValueError, "rank at least 1"),
-  BadInput(_REGRET, "dtype", lambda: _regret(_LABELS, _LABELS), TypeError, "floating-point"),
+  BadInput(_REGRET, "dtype", lambda: _regret(1j * _LABELS, _LABELS), TypeError, "floating-point"),
   BadInput(
     _REGRET, "one class", lambda: _regret(_P[:, :1], _P[:, :1]), ValueError, "at least two classes"
   ),

@@ -33,7 +33,7 @@ BAD_INPUTS = [
   _case(
     "feature_consistency_loss",
     "dtype",
-    lambda: losses.feature_consistency_loss(jnp.zeros((2, 3)), jnp.zeros((2, 3), int)),
+    lambda: losses.feature_consistency_loss(jnp.zeros((2, 3)), jnp.zeros((2, 3), complex)),
     TypeError,
     "second must be a floating-point array",
   ),

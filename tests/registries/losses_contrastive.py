@@ -52,7 +52,13 @@ def _anchor_losses() -> list[BadInput]:
     loss = getattr(losses, name)
     shared = [
       ("rank", (jnp.zeros(()), jnp.zeros((), int)), {}, ValueError, "scores must have rank at le"),
-      ("dtype", (jnp.zeros((2, 3), int), _POSITIVES), {}, TypeError, "scores must be a floating"),
+      (
+        "dtype",
+        (jnp.zeros((2, 3), complex), _POSITIVES),
+        {},
+        TypeError,
+        "scores must be a floating",
+      ),
       ("empty", (jnp.zeros((0, 3)), jnp.zeros(0, int)), {}, ValueError, "scores must not be empty"),
       ("positive dtype", (_SCORES, jnp.zeros(2)), {}, TypeError, "pos_index must hold integer"),
       ("positive shape", (_SCORES, jnp.zeros(3, int)), {}, ValueError, "pos_index must have sha"),
@@ -92,7 +98,7 @@ _two, _sup, _soft, _tcm, _recall = (
 BAD_INPUTS = _anchor_losses()
 BAD_INPUTS += [
   _bad(_two, "rank", (_Z[0], _Z[0]), ValueError, "z1 must have rank 2"),
-  _bad(_two, "dtype", (_Z, jnp.ones((4, 2), int)), TypeError, "z2 must be a floating-point"),
+  _bad(_two, "dtype", (_Z, jnp.ones((4, 2), complex)), TypeError, "z2 must be a floating-point"),
   _bad(_two, "shapes", (_Z, _Z[:3]), ValueError, "z1 and z2 must have equal shapes"),
   _bad(_sup, "rank", (_Z[0], _LABELS), ValueError, "embeddings must have rank 2"),
   _bad(_sup, "labels", (_Z, jnp.zeros(4)), TypeError, "labels must hold integers"),
@@ -115,9 +121,9 @@ BAD_INPUTS += [
     _soft, "temperature", (_Z, _Z, _LABELS), ValueError, "temperature must be > 0", temperature=-1.0
   ),
   _bad("cosine_similarities", "rank", (_Z[0],), ValueError, "embeddings must have rank 2"),
-  _bad("cosine_similarities", "dtype", (_LABELS[:, None],), TypeError, "embeddings must be a flo"),
+  _bad("cosine_similarities", "dtype", (1j * _Z,), TypeError, "embeddings must be a flo"),
   _bad(_tcm, "square", (_SQUARE[:3], _LABELS), ValueError, "must be a square matrix"),
-  _bad(_tcm, "dtype", (jnp.zeros((4, 4), int), _LABELS), TypeError, "must be a floating-point"),
+  _bad(_tcm, "dtype", (jnp.zeros((4, 4), complex), _LABELS), TypeError, "must be a floating-point"),
   _bad(_tcm, "labels", (_SQUARE, _LABELS[:3]), ValueError, "labels must have shape"),
   _bad(_tcm, "labels dtype", (_SQUARE, jnp.ones(4)), TypeError, "labels must hold integers"),
   _bad(

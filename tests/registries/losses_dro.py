@@ -45,7 +45,7 @@ for _name, (_hyper, _good, _bad, _match) in HYPER.items():
   _add(_name, f"{_hyper} shape", ValueError, _shape, _LOSSES, jnp.full(3, _good), **_more)
   _add(_name, "rank", ValueError, "losses must have rank at least 1", jnp.zeros(()), _good, **_more)
   _add(_name, "empty", ValueError, "losses must not be empty", jnp.zeros((0,)), _good, **_more)
-  _add(_name, "dtype", TypeError, "losses must be a floating-point", jnp.arange(3), _good, **_more)
+  _add(_name, "dtype", TypeError, "losses must be a floating-point", 1j * _LOSSES, _good, **_more)
   _more["where"] = jnp.ones((2, 3))
   _add(_name, "mask dtype", TypeError, "where must be a boolean", _LOSSES, _good, **_more)
   _more["where"] = jnp.ones(3, bool)
@@ -72,6 +72,8 @@ for _name in ("group_dro", "group_dro_weights"):
 
 for _name in sorted(CONJUGATES):
   _option = {"cvar_conjugate": {"alpha": 0.5}, "cressie_read_conjugate": {"power": 2.0}}
-  _add(_name, "dtype", TypeError, "s must be a floating", jnp.arange(2), **_option.get(_name, {}))
+  _add(
+    _name, "dtype", TypeError, "s must be a floating", 1j * jnp.ones(2), **_option.get(_name, {})
+  )
 _add("cvar_conjugate", "alpha", ValueError, "alpha must be in", _LOSSES, alpha=2.0)
 _add("cressie_read_conjugate", "power", ValueError, "power must be > 1", _LOSSES, power=1.0)

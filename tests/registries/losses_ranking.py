@@ -101,7 +101,7 @@ def _add(
 
 for _name, _options in SURROGATES.items():
   _call = getattr(losses, _name)
-  _add(_name, "dtype", _call, TypeError, "gap must be a floating-point array", jnp.arange(3))
+  _add(_name, "dtype", _call, TypeError, "gap must be a floating-point array", 1j * jnp.ones(3))
   for _option in _options:
     _match = f"{_option} must be {'>' if _option == 'scale' else '>='} 0"
     _add(_name, _option, _call, ValueError, _match, jnp.zeros(3), **{_option: -1.0})
@@ -112,7 +112,7 @@ for _name, _options in SURROGATES.items():
 _S, _Y = jnp.zeros(3), jnp.array([1, 0, 1])
 for _name, (_call, _values) in BINARY.items():
   _add(_name, "rank", _call, ValueError, "scores must have rank 1", jnp.zeros((3, 1)), _Y)
-  _add(_name, "dtype", _call, TypeError, "scores must be a floating-point", jnp.arange(3), _Y)
+  _add(_name, "dtype", _call, TypeError, "scores must be a floating-point", 1j * _S, _Y)
   _add(_name, "empty", _call, ValueError, "scores must not be empty", jnp.zeros(0), _Y[:0])
   _add(_name, "labels shape", _call, ValueError, "labels must have shape", _S, _Y[:2])
   _add(_name, "labels dtype", _call, TypeError, "labels must hold integer", _S, jnp.ones(3))
@@ -128,7 +128,7 @@ _L, _R = jnp.zeros((2, 3)), jnp.ones((2, 3), jnp.int32)
 for _name, (_call, _values) in LISTS.items():
   _match = "scores must have rank at least 1"
   _add(_name, "rank", _call, ValueError, _match, jnp.zeros(()), jnp.zeros((), int))
-  _add(_name, "dtype", _call, TypeError, "scores must be a floating-point", _R, _R)
+  _add(_name, "dtype", _call, TypeError, "scores must be a floating-point", 1j * _L, _R)
   _add(_name, "empty", _call, ValueError, "scores must not be empty", _L[:0], _R[:0])
   _add(_name, "shape", _call, ValueError, "scores and relevance must have equal shapes", _L, _R[:1])
   _match = "where must be a boolean mask"
@@ -157,7 +157,7 @@ _add(
 _P = jnp.arange(2)
 for _what, _error, _match, _args, _options in (
   ("rank", ValueError, "scores must have rank 2", (jnp.zeros(3), _P), {}),
-  ("dtype", TypeError, "scores must be a floating-point", (_R, _P), {}),
+  ("dtype", TypeError, "scores must be a floating-point", (1j * _L, _P), {}),
   ("index shape", ValueError, "pos_index must have shape", (_L, jnp.arange(3)), {}),
   ("index dtype", TypeError, "pos_index must hold integer", (_L, jnp.zeros(2)), {}),
   ("index range", ValueError, r"pos_index must lie in \[0, 3\)", (_L, 3 * _P), {}),
@@ -183,7 +183,7 @@ _add(
 )  # fmt: skip
 _add(
   "two_sample_auc", "dtype", losses.two_sample_auc, TypeError,
-  "positive_scores must be a floating-point", _Y, _S,
+  "positive_scores must be a floating-point", 1j * _S, _S,
 )  # fmt: skip
 _add(
   "two_sample_auc", "mask", losses.two_sample_auc, ValueError,

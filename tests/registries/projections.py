@@ -265,9 +265,9 @@ def _bad(name: str) -> list[BadInput]:
   fn = getattr(pj, name)
   x, *rest = GOOD[name]
   full = f"projections.{name}"
-  floats = lambda: fn(x.astype(jnp.int32), *rest)
+  complex_x = lambda: fn(1j * x, *rest)
   cases = [
-    BadInput(full, "integers", floats, TypeError, "floating-point"),
+    BadInput(full, "complex", complex_x, TypeError, "of real numbers"),
     BadInput(full, "rank", lambda: fn(jnp.ones((2, 2, 2)), *rest), ValueError, "rank|shape|matrix"),
   ]
   if name in WRONG:

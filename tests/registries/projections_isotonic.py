@@ -11,7 +11,7 @@ _NAME = "projections.projection_isotonic"
 _fn = projections.projection_isotonic
 X = jnp.ones(3)
 BAD_INPUTS = [
-  BadInput(_NAME, "integers", lambda: _fn(jnp.arange(3)), TypeError, "floating-point"),
+  BadInput(_NAME, "text", lambda: _fn("text"), TypeError, "array of numbers"),
   BadInput(_NAME, "scalar", lambda: _fn(jnp.ones(())), ValueError, "rank at least 1"),
   BadInput(_NAME, "empty", lambda: _fn(jnp.zeros(0)), ValueError, "empty"),
   BadInput(_NAME, "length", lambda: _fn(X, jnp.ones(2)), ValueError, r"shape \(3,\)"),

@@ -75,7 +75,7 @@ def _factory(name: str) -> list[BadInput]:
       "static Python integer",
     ),
     BadInput(full, "x shape", lambda: made.prox(ROWS, hyper(1.0)), ValueError, "group_ids, "),
-    BadInput(full, "integers", lambda: made.value(IDS, hyper(1.0)), TypeError, "floating-point"),
+    BadInput(full, "text", lambda: made.value("text", hyper(1.0)), TypeError, "array of numbers"),
     BadInput(
       full, "strengths", lambda: made.prox(X, hyper(jnp.ones(6))), ValueError,
       r"one number a group, shape \(3,\); got shape \(6,\)",
@@ -96,7 +96,7 @@ BAD_INPUTS += [
     "prox.make_row_penalty", "no penalty", lambda: prox.make_row_penalty(1.0), TypeError, "Penalty"
   ),
   BadInput("prox.prox_l21", "number", lambda: prox.prox_l21(1.0), ValueError, "rank at least 1"),
-  BadInput("prox.prox_l21", "integers", lambda: prox.prox_l21(IDS), TypeError, "floating-point"),
+  BadInput("prox.prox_l21", "text", lambda: prox.prox_l21("text"), TypeError, "array of numbers"),
   BadInput(
     "prox.prox_l21", "strengths", lambda: prox.prox_l21(ROWS, jnp.ones(2)), ValueError,
     "one number a row",

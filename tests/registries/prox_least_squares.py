@@ -29,8 +29,8 @@ for _name in ("prox_least_squares", "penalty_least_squares"):
       "A must have shape",
     ),
     BadInput(
-      f"prox.{_name}", "integers", lambda f=_fn: f(X, (jnp.eye(2, dtype=int), X)), TypeError,
-      "floating-point",
+      f"prox.{_name}", "text", lambda f=_fn: f(X, ("text", X)), TypeError,
+      "array of numbers",
     ),
     BadInput(f"prox.{_name}", "rank", lambda f=_fn: f(EYE, (EYE, X)), ValueError, "rank 1"),
   ]  # fmt: skip

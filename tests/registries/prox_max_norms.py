@@ -31,7 +31,7 @@ def _bad(name: str) -> list[BadInput]:
   pair = name.endswith("sum_largest")
   hyper = (lambda h: (h, 1.0)) if pair else (lambda h: h)
   cases = [
-    BadInput(full, "integers", lambda: fn(jnp.arange(3), hyper(1.0)), TypeError, "floating-point"),
+    BadInput(full, "text", lambda: fn("text", hyper(1.0)), TypeError, "array of numbers"),
     BadInput(full, "rank", lambda: fn(jnp.ones((2, 2)), hyper(1.0)), ValueError, "rank 1"),
     BadInput(full, "negative", lambda: fn(X, hyper(-1.0)), ValueError, ">= 0; got -1"),
     BadInput(full, "shape", lambda: fn(X, hyper(X)), ValueError, "scalar"),
@@ -71,7 +71,7 @@ BAD_INPUTS += [
     "prox.ravelled", "penalty", lambda: prox.ravelled(prox.prox_owl), TypeError, "must be a Penalty"
   ),
   BadInput(
-    "prox.ravelled", "integers", lambda: prox.ravelled(prox.linf).prox({"a": jnp.arange(3)}, 1.0),
-    TypeError, "floating-point",
+    "prox.ravelled", "text", lambda: prox.ravelled(prox.linf).prox({"a": "text"}, 1.0),
+    TypeError, "array of numbers",
   ),
 ]  # fmt: skip

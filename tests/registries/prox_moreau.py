@@ -17,8 +17,8 @@ BAD_INPUTS = [
     ValueError, "scaling must be > 0",
   ),
   BadInput(
-    "prox.moreau_envelope", "integers", lambda: prox.moreau_envelope(prox.lasso)(jnp.arange(2)),
-    TypeError, "floating-point",
+    "prox.moreau_envelope", "text", lambda: prox.moreau_envelope(prox.lasso)("text"),
+    TypeError, "array of numbers",
   ),
   BadInput(
     "prox.prox_conjugate", "function", lambda: prox.prox_conjugate(1.0), TypeError, "callable"

@@ -69,8 +69,8 @@ def _bad(name: str, hyper: object) -> list[BadInput]:
     pair = isinstance(hyper, tuple)
     first = (lambda h, second=hyper[1]: (h, second)) if pair else (lambda h: h)
     cases += [
-      BadInput(full, "integers", lambda f=fn: f(jnp.arange(3), hyper), TypeError, "floating-point"),
-      BadInput(full, "empty", lambda f=fn: f(jnp.zeros(0), hyper), ValueError, "empty"),
+      BadInput(full, "text", lambda f=fn: f("text", hyper), TypeError, "array of numbers"),
+      BadInput(full, "empty", lambda f=fn: f({}, hyper), ValueError, "empty pytree"),
       BadInput(full, "shape", lambda f=fn, h=first: f(X, h(jnp.ones(2))), ValueError, "scalar"),
       BadInput(full, "string", lambda f=fn, h=first: f(X, h("1")), TypeError, "number"),
     ]

@@ -74,7 +74,7 @@ def _bad(name: str) -> list[BadInput]:
     cases += [
       BadInput(full, "vector", lambda f=fn, h=one: f(jnp.ones(3), h), ValueError, "rank at least"),
       BadInput(
-        full, "integers", lambda f=fn, h=one: f(X.astype(int), h), TypeError, "floating-point"
+        full, "text", lambda f=fn, h=one: f("text", h), TypeError, "array of numbers"
       ),
       BadInput(full, "empty", lambda f=fn, h=one: f(X[:0], h), ValueError, "empty"),
       BadInput(full, "negative", lambda f=fn, h=negative: f(SQUARE, h), ValueError, "got -1"),

@@ -59,7 +59,7 @@ def _bad(case: ShapedCase, kind: str) -> list[BadInput]:
   hyper = (lambda h: (h, 1.0)) if pair else (lambda h: h)
   flat = jnp.ones(case.shape[1:])
   cases = [
-    BadInput(full, "integers", lambda: fn(x.astype(int), case.hyper), TypeError, "floating-point"),
+    BadInput(full, "text", lambda: fn("text", case.hyper), TypeError, "array of numbers"),
     BadInput(full, "empty", lambda: fn(x[:0], case.hyper), ValueError, "empty"),
     BadInput(full, "flat", lambda: fn(flat, case.hyper), ValueError, "rank at least"),
     BadInput(full, "negative", lambda: fn(x, hyper(-1.0)), ValueError, ">= 0; got -1"),

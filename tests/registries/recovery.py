@@ -181,7 +181,7 @@ def _outlier_cases(name: str, with_scale: bool) -> list[BadInput]:
     _bad(
       name,
       "dtype",
-      lambda: function(_KEY, jnp.arange(3), rate=0.5, **extra),
+      lambda: function(_KEY, 1j * _Y, rate=0.5, **extra),
       TypeError,
       "y must be a floating",
     ),
@@ -217,7 +217,7 @@ def _pair_cases(name: str) -> list[BadInput]:
     _bad(
       name,
       "dtype",
-      lambda: function(jnp.ones((2, 2), int), jnp.ones((2, 2), int)),
+      lambda: function(jnp.ones((2, 2), complex), jnp.ones((2, 2), complex)),
       TypeError,
       "floating-point",
     ),
@@ -273,7 +273,9 @@ BAD_INPUTS: list[BadInput] = [
     "left and right must have shapes",
   ),
   _bad("GaussianSensing", "shape", lambda: _OP.apply(jnp.ones((3, 2))), ValueError, "matrix must"),
-  _bad("GaussianSensing", "dtype", lambda: _OP.apply(jnp.ones((2, 2), int)), TypeError, "floating"),
+  _bad(
+    "GaussianSensing", "dtype", lambda: _OP.apply(jnp.ones((2, 2), complex)), TypeError, "floating"
+  ),
   _bad("GaussianSensing", "adjoint", lambda: _OP.adjoint(jnp.ones(2)), ValueError, "one entry per"),
   _bad(
     "GaussianSensing",

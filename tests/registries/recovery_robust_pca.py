@@ -117,7 +117,11 @@ BAD_INPUTS: list[BadInput] = [
   ),
   _bad("robust_pca", "rank", lambda: recovery.robust_pca(jnp.ones(3)), ValueError, "rank 2"),
   _bad(
-    "robust_pca", "dtype", lambda: recovery.robust_pca(jnp.ones((3, 2), int)), TypeError, "float"
+    "robust_pca",
+    "dtype",
+    lambda: recovery.robust_pca(jnp.ones((3, 2), complex)),
+    TypeError,
+    "float",
   ),
   _bad("robust_pca", "empty", lambda: recovery.robust_pca(jnp.ones((0, 2))), ValueError, "empty"),
   _bad(

@@ -40,7 +40,9 @@ def _bad(what, call, error, match):
 
 BAD_INPUTS = [
   _bad("rank", lambda: _attack(x=jnp.zeros(())), ValueError, "x must have rank at least 1"),
-  _bad("dtype", lambda: _attack(x=jnp.zeros((2, 3), int)), TypeError, "x must be a floating-point"),
+  _bad(
+    "dtype", lambda: _attack(x=jnp.zeros((2, 3), complex)), TypeError, "x must be a floating-point"
+  ),
   _bad("empty", lambda: _attack(x=jnp.zeros((0, 3))), ValueError, "x must not be empty"),
   _bad("key", lambda: _attack(key=jnp.zeros(2, jnp.uint32)), TypeError, "key must be a typed key"),
   _bad("callable", lambda: _attack(objective=None), TypeError, "objective must be callable"),
@@ -71,7 +73,7 @@ def _common(loss):
     bad("apply_fn", TypeError, "apply_fn must be callable", apply_fn=None),
     bad("attack", TypeError, "attack must be callable", attack="pgd"),
     bad("key", TypeError, "key must be a typed key", key=0),
-    bad("dtype", TypeError, "x must be a floating-point", x=jnp.zeros((2, 3), int)),
+    bad("dtype", TypeError, "x must be a floating-point", x=jnp.zeros((2, 3), complex)),
     bad("empty", ValueError, "x must not be empty", x=jnp.zeros((0, 3))),
     bad("labels shape", ValueError, "labels must have shape", labels=jnp.zeros(3, int)),
     bad("labels range", ValueError, "labels must lie in", labels=jnp.array([0, 3])),

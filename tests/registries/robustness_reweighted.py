@@ -63,7 +63,7 @@ def _add(name, what, call, error, match, **options):
 _box = lambda x=_X, radius=0.1, **o: robustness.perturbation_box(x, radius, **o)
 for _what, _error, _match, _options in [
   ("rank", ValueError, "x must have rank at least 1", {"x": jnp.zeros(())}),
-  ("dtype", TypeError, "x must be a floating-point", {"x": jnp.zeros((2, 3), int)}),
+  ("dtype", TypeError, "x must be a floating-point", {"x": jnp.zeros((2, 3), complex)}),
   ("empty", ValueError, "x must not be empty", {"x": jnp.zeros((0, 3))}),
   ("radius", ValueError, "radius must be > 0", {"radius": 0.0}),
   ("radius shape", ValueError, "radius must be a scalar or have", {"radius": jnp.ones(3)}),
@@ -115,7 +115,7 @@ for _what, _error, _match, _options in [
   ("barrier", ValueError, "barrier must be > 0", {"barrier": 0.0}),
   ("num_steps", ValueError, "num_steps must be at least 1", {"num_steps": 0}),
   ("stepsize", ValueError, "stepsize must be > 0", {"stepsize": -1.0}),
-  ("x dtype", TypeError, "x must be a floating-point", {"x": jnp.zeros((2, 3), int)}),
+  ("x dtype", TypeError, "x must be a floating-point", {"x": jnp.zeros((2, 3), complex)}),
   ("labels shape", ValueError, "labels must have shape", {"labels": jnp.zeros(3, int)}),
   ("labels range", ValueError, "labels must lie in", {"labels": jnp.array([0, 3])}),
   ("key", TypeError, "key must be a typed key", {"key": 0}),

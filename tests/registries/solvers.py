@@ -273,15 +273,15 @@ def _bad(fn: str, what: str, call: Callable, error: type[Exception], match: str)
 
 
 BAD_INPUTS = [
-  _bad("run_until", "integers", lambda: _run(jnp.arange(2)), TypeError, "floating-point"),
-  _bad("run_until", "empty", lambda: _run(jnp.zeros(0)), ValueError, "empty"),
+  _bad("run_until", "text", lambda: _run("text"), TypeError, "array of numbers"),
+  _bad("run_until", "empty", lambda: _run({}), ValueError, "empty pytree"),
   _bad("run_until", "no leaves", lambda: _run(()), ValueError, "empty pytree"),
   _bad("run_until", "tol", lambda: _run(X, tol=-1.0), ValueError, "tol must be >= 0; got -1"),
   _bad("run_until", "steps", lambda: _run(X, max_steps=-1), ValueError, "max_steps must be >= 0"),
   _bad("run_until", "info", lambda: _no_info(X), TypeError, "fields 'error' and 'value'"),
   _bad(
-    "run_steps", "integers", lambda: solvers.run_steps(ISTA, jnp.arange(2), 1.0, num_steps=2),
-    TypeError, "floating-point",
+    "run_steps", "text", lambda: solvers.run_steps(ISTA, "text", 1.0, num_steps=2),
+    TypeError, "array of numbers",
   ),
   _bad(
     "run_steps", "zero", lambda: solvers.run_steps(ISTA, X, 1.0, num_steps=0), ValueError,
@@ -305,7 +305,7 @@ BAD_INPUTS = [
   ),
   _bad(
     "implicit", "params",
-    lambda: solvers.implicit(SOLVE, RESIDUAL)(jnp.arange(2), 1.0), TypeError, "floating-point",
+    lambda: solvers.implicit(SOLVE, RESIDUAL)("text", 1.0), TypeError, "array of numbers",
   ),
   _bad(
     "proximal_residual", "prox", lambda: solvers.proximal_residual(QUADRATIC, None), TypeError,

@@ -395,9 +395,9 @@ for _name in ("lasso", "non_negative_lasso", "elastic_net", "group_lasso", "logi
       lambda g=_gap, w=_w, h=_h: g(w, EYE, w, hyperparams=h(-1.0)), ValueError, ">= 0; got -1",
     ),
     _bad(
-      f"{_name}_duality_gap", "integers",
-      lambda g=_gap, w=_w, h=_h: g(w.astype(int), EYE, w, hyperparams=h(1.0)), TypeError,
-      "floating-point",
+      f"{_name}_duality_gap", "text",
+      lambda g=_gap, w=_w, h=_h: g("text", EYE, w, hyperparams=h(1.0)), TypeError,
+      "array of numbers",
     ),
   ]  # fmt: skip
 BAD_INPUTS += [

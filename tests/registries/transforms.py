@@ -115,7 +115,7 @@ def _mask(name, what, call, error, match):
 BAD_INPUTS = [
   _mask("topk_mask", "k", lambda: transforms.topk_mask(X, 3), ValueError, "k must be at most 2"),
   _mask("topk_mask", "scalar", lambda: transforms.topk_mask(1.0, 0), ValueError, "rank at least 1"),
-  _mask("topk_mask", "dtype", lambda: transforms.topk_mask(jnp.arange(3), 1), TypeError, "floati"),
+  _mask("topk_mask", "dtype", lambda: transforms.topk_mask(1j * X, 1), TypeError, "floati"),
   _mask("nm_mask", "n", lambda: transforms.nm_mask(X, 3, 2), ValueError, "n must be at most m"),
   _mask("nm_mask", "m", lambda: transforms.nm_mask(X, 1, 3), ValueError, "m must divide"),
   _mask("nm_mask", "axis", lambda: transforms.nm_mask(X, 1, 2, axis=1), ValueError, "axis must be"),
@@ -260,6 +260,6 @@ BAD_INPUTS = [
   ),
   BadInput(
     "transforms.apply_updates_projected", "integers",
-    lambda: transforms.apply_updates_projected(jnp.arange(2), X, SIMPLEX), TypeError, "floating",
+    lambda: transforms.apply_updates_projected(1j * X, X, SIMPLEX), TypeError, "floating",
   ),
 ]  # fmt: skip
