@@ -28,11 +28,13 @@ endif
 CACHED := JAX_COMPILATION_CACHE_DIR="$(JAX_CACHE)" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test docs bench notebooks format clean check-python
+.PHONY: help demo test check static mutants docs bench notebooks format clean check-python
 
 help:
 	@echo "make demo       run the demo experiments; results/index.html shows them"
 	@echo "make test       format, lint, types, tests, toy runs, wheel"
+	@echo "make check      format, lint, types and the tests of what differs from main"
+	@echo "make mutants    plant small faults in MODULE=... and print those that no test sees"
 	@echo "make docs       build the documentation into docs/_build/html"
 	@echo "make bench      run the benchmarks; results/bench.json"
 	@echo "make notebooks  write notebooks/*.ipynb from their text form"
@@ -60,16 +62,23 @@ $(VENV)/.installed-%: pyproject.toml | $(PY)
 demo: $(VENV)/.installed-experiments
 	@$(PY) -m experiments demo
 
-test: $(VENV)/.installed-test
+# A jaxlib that does not know a flag ends the process: then without.
+WITH_TEST_FLAGS = flags="$(TEST_XLA_FLAGS)"; \
+	XLA_FLAGS="$$flags" $(PY) -c 'import jax; jax.devices()' >/dev/null 2>&1 || { \
+	  echo "This jaxlib does not take $$flags: testing without"; flags=; }; \
+	XLA_FLAGS="$$XLA_FLAGS $$flags" $(CACHED)
+PYTEST = $(WITH_TEST_FLAGS) $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --doctest-modules
+
+static: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	@# A jaxlib that does not know a flag ends the process.
-	flags="$(TEST_XLA_FLAGS)"; \
-	XLA_FLAGS="$$flags" $(PY) -c 'import jax; jax.devices()' >/dev/null 2>&1 || { \
-	  echo "This jaxlib does not take $$flags: testing without"; flags=; }; \
-	XLA_FLAGS="$$XLA_FLAGS $$flags" $(CACHED) $(PY) -m pytest -q -n $(WORKERS) --dist loadfile \
-	  --durations 25 --doctest-modules jaxopt_robust tests
+
+check: static
+	@tests=$$($(PY) tools/changed_tests.py) || exit 1; $(PYTEST) $$tests
+
+test: static
+	@$(PYTEST) --durations 25 jaxopt_robust tests
 	$(PY) -m benchmarks --size toy --out $(VENV)/bench-toy.json
 	@$(MAKE) --no-print-directory check-wheel
 
@@ -80,6 +89,14 @@ check-wheel: $(VENV)/.installed-test
 	$(PY) -m build --no-isolation --wheel --outdir build/check . >build/check/log 2>&1 || { \
 	  cat build/check/log >&2; exit 1; }
 	$(PY) tools/check_wheel.py build/check
+
+# Small faults that no test sees: make mutants MODULE=prox COUNT=20 SEED=0 FILE=jaxopt_robust/prox/l1.py
+COUNT ?= 20
+SEED ?= 0
+mutants: $(VENV)/.installed-test
+	@test -n "$(MODULE)" || { echo "make mutants MODULE=prox" >&2; exit 1; }
+	@$(WITH_TEST_FLAGS) $(PY) tools/mutants.py $(MODULE) \
+	  --count $(COUNT) --seed $(SEED) --workers $(WORKERS) $(if $(FILE),--file $(FILE))
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/sphinx-build --fail-on-warning --quiet docs docs/_build/html
