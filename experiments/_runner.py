@@ -27,6 +27,7 @@ from experiments._protocol import (
   check_outcome,
   to_json,
 )
+from jaxopt_robust._checks import did_you_mean
 
 FOLDER = Path(__file__).parent
 RECORDS = FOLDER / "records"
@@ -48,7 +49,10 @@ def load(name: str) -> ModuleType:
   """Imports an experiment and checks that it provides what the protocol asks for."""
   known = names()
   if name not in known:
-    raise UsageError(f"There is no experiment {name!r}. There are: {', '.join(known) or 'none'}.")
+    hint = did_you_mean(name, known)
+    raise UsageError(
+      f"There is no experiment {name!r}.{hint} There are: {', '.join(known) or 'none'}."
+    )
   module = importlib.import_module(f"experiments.{name}")
   check_module(name, module)
   return module
@@ -94,7 +98,8 @@ def configure(
 ) -> Any:
   """The settings of one size with the user's changes."""
   if size not in SIZE_NAMES:
-    raise UsageError(f"--size must be one of {', '.join(SIZE_NAMES)}; got {size!r}.")
+    hint = did_you_mean(size, SIZE_NAMES)
+    raise UsageError(f"--size must be one of {', '.join(SIZE_NAMES)}; got {size!r}.{hint}")
   config = module.SIZES[size]
   fields = [f.name for f in dataclasses.fields(config)]
   changes: dict[str, Any] = {}
@@ -104,7 +109,8 @@ def configure(
     if not equals:
       raise UsageError(f"--set takes key=value; got {setting!r}.")
     if key not in fields:
-      raise UsageError(f"{name} has no setting {key!r}. There are: {', '.join(fields)}.")
+      hint = did_you_mean(key, fields)
+      raise UsageError(f"{name} has no setting {key!r}.{hint} There are: {', '.join(fields)}.")
     changes[key] = _parse_value(key, text, getattr(config, key))
   if seeds is not None:
     changes["seeds"] = seeds

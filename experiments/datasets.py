@@ -23,6 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxopt_robust._checks import did_you_mean
+
 Arrays = dict[str, np.ndarray]
 
 
@@ -223,7 +225,8 @@ def _source(name: str) -> Source:
     raise DataError(
       f"{name} is bundled with an installed package and needs no fetching."
       if bundled
-      else f"There is no data set {name!r}. There are: {', '.join(names())}."
+      else f"There is no data set {name!r}.{did_you_mean(name, names())} "
+      f"There are: {', '.join(names())}."
     )
   return SOURCES[name]
 

@@ -41,7 +41,7 @@ __all__ = ["__version__", *_PUBLIC_MODULES]
 def __getattr__(name: str) -> ModuleType:
   if name in _PUBLIC_MODULES:
     return importlib.import_module(f"{__name__}.{name}")
-  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+  raise importlib.import_module(f"{__name__}._names").unknown(__name__, name)
 
 
 def __dir__() -> list[str]:

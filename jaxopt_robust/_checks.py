@@ -413,12 +413,12 @@ def check_state(name: str, value: Any, kind: type) -> Any:
   return jax.tree.map(lambda leaf: leaf if _is_jax(leaf) else jnp.asarray(leaf), value)
 
 
-def parts(hyperparams: Any, *names: str) -> tuple:
+def parts(hyperparams: Any, *names: str, name: str = "hyperparams") -> tuple:
   """The members of a tuple of hyper-parameters, by name."""
   if not isinstance(hyperparams, tuple | list) or len(hyperparams) != len(names):
     kind = {2: "pair", 3: "triple"}.get(len(names), f"tuple of {len(names)}")
     raise ValueError(
-      f"hyperparams must be a {kind} ({', '.join(names)}); got a {type(hyperparams).__name__}."
+      f"{name} must be a {kind} ({', '.join(names)}); got a {type(hyperparams).__name__}."
     )
   return tuple(hyperparams)
 

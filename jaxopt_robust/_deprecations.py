@@ -1,9 +1,13 @@
 """Renamed and removed public names: one table a module, read by its ``__getattr__``."""
 
 import importlib
+import sys
 import warnings
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
+
+from jaxopt_robust import _names
 
 
 class Deprecation(NamedTuple):
@@ -28,13 +32,15 @@ def _message(module: str, name: str, entry: Deprecation) -> str:
   return f"{module}.{name} is deprecated since {entry.since} and {when} in {entry.removal}; {use}."
 
 
-def make_getattr(module: str, table: Mapping[str, Deprecation]) -> Callable[[str], Any]:
-  """A module ``__getattr__`` that warns for deprecated names and fails for removed ones."""
+def make_getattr(
+  module: str, table: Mapping[str, Deprecation] = MappingProxyType({})
+) -> Callable[[str], Any]:
+  """A module ``__getattr__``: warns for deprecated names, helps with unknown ones."""
 
   def getattr_(name: str) -> Any:
     entry = table.get(name)
     if entry is None:
-      raise AttributeError(f"module {module!r} has no attribute {name!r}")
+      raise _names.unknown(module, name)
     message = _message(module, name, entry)
     if entry.removed or entry.replacement is None:
       raise AttributeError(message)
@@ -43,3 +49,8 @@ def make_getattr(module: str, table: Mapping[str, Deprecation]) -> Callable[[str
     return getattr(importlib.import_module(home), attribute)
 
   return getattr_
+
+
+def install_getattr(module: str, table: Mapping[str, Deprecation] = MappingProxyType({})) -> None:
+  """Gives a module its ``__getattr__``, unseen by type checkers, for which it would hide typos."""
+  vars(sys.modules[module])["__getattr__"] = make_getattr(module, table)

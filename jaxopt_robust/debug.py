@@ -8,9 +8,12 @@ import jax
 from jax.experimental import checkify
 
 from jaxopt_robust import _checks
+from jaxopt_robust._deprecations import install_getattr
 from jaxopt_robust.typing import Array
 
 __all__ = ["TraceCounter", "checked", "count_traces"]
+
+install_getattr(__name__)
 
 
 def checked(fn: Callable[..., Any]) -> Callable[..., Any]:

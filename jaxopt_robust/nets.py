@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
+from jaxopt_robust._deprecations import install_getattr
 from jaxopt_robust.typing import Array, PyTree
 
 try:
@@ -17,6 +18,8 @@ except ImportError as error:
   ) from error
 
 __all__ = ["MLP", "from_nnx"]
+
+install_getattr(__name__)
 
 
 class MLP(linen.Module):

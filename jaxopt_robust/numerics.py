@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
+from jaxopt_robust._deprecations import install_getattr
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
   "tree_where",
   "upcast",
 ]
+
+install_getattr(__name__)
 
 
 def upcast(x: ArrayLike) -> Array:

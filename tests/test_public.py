@@ -36,7 +36,7 @@ TAKES_ANYTHING = {
 
 # Lower layers first: a module may import those before it only. Method folders share one layer.
 LAYERS = [
-  {"typing", "_version"},
+  {"typing", "_version", "_names"},
   {"_checks", "_deprecations"},
   {"numerics"},
   {"_chain"},
@@ -227,3 +227,38 @@ def test_unknown_names_fail_clearly():
   with pytest.raises(AttributeError, match="has no attribute 'optimise'"):
     _ = jr.optimise
   assert set(jr.__all__) == set(dir(jr))
+
+
+@pytest.mark.parametrize(
+  ("get", "hint"),
+  [
+    (lambda: jr.fista, "It is jaxopt_robust.solvers.fista."),
+    (lambda: jr.solver, "Did you mean jaxopt_robust.solvers?"),
+    (lambda: jr.losses.huber_loss, "It is optax.losses.huber_loss."),
+    (lambda: jr.losses.AUC, "Did you mean jaxopt_robust.losses.auc?"),
+    (lambda: jr.prox.prox_l1, "Did you mean jaxopt_robust.prox.prox_lasso?"),
+    (lambda: jr.prox.prox_laso, "Did you mean jaxopt_robust.prox.prox_lasso?"),
+    (lambda: jr.solvers.prox_laso, "Did you mean jaxopt_robust.prox.prox_lasso?"),
+    (lambda: jr.numerics.safenorm, "Did you mean jaxopt_robust.numerics.safe_norm?"),
+  ],
+)
+def test_unknown_names_say_what_is_meant(get, hint):
+  with pytest.raises(AttributeError, match=f"has no attribute .*{re.escape(hint)}"):
+    get()
+
+
+def test_every_module_helps_with_unknown_names():
+  for name in MODULES_PUBLIC:
+    module = importlib.import_module(f"jaxopt_robust.{name}")
+    if name != "typing":  # below everything, aliases only
+      with pytest.raises(AttributeError, match="Did you mean jaxopt_robust.solvers.run_until"):
+        _ = module.run_untill
+
+
+def test_synonyms_lead_to_names_that_exist():
+  from jaxopt_robust import _names
+
+  public = _names._public()
+  for known, ours in _names.SYNONYMS.items():
+    home, name = ours.split(".")
+    assert name in public[home] and not any(known in names for names in public.values())

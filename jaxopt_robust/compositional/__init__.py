@@ -4,6 +4,7 @@ Every stateful loss returns ``(surrogate, (state, info))``. The surrogate has th
 a value without meaning; ``info.objective`` is the estimate of the objective to report and plot.
 """
 
+from jaxopt_robust._deprecations import install_getattr
 from jaxopt_robust.compositional._robust_batch import RobustMeanInfo
 from jaxopt_robust.compositional.average_precision import SoapState, XRiskInfo, soap_init, soap_loss
 from jaxopt_robust.compositional.energy import (
@@ -195,3 +196,5 @@ __all__ = [
   "staco_loss",
   "threshold_init",
 ]
+
+install_getattr(__name__)

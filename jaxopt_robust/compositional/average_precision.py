@@ -116,6 +116,7 @@ def soap_loss(
     provable convergence, 2021; constants from the authors' library LibAUC, which lets the averages
     start at 0 instead of the first value.
   """
+  state = _checks.check_state("state", state, SoapState)
   averages = _ranked.state_array("state.averages", state.averages, 2)
   anchors = _ranked.prepare(scores, labels, index, num_examples=averages.shape[0], where=where)
   _ranked.rate_of("rate", rate)

@@ -224,6 +224,7 @@ def meco_value_and_grad(
     data_where: ArrayLike | None = None,
     noise_where: ArrayLike | None = None,
   ) -> tuple[tuple[Array, MecoInfo], PyTree, MecoState]:
+    state = _checks.check_state("state", state, MecoState)
     _checks.check_interval("rate", rate, 0, 1, closed="right")
     _checks.check_positive("weight_clip", weight_clip)
 

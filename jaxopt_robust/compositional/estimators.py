@@ -263,7 +263,7 @@ def _make_difference(
 ) -> InnerEstimator:
   """u <- (1 - b) u + b g + factor (g - g'), clipped."""
   _checks.check_option("domain", domain, ("log", "linear"))
-  low, high = (None, None) if clip is None else _checks.parts(clip, "low", "high")
+  low, high = (None, None) if clip is None else _checks.parts(clip, "low", "high", name="clip")
   if domain == "log":
     if clip is None:
       raise ValueError("clip must be a pair (low, high) in the log domain; got None.")
@@ -328,6 +328,7 @@ def _make(rule: _Rule, domain: str, *, needs_previous: bool = False) -> InnerEst
     *,
     where: ArrayLike | None = None,
   ) -> tuple[InnerState, Array]:
+    state = _checks.check_state("state", state, InnerState)
     values = _checks.check_float_array("values", values, min_rank=1)
     size = state.value.shape[0]
     if values.shape[1:] != state.value.shape[1:]:

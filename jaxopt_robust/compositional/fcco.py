@@ -105,7 +105,8 @@ def fcco_value_and_grad(
     *batch: Any,
     where: ArrayLike | None = None,
   ) -> tuple[tuple[Array, FccoInfo], PyTree, InnerState]:
-    rows = jnp.zeros(1, jnp.int32) if index is None else jnp.asarray(index)
+    state = _checks.check_state("state", state, InnerState)
+    rows = jnp.zeros(1, jnp.int32) if index is None else _checks.check_integers("index", index)
     mask = _checks.check_mask("where", where, shape=rows.shape)
     before = None
     if estimator.needs_previous:

@@ -207,6 +207,7 @@ def rgcl_loss(
     ("sogclr"). Clipping and constants from the authors' code, which leaves the positive's score
     out of the exponential for two views; we subtract it, as the paper and that code's bimodal half.
   """
+  state = _checks.check_state("state", state, RgclState)
   first = _checks.check_float_array("z1", z1, rank=2)
   second = _checks.check_float_array("z2", z2, rank=2)
   _checks.check_same_shape("z1", first, "z2", second)

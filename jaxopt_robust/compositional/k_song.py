@@ -144,6 +144,7 @@ def k_song_loss(
     learning with provable convergence, 2022, equations 5 and 6; constants from the authors' library
     LibAUC, whose derivative of the sigmoid lacks the factor c.
   """
+  state = _checks.check_state("state", state, KSongState)
   shape = jnp.shape(_ranked.state_array("state.average", state.average, 2))
   batch = _lists.prepare(scores, relevance, index, shape, where)
   for name, value in (("k", k), ("step_size", step_size), ("smoothing", smoothing)):

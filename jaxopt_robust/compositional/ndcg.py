@@ -142,6 +142,7 @@ def song_loss(
     learning with provable convergence, 2022; constants from the authors' library LibAUC, which lets
     the averages start at 0 instead of the first value.
   """
+  state = _checks.check_state("state", state, SongState)
   shape = jnp.shape(_ranked.state_array("state.average", state.average, 2))
   batch = _lists.prepare(scores, relevance, index, shape, where)
   _ranked.rate_of("rate", rate)
@@ -232,6 +233,7 @@ def song_listwise_loss(
     learning with provable convergence, 2022. The authors' library LibAUC compares relevant items
     with the others only; here, as in the paper's objective, with the whole list.
   """
+  state = _checks.check_state("state", state, SongListwiseState)
   stored = _ranked.state_array("state.log_average", state.log_average, 2)
   batch = _lists.prepare(scores, relevance, index, stored.shape, where)
   _ranked.rate_of("rate", rate)

@@ -75,6 +75,7 @@ def alexr_init(
     compositional optimization, 2024, algorithm 1 (recalled, not verified).
   """
   size = _checks.check_int("num_examples", num_examples, minimum=1)
+  params = _checks.check_float_tree("params", params)
   full = jnp.broadcast_to(jnp.asarray(dual, dtype), (size, *shape))
   return AlexrState(jnp.array(full), jax.tree.map(jnp.array, params), jnp.zeros((), jnp.int32))
 
@@ -149,10 +150,11 @@ def alexr_value_and_grad(
     *,
     where: ArrayLike | None = None,
   ) -> tuple[tuple[Array, AlexrInfo], PyTree, AlexrState]:
-    index = jnp.asarray(index)
-    mask = _checks.check_mask("where", where, shape=index.shape)
+    state = _checks.check_state("state", state, AlexrState)
+    mask = _checks.check_mask("where", where, shape=jnp.shape(index))
     size = state.dual.shape[0]
-    row = _checks.check_index("index", index, shape=index.shape, num_examples=size, where=mask)
+    row = _checks.check_index("index", index, shape=jnp.shape(index), num_examples=size, where=mask)
+    index = jnp.asarray(index)
     values = inner_fn(params, index, sample)
     if jnp.shape(values) != (*index.shape, *state.dual.shape[1:]):
       raise ValueError(

@@ -119,6 +119,7 @@ def adawac_loss(
     Dong, Xie and Ward, Adaptively weighted data augmentation consistency regularization for robust
     optimization under concept shift, 2023, algorithm 1; the clipping of the logits is ours.
   """
+  state = _checks.check_state("state", state, AdawacState)
   one = _checks.check_float_array("supervised", supervised, rank=1)
   two = _checks.check_float_array("consistency", consistency, rank=1)
   _checks.check_same_shape("supervised", one, "consistency", two)

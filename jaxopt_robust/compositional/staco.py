@@ -154,6 +154,7 @@ def staco_loss(
     AUC maximization, 2025, as documented in the authors' library LibAUC, which starts s_i and s' at
     0 and draws one set of negatives.
   """
+  state = _checks.check_state("state", state, StacoState)
   dual = _ranked.state_array("state.dual", state.dual, 1)
   stored = _ranked.state_array("state.threshold", state.threshold, 1)
   _checks.check_same_shape("state.dual", dual, "state.threshold", stored)

@@ -106,6 +106,7 @@ def cvar_robust_mean(
     Rockafellar and Uryasev, Optimization of conditional value-at-risk, 2000 (recalled, not
     verified).
   """
+  state = _checks.check_state("state", state, ThresholdState)
   batch = base.prepare(losses, where)
   base.check_scalar("alpha", alpha)
   _checks.check_interval("alpha", alpha, 0.0, 1.0, closed="right")
@@ -165,6 +166,7 @@ def phi_divergence_robust_mean(
     equivalent, 2007; Jin, Zhang, Wang and Wang, Non-convex distributionally robust optimization:
     non-asymptotic analysis, 2021 (both recalled, not verified).
   """
+  state = _checks.check_state("state", state, ThresholdState)
   batch = base.prepare(losses, where)
   base.check_scalar("temperature", temperature)
   fixed = jax.lax.stop_gradient(batch.values)

@@ -1,5 +1,6 @@
 """Linear algebra by few products: random projections, sketched least squares, Newton's inverse."""
 
+from jaxopt_robust._deprecations import install_getattr
 from jaxopt_robust.linalg.newton_inverse import NewtonInverseInfo, newton_inverse
 from jaxopt_robust.linalg.randomized_svd import (
   LowRankSVD,
@@ -22,3 +23,5 @@ __all__ = [
   "segment_lstsq",
   "sketch_precondition",
 ]
+
+install_getattr(__name__)

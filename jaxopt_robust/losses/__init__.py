@@ -4,6 +4,7 @@ Nothing is averaged: weights, groups, distributionally robust objectives and the
 caller's choice.
 """
 
+from jaxopt_robust._deprecations import install_getattr
 from jaxopt_robust.losses.bounded import (
   nce_agce_loss,
   nce_aul_loss,
@@ -209,3 +210,5 @@ __all__ = [
   "two_way_partial_auc_kl_loss",
   "weston_watkins_loss",
 ]
+
+install_getattr(__name__)

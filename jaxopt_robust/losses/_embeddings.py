@@ -24,12 +24,7 @@ def check_embeddings(
 
 def check_class_numbers(name: str, labels: ArrayLike, *, shape: tuple[int, ...]) -> Array:
   """Integers that are compared with each other only."""
-  array = jnp.asarray(labels)
-  if not jnp.issubdtype(array.dtype, jnp.integer):
-    raise TypeError(f"{name} must hold integers; got dtype {array.dtype}.")
-  if array.shape != shape:
-    raise ValueError(f"{name} must have shape {shape}; got {array.shape}.")
-  return array
+  return _checks.check_integers(name, labels, shape=shape)
 
 
 def unit_rows(x: Array, where: Array | None = None) -> Array:

@@ -153,7 +153,7 @@ def adaptive_consistency_loss(
   _checks.check_same_shape("supervised", one, "consistency", two)
   mask = _checks.check_mask("where", where, shape=one.shape)
   wide, other = numerics.upcast(one), numerics.upcast(two)
-  beta = jnp.asarray(weight, wide.dtype)
+  beta = _checks.check_array("weight", weight).astype(wide.dtype)
   if beta.ndim and beta.shape != one.shape:
     raise ValueError(f"weight must be a scalar or have shape {one.shape}; got {beta.shape}.")
   beta = jnp.broadcast_to(beta, one.shape)

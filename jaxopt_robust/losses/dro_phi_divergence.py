@@ -284,6 +284,12 @@ def _prepare(
   prepared = base.prepare(losses, where)
   _checks.check_interval("temperature", temperature, 0.0, float("inf"), closed="neither")
   _checks.check_callable("conjugate", conjugate)
+  values = jax.eval_shape(conjugate, prepared.values)
+  if jnp.shape(values) != prepared.values.shape:
+    raise ValueError(
+      f"conjugate must return one number an entry, shape {prepared.values.shape}; "
+      f"got {jnp.shape(values)}."
+    )
   return prepared, base.per_set("temperature", temperature, prepared)
 
 

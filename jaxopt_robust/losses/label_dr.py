@@ -286,6 +286,7 @@ def aldr_kl_loss(
     consistency, robustness and adaptivity, 2023; the order of the updates and the constants from
     the authors' code.
   """
+  state = _checks.check_state("state", state, AldrState)
   prepared, plain, gap = label_gaps(scores, labels, margin, normalize, where)
   _check_adaptive(temperature, alpha)
   stored = _checks.check_float_array("state.temperature", state.temperature, rank=1)

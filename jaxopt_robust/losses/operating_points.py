@@ -96,7 +96,7 @@ def opis(
     metric learning, 2024 (the range of false acceptance rates is recalled, not verified).
   """
   rows, label = _prepare(embeddings, labels, num_classes, where)
-  first, second = _checks.parts(far, "far_min", "far_max")
+  first, second = _checks.parts(far, "far_min", "far_max", name="far")
   low = _checks.check_array("far[0]", first, rank=0)
   high = _checks.check_array("far[1]", second, rank=0)
   for number, value in enumerate((low, high)):

@@ -230,7 +230,7 @@ def prepare_lists(scores: ArrayLike, relevance: ArrayLike, where: ArrayLike | No
   array = _checks.check_float_array("scores", scores, min_rank=1)
   mask = _checks.check_mask("where", where, shape=array.shape)
   keep = jnp.ones(array.shape, bool) if mask is None else mask
-  grades = jnp.asarray(relevance)
+  grades = _checks.check_array("relevance", relevance)
   _checks.check_same_shape("scores", array, "relevance", grades)
   grades = jnp.where(keep, grades, 0)
   _checks.check_non_negative("relevance", grades)

@@ -51,7 +51,7 @@ def mean_reciprocal_rank(
   array = _checks.check_float_array("scores", scores, min_rank=1)
   mask = _checks.check_mask("where", where, shape=array.shape)
   keep = jnp.ones(array.shape, bool) if mask is None else mask
-  grades = jnp.asarray(relevance)
+  grades = _checks.check_array("relevance", relevance)
   _checks.check_same_shape("scores", array, "relevance", grades)
   wide = jnp.where(keep, numerics.upcast(array), 0)
   is_relevant = keep & (grades > 0)

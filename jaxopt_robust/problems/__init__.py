@@ -1,5 +1,6 @@
 """Generators of test problems: data, truth and objective from a key."""
 
+from jaxopt_robust._deprecations import install_getattr
 from jaxopt_robust.problems.low_rank import LowRankTruth, make_low_rank_sensing
 from jaxopt_robust.problems.noisy_labels import (
   NoisyLabels,
@@ -19,3 +20,5 @@ __all__ = [
   "make_sparse_regression",
   "make_uniform_label_noise",
 ]
+
+install_getattr(__name__)

@@ -1,5 +1,6 @@
 """Euclidean projections, argmin_p 1/2 ||p - x||^2 over p in a set, beside those of optax."""
 
+from jaxopt_robust._deprecations import install_getattr
 from jaxopt_robust.projections.affine import (
   AffineFactor,
   affine_factor,
@@ -71,3 +72,5 @@ __all__ = [
   "projection_transport",
   "projection_weighted_l1_ball",
 ]
+
+install_getattr(__name__)

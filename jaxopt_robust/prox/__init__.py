@@ -1,5 +1,6 @@
 """Proximal operators, argmin_y 1/2 ||y - x||^2 + scaling * g(y; hyperparams), and penalties g."""
 
+from jaxopt_robust._deprecations import install_getattr
 from jaxopt_robust.prox.barriers import (
   entropy,
   neg_log,
@@ -379,3 +380,5 @@ __all__ = [
   "tv2d_anisotropic",
   "two_thirds",
 ]
+
+install_getattr(__name__)

@@ -1,5 +1,6 @@
 """Recovery of low-rank matrices from few, noisy and grossly corrupted measurements."""
 
+from jaxopt_robust._deprecations import install_getattr
 from jaxopt_robust.recovery._completion import CompletionInfo, CompletionState, CompletionTrace
 from jaxopt_robust.recovery._robust_pca import LowRankSparse, RobustPcaInfo, SplitInfo
 from jaxopt_robust.recovery.automatic import SubgmSchedule, robust_recover, subgm_schedule
@@ -213,3 +214,5 @@ __all__ = [
   "trimmed_weights",
   "truncated_spectral",
 ]
+
+install_getattr(__name__)

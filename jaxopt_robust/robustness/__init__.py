@@ -1,5 +1,6 @@
 """Adversarial attacks and the training losses built on them."""
 
+from jaxopt_robust._deprecations import install_getattr
 from jaxopt_robust.robustness.adversarial import (
   pgd_adversarial_training_loss,
   smooth_adversarial_comp_sum_training_loss,
@@ -37,3 +38,5 @@ __all__ = [
   "tail_accuracy",
   "trades_loss",
 ]
+
+install_getattr(__name__)

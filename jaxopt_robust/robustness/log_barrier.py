@@ -208,9 +208,12 @@ def implicit_direction(
   _checks.check_array("barrier", barrier, rank=0)
   _checks.check_positive("barrier", barrier)
   _checks.check_option("hessian", hessian, ("diagonal", "full"))
-  d, right = (jax.lax.stop_gradient(jnp.asarray(v, lower.dtype)) for v in (perturbation, gradient))
-  for name, array in (("perturbation", d), ("gradient", right)):
+  vectors = []
+  for name, value in (("perturbation", perturbation), ("gradient", gradient)):
+    array = _checks.check_float_array(name, value).astype(lower.dtype)
     _checks.check_same_shape(name, array, "box.lower", lower)
+    vectors.append(jax.lax.stop_gradient(array))
+  d, right = vectors
   c = jax.lax.stop_gradient(jnp.asarray(barrier, lower.dtype))
   curvature = c / (upper - d) ** 2 + c / (d - lower) ** 2
   if hessian == "diagonal":
@@ -267,12 +270,15 @@ def implicit_term(
     Jacobian inner products of its algorithm).
   """
   _checks.check_callable("objective", objective)
-  d, q = (jax.lax.stop_gradient(jnp.asarray(v)) for v in (perturbation, direction))
+  d = jax.lax.stop_gradient(_checks.check_float_array("perturbation", perturbation))
+  q = jax.lax.stop_gradient(_checks.check_float_array("direction", direction))
   _checks.check_same_shape("perturbation", d, "direction", q)
   return jax.jvp(lambda v: objective(params, v), (d,), (q.astype(d.dtype),))[1]
 
 
 def _check_box(box: Any) -> tuple[Array, Array]:
+  if not hasattr(box, "lower") or not hasattr(box, "upper"):
+    raise TypeError(f"box must be a PerturbationBox; got {type(box).__name__}.")
   lower = _checks.check_float_array("box.lower", box.lower, min_rank=1)
   upper = _checks.check_float_array("box.upper", box.upper, min_rank=1)
   _checks.check_same_shape("box.lower", lower, "box.upper", upper)

@@ -162,6 +162,7 @@ def done_value_and_grad(
     *,
     where: ArrayLike | None = None,
   ) -> tuple[tuple[Array, DoneInfo], PyTree, DoneState]:
+    state = _checks.check_state("state", state, DoneState)
     clean = _checks.check_float_array("x", x, min_rank=1)
     mask = _checks.check_mask("where", where, shape=clean.shape[:1])
     if mask is not None:

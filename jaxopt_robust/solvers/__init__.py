@@ -1,5 +1,6 @@
 """Iterative methods, the loops that run them, certificates, and derivatives of solutions."""
 
+from jaxopt_robust._deprecations import install_getattr
 from jaxopt_robust.solvers.active_features import (
   WorkingSetInfo,
   WorkingSetState,
@@ -183,3 +184,5 @@ __all__ = [
   "support_residual",
   "working_set",
 ]
+
+install_getattr(__name__)

@@ -1,5 +1,6 @@
 """Where a computation runs: one function over a grid, on any number of devices and hosts."""
 
+from jaxopt_robust._deprecations import install_getattr
 from jaxopt_robust.sweeps.grid import product_grid
 from jaxopt_robust.sweeps.run import RunResult, run
 from jaxopt_robust.sweeps.store import StoreMismatchError
@@ -14,3 +15,5 @@ __all__ = [
   "run",
   "sweep",
 ]
+
+install_getattr(__name__)

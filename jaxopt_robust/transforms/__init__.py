@@ -1,5 +1,6 @@
 """Links of optax chains: proximal steps, momentum, saddle points, AUC margin, sparse weights."""
 
+from jaxopt_robust._deprecations import install_getattr
 from jaxopt_robust.transforms.auc_margin import PdscaState, PesgState, pdsca, pesg
 from jaxopt_robust.transforms.masks import block_mask, nm_mask, topk_mask, unstructured_mask
 from jaxopt_robust.transforms.min_max import (
@@ -42,3 +43,5 @@ __all__ = [
   "topk_mask",
   "unstructured_mask",
 ]
+
+install_getattr(__name__)

@@ -121,7 +121,8 @@ def pesg(
     alpha is no parameter: take it out of the state for the loss, inside a chain with
     ``optax.tree.get(state, "alpha")``. Its step uses a and b in place of the mean scores of the
     batch, after they were updated. The reference point starts at the initial parameters (the
-    authors' code starts it at small noise).
+    authors' code starts it at small noise). ``optax.masked`` passes raw gradients on, as steps
+    uphill, on the leaves that it leaves out: give those an optimizer by ``optax.partition``.
 
   Example:
     >>> tx = pesg(0.1)
@@ -160,6 +161,7 @@ def pesg(
     new_stage: ArrayLike = False,
     **extra_args: Any,
   ) -> tuple[PyTree, PesgState]:
+    state = _checks.check_state("state", state, PesgState)
     params = given(params, "pesg")
     stage = _begin(state.stage, new_stage, stage_decay)
     decayed = _decayed(updates, params, stage.reference, clip, epoch_decay, weight_decay)
@@ -268,6 +270,7 @@ def pdsca(
     new_stage: ArrayLike = False,
     **extra_args: Any,
   ) -> tuple[PyTree, PdscaState]:
+    state = _checks.check_state("state", state, PdscaState)
     del extra_args
     params = given(params, "pdsca")
     if phase is None:
@@ -321,7 +324,19 @@ def _check_common(
 
 def _variables(variables: Variables | None) -> Variables:
   if variables is None:
-    return lambda params: (params["a"], params["b"])
+
+    def read(params: PyTree) -> tuple[ArrayLike, ArrayLike]:
+      try:
+        return params["a"], params["b"]
+      except (KeyError, IndexError, TypeError):
+        kind = sorted(params) if isinstance(params, dict) else type(params).__name__
+        raise ValueError(
+          "params must hold the scalars a and b of the loss, for example {'model': ..., "
+          "'a': jnp.zeros(()), 'b': jnp.zeros(())}, or pass variables=lambda params: (a, b); "
+          f"got {kind}. The dual variable alpha is in the state, not among the parameters."
+        ) from None
+
+    return read
   _checks.check_callable("variables", variables)
   return variables
 

@@ -142,8 +142,14 @@ def exponentiated_gradient(
     params: PyTree | None = None,
     **extra_args: Any,
   ) -> tuple[PyTree, ExponentiatedGradientState]:
+    state = _checks.check_state("state", state, ExponentiatedGradientState)
     del extra_args
     params, rate = given(params, "exponentiated_gradient"), at(learning_rate, state.count)
+    for leaf in jax.tree.leaves(params):
+      if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[-1] == 0:
+        raise ValueError(
+          f"params must hold rows of at least one weight; got shape {jnp.shape(leaf)}."
+        )
 
     def one(p: Array, g: Array) -> Array:
       step = jnp.asarray(rate, p.dtype) * g.astype(p.dtype)

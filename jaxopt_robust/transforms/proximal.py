@@ -37,7 +37,8 @@ def proximal(
   method x <- prox(x - s grad f(x), lam, s).
 
   Args:
-    prox: ``prox(x, hyperparams, scaling)`` on pytrees, such as ``prox.prox_lasso``.
+    prox: ``prox(x, hyperparams, scaling)`` on pytrees, such as ``prox.prox_lasso``, or a
+      ``Penalty``.
     hyperparams: passed to ``prox``; may be traced.
     learning_rate: >= 0, the step size of the links before it, a number (may be traced) or a
       schedule ``count -> number``.
@@ -47,7 +48,7 @@ def proximal(
     ``params`` and ignores extra arguments.
 
   Raises:
-    TypeError: when ``prox`` is not a function.
+    TypeError: when ``prox`` is neither a function nor a ``Penalty``.
     ValueError: when ``learning_rate`` is negative and known, or ``update`` gets no ``params``.
 
   Note:
@@ -68,7 +69,12 @@ def proximal(
     Duchi and Singer, Efficient online and batch learning using forward backward splitting, 2009,
     equation 3.
   """
-  _checks.check_callable("prox", prox)
+  if isinstance(prox, jax.Array):
+    raise TypeError(
+      "prox must be a function; got an array: optax.inject_hyperparams takes functions for "
+      "schedules, so call it with static_args=('prox',)."
+    )
+  prox = _checks.as_prox("prox", prox)
   if not callable(learning_rate):
     _checks.check_non_negative("learning_rate", learning_rate)
 
@@ -79,6 +85,7 @@ def proximal(
   def update(
     updates: PyTree, state: ProximalState, params: PyTree | None = None, **extra_args: Any
   ) -> tuple[PyTree, ProximalState]:
+    state = _checks.check_state("state", state, ProximalState)
     del extra_args
     params, rate = given(params, "proximal"), at(learning_rate, state.count)
     moved = jax.tree.map(lambda p, u: (p + u).astype(p.dtype), params, updates)
@@ -124,6 +131,7 @@ def apply_updates_projected(
   """
   _checks.check_callable("projection", projection)
   params = _checks.check_float_tree("params", params)
+  updates = _checks.check_float_tree("updates", updates)
   structure: Any = jax.tree.structure(params)
   if structure != jax.tree.structure(updates):
     raise ValueError(

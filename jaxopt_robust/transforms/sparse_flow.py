@@ -74,7 +74,8 @@ def sparse_flow(
 
   Note:
     With ``"masked"`` and beta = 0, masked weights no longer move, except by weight decay, and the
-    mask stays as it is; ``"ste"`` and ``"srste"`` can revive them.
+    mask stays as it is; ``"ste"`` and ``"srste"`` can revive them. Choose leaves by ``predicate``:
+    ``optax.masked`` around it passes raw gradients on, as steps uphill, on all other leaves.
 
   Example:
     >>> weights = jnp.array([[3.0, 1.0, -2.0, 0.5]])
@@ -116,6 +117,7 @@ def sparse_flow(
     return jnp.where(kept, jnp.ones((), dtype), jnp.asarray(at(decay, count), dtype))
 
   def effective(params: PyTree, state: SparseFlowState) -> PyTree:
+    state = _checks.check_state("state", state, SparseFlowState)
     return _where_masked(
       lambda kept, w: factor(kept, state.count, w.dtype) * w, masks(params), params
     )
@@ -126,6 +128,7 @@ def sparse_flow(
   def update(
     updates: PyTree, state: SparseFlowState, params: PyTree | None = None, **extra_args: Any
   ) -> tuple[PyTree, SparseFlowState]:
+    state = _checks.check_state("state", state, SparseFlowState)
     params = given(params, "sparse_flow")
 
     def reaching(kept: Array, g: Array, w: Array) -> Array:

@@ -98,7 +98,10 @@ def test_mistakes_get_one_clear_line(fakes, tmp_path, capsys, args, message):
 
 def test_an_unknown_name_lists_what_exists(fakes, capsys):
   assert main(["run", "a_god"]) == 2
-  assert "There are: a_good, b_bad, c_quiet." in capsys.readouterr().err
+  message = capsys.readouterr().err
+  assert "Did you mean 'a_good'? There are: a_good, b_bad, c_quiet." in message.replace("\n", " ")
+  assert main(["run", "a_good", "--set", "rat=2"]) == 2
+  assert "no setting 'rat'. Did you mean 'rate'?" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_a_failing_run_leaves_a_note_and_raises(fakes, tmp_path):

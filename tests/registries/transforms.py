@@ -144,7 +144,7 @@ BAD_INPUTS = [
   ),
   BadInput(
     "transforms.proximal", "prox", lambda: transforms.proximal(1.0, learning_rate=0.1), TypeError,
-    "prox must be callable",
+    "prox must be a proximal operator",
   ),
   BadInput(
     "transforms.proximal", "rate",

@@ -1,0 +1,79 @@
+"""What to say of a name that a module does not have: where it lives, or what is close to it."""
+
+import difflib
+import importlib
+import sys
+from types import ModuleType
+
+import optax
+
+# Names that people know from elsewhere, and ours.
+SYNONYMS = {
+  "AndersonAcceleration": "solvers.anderson",
+  "BlockCoordinateDescent": "solvers.block_coordinate_descent",
+  "FixedPointIteration": "solvers.fixed_point_iteration",
+  "MirrorDescent": "solvers.mirror_descent",
+  "OptaxSolver": "solvers.from_optax",
+  "ProjectedGradient": "solvers.projected_gradient",
+  "ProximalGradient": "solvers.fista",
+  "custom_fixed_point": "solvers.implicit_fixed_point",
+  "custom_root": "solvers.implicit",
+  "lasso_loss": "prox.penalty_lasso",
+  "prox_l1": "prox.prox_lasso",
+  "prox_l1_norm": "prox.prox_lasso",
+  "prox_l2": "prox.prox_group_lasso",
+  "prox_l2_norm": "prox.prox_group_lasso",
+  "prox_l2_squared": "prox.prox_ridge",
+  "prox_nuclear_norm": "prox.prox_nuclear",
+  "prox_soft_threshold": "prox.prox_lasso",
+  "prox_squared_l2": "prox.prox_ridge",
+  "roc_auc_score": "losses.auc",
+  "roc_auc": "losses.auc",
+  "average_precision_score": "losses.average_precision",
+  "ndcg_score": "losses.ndcg",
+  "soft_thresholding": "numerics.soft_threshold",
+  "hard_thresholding": "numerics.hard_threshold",
+}
+
+
+def unknown(module: str, name: str) -> AttributeError:
+  """The error for ``module.name``, with the name that was probably meant."""
+  message = f"module {module!r} has no attribute {name!r}"
+  hint = "" if name.startswith("_") else _hint(module.partition(".")[2], name)
+  return AttributeError(f"{message}.{hint}" if hint else message, name=name)
+
+
+def _hint(topic: str, name: str) -> str:
+  """Exact names first, also of optax; then close ones of this module, then of the others."""
+  public = _public()
+  if name in SYNONYMS:
+    return f" Did you mean jaxopt_robust.{SYNONYMS[name]}?"
+  homes = [home for home, names in public.items() if name in names]
+  if homes:
+    return f" It is jaxopt_robust.{homes[0]}.{name}."
+  for home in ("losses", "projections", "schedules"):
+    if hasattr(getattr(optax, home), name):
+      return f" It is optax.{home}.{name}."
+  if not topic:
+    modules = difflib.get_close_matches(name.lower(), public, n=1, cutoff=0.7)
+    if modules:
+      return f" Did you mean jaxopt_robust.{modules[0]}?"
+  for homes in ([topic] if topic in public else [], list(public)):
+    candidates = {n.lower(): f"{home}.{n}" for home in homes for n in public[home]}
+    close = difflib.get_close_matches(name.lower(), candidates, n=1, cutoff=0.7)
+    if close:
+      return f" Did you mean jaxopt_robust.{candidates[close[0]]}?"
+  return ""
+
+
+def _public() -> dict[str, list[str]]:
+  """The public names of each module; of those that need an extra only once they are in use."""
+  root = importlib.import_module("jaxopt_robust")
+  names = {}
+  for topic in root.__all__:
+    full = f"jaxopt_robust.{topic}"
+    if topic.startswith("_") or (topic == "nets" and full not in sys.modules):
+      continue
+    module: ModuleType = importlib.import_module(full)
+    names[topic] = list(module.__all__)
+  return names
