@@ -25,7 +25,9 @@ def product_grid(**axes: ArrayLike) -> dict[str, Array]:
     get the table back.
 
   Raises:
-    ValueError: when there is no axis, or an axis is a scalar or empty.
+    TypeError: when an axis holds no numbers.
+    ValueError: when there is no axis, an axis is a scalar or empty, or an integer does not fit the
+      bits that JAX keeps.
 
   Example:
     >>> product_grid(lam=jnp.array([0.1, 1.0]), seed=jnp.arange(2))["seed"]
@@ -42,21 +44,33 @@ def product_grid(**axes: ArrayLike) -> dict[str, Array]:
   return {name: array[i] for (name, array), i in zip(arrays.items(), index, strict=True)}
 
 
-def num_points(grids: PyTree) -> int:
+def as_arrays(name: str, tree: PyTree) -> PyTree:
+  """A pytree with arrays for leaves; errors name the leaf, and 64-bit integers do not wrap."""
+
+  def convert(path: tuple, leaf: Any) -> Array:
+    return _checks.as_array(f"{name}{jax.tree_util.keystr(path)}", leaf)
+
+  return jax.tree_util.tree_map_with_path(convert, tree)
+
+
+def num_points(grid: PyTree, name: str = "grid") -> int:
   """The common length of the first axis of all leaves."""
-  leaves = jax.tree.leaves(grids)
+  leaves = jax.tree_util.tree_flatten_with_path(grid)[0]
   if not leaves:
-    raise ValueError("a grid must hold at least one array; got an empty pytree.")
+    raise ValueError(f"{name} must hold at least one array; got an empty pytree.")
   sizes = set()
-  for leaf in leaves:
+  for path, leaf in leaves:
     if jnp.ndim(leaf) == 0:
-      raise ValueError("every leaf of a grid needs a leading axis of points; got a scalar.")
+      raise ValueError(
+        f"{name}{jax.tree_util.keystr(path)} needs a leading axis of points; got a scalar. (A list "
+        "of numbers is a pytree of scalars: make it an array.)"
+      )
     sizes.add(jnp.shape(leaf)[0])
   if len(sizes) > 1:
-    raise ValueError(f"all leaves of a grid must have one leading size; got {sorted(sizes)}.")
+    raise ValueError(f"all leaves of {name} must have one leading size; got {sorted(sizes)}.")
   size = sizes.pop()
   if size == 0:
-    raise ValueError("a grid must have at least one point; got none.")
+    raise ValueError(f"{name} must have at least one point; got none.")
   return size
 
 

@@ -12,9 +12,17 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxopt_robust import _checks
-from jaxopt_robust.sweeps.grid import key_to_data, num_points, padded_rows, take_rows
-from jaxopt_robust.sweeps.store import ChunkStore, digest
-from jaxopt_robust.sweeps.sweep import check_mesh, default_mesh, gather, mapped_function
+from jaxopt_robust.sweeps.grid import as_arrays, key_to_data, num_points, padded_rows, take_rows
+from jaxopt_robust.sweeps.progress import progress_bar
+from jaxopt_robust.sweeps.store import ChunkStore, digest, read_manifest
+from jaxopt_robust.sweeps.sweep import (
+  Mapped,
+  check_mesh,
+  check_shared,
+  default_mesh,
+  gather,
+  mapped_function,
+)
 from jaxopt_robust.typing import PyTree
 
 __all__ = ["RunResult", "run"]
@@ -50,44 +58,56 @@ def _failed(outputs: PyTree, size: int) -> np.ndarray:
   return failed
 
 
-def _progress(total: int, done: int, show: bool) -> Any:
-  class Silent:
-    def update(self, _: int) -> None: ...
-    def close(self) -> None: ...
+def _program_text(mapped: Mapped, lowered: Any, points: tuple, shared: tuple, lanes: Any) -> str:
+  """The program with the constants that it closes over; with lanes, of one group of points."""
+  if lanes is None:
+    return lowered.as_text()
 
-  if not show or jax.process_index() != 0:
-    return Silent()
-  try:
-    import tqdm
-  except ImportError:
-    return Silent()
-  return tqdm.tqdm(total=total, initial=done, unit="point", desc="sweep")
+  def abstract(leaf: Any, *size: int) -> jax.ShapeDtypeStruct:
+    weak = getattr(leaf, "weak_type", False)
+    shape = (*size, *leaf.shape[len(size) :])
+    return jax.ShapeDtypeStruct(shape, leaf.dtype, weak_type=weak)
+
+  group = jax.tree.map(lambda leaf: abstract(leaf, lanes), points)
+  return mapped.at_once.lower(group, jax.tree.map(abstract, shared)).as_text()
 
 
 def _identity(
-  grid: PyTree, shared: tuple, lowered: Any, *, chunk: int, num: int, devices: int
+  grid: PyTree, shared: tuple, text: str, *, num: int, devices: int, lanes: int | None
 ) -> dict[str, Any]:
   """What must agree between a store and a run for its chunks to be used."""
 
-  def arrays(tree: PyTree) -> list[np.ndarray]:
-    return [np.asarray(key_to_data(leaf)) for leaf in jax.tree.leaves(tree)]
+  def digests(tree: PyTree) -> dict[str, str]:
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {
+      jax.tree_util.keystr(path): digest([np.asarray(key_to_data(leaf))]) for path, leaf in leaves
+    }
 
   return {
-    "grid": digest(arrays(grid), salt=str(jax.tree.structure(grid))),
-    "shared data": digest(arrays(shared), salt=str(jax.tree.structure(shared))),
     "number of points": num,
-    "chunk size": chunk,
+    "lanes": lanes,
     "jax version": jax.__version__,
     "platform": jax.default_backend(),
-    "number of devices": devices,
-    # The program itself, with the constants that it closes over.
-    "function": hashlib.sha256(lowered.as_text().encode()).hexdigest(),
+    **({"number of devices": devices} if lanes is None else {}),
+    "grid": digests(grid),
+    "shared data": digests(shared),
+    "function": hashlib.sha256(text.encode()).hexdigest(),
   }
 
 
 def _chunks(num: int, chunk: int) -> Iterable[tuple[int, int, int]]:
   for number in range(math.ceil(num / chunk)):
     yield number, number * chunk, min((number + 1) * chunk, num)
+
+
+def _kept_chunk(
+  found: dict[str, Any] | None, asked: int | None, *, num: int, lanes: int
+) -> int | None:
+  """The chunk size of a store that may have been made on another number of devices."""
+  if found is None or (found.get("number of points"), found.get("lanes")) != (num, lanes):
+    return None
+  size = found.get("chunk size")
+  return size if asked in (None, found.get("chunk asked for")) and isinstance(size, int) else None
 
 
 def run(
@@ -118,7 +138,7 @@ def run(
       same folder.
     chunk: points a chunk, static, rounded up so that all devices and lanes are busy; by default a
       sixteenth of the grid.
-    progress: show a progress bar (needs tqdm).
+    progress: show a progress bar on stderr; without tqdm a line every few seconds.
     mesh: a one-axis mesh with the axis "sweep", as for ``sweep``.
     backend: ``"shard_map"`` or ``"vmap"``.
     lanes: points that a device works off at once, as for ``sweep``.
@@ -129,15 +149,24 @@ def run(
 
   Raises:
     StoreMismatchError: the store was made by another function (its program and the constants in it
-      count), for another grid, chunk size, JAX version, platform or number of devices.
+      count), for another grid, other shared data, lanes, chunk size, JAX version, platform, or,
+      without ``lanes``, number of devices; the message names what changed.
+    StoreLockedError: another run writes to the store now; the message says which and since when.
+    OSError: the store cannot be written, such as on a full disk. What was finished before is safe:
+      call it again with the same arguments once there is space.
     ImportError: a store is wanted and orbax-checkpoint is not installed.
-    TypeError: when ``fn`` is not a function or ``shared`` no tuple.
-    ValueError: when the grid is empty or ragged, or ``chunk``, ``lanes`` or ``backend`` is not
-      allowed.
+    TypeError: when ``fn`` is not a function, ``shared`` no tuple, ``store`` no path, or a leaf
+      holds no numbers.
+    ValueError: when the grid is empty or ragged, ``chunk``, ``lanes`` or ``backend`` is not
+      allowed, or the store's path has a backslash.
 
   Note:
-    A chunk that was truncated or changed on disk is noticed by its checksum, reported in a warning
-    and computed again. Rows of a padded last chunk are computed twice and dropped.
+    A chunk that was changed on disk is noticed by its checksum, reported in a warning and computed
+    again. A chunk that cannot be read is computed again too, but kept beside the others under the
+    name that the warning tells. An interrupt lets the chunk that is being written be finished. A
+    run that was killed leaves its store free at once; one on another machine, after a minute. With
+    ``lanes`` a store may be resumed on another number of devices; its chunk size is kept then. Rows
+    of a padded last chunk are computed twice and dropped.
 
   Example:
     >>> result = run(lambda lam: lam**2, jnp.array([1.0, 2.0, 3.0]), chunk=2, progress=False)
@@ -150,43 +179,46 @@ def run(
   """
   _checks.check_callable("fn", fn)
   _checks.check_option("backend", backend, ("shard_map", "vmap"))
-  if not isinstance(shared, tuple):
-    raise TypeError(f"shared must be a tuple of arguments; got {type(shared).__name__}.")
+  shared = check_shared(shared)
   check_mesh(mesh, "sweep", backend)
+  grid = as_arrays("grid", grid)
   num = num_points(grid)
   lanes = None if lanes is None else _checks.check_int("lanes", lanes, minimum=1)
   mesh = mesh or default_mesh("sweep", backend, math.ceil(num / (lanes or 1)))
   devices = 1 if mesh is None else mesh.shape["sweep"]
   unit = devices * (lanes or 1)
-  chunk = math.ceil(num / _DEFAULT_CHUNKS) if chunk is None else chunk
-  chunk = _checks.check_int("chunk", chunk, minimum=1)
+  asked = None if chunk is None else _checks.check_int("chunk", chunk, minimum=1)
+  chunk = math.ceil(num / _DEFAULT_CHUNKS) if asked is None else asked
   chunk = min(math.ceil(chunk / unit), math.ceil(num / unit)) * unit
+  if store is not None and lanes is not None:
+    chunk = _kept_chunk(read_manifest(store), asked, num=num, lanes=lanes) or chunk
 
   mapped = mapped_function(fn, mesh=mesh, axis_name="sweep", backend=backend, lanes=lanes)
-  shared = mapped.prepare(shared)
+  prepared = mapped.prepare(shared)
 
   def points(start: int, stop: int) -> tuple:
     return mapped.prepare((take_rows(grid, padded_rows(start, stop, chunk)),))
 
-  lowered = mapped.call.lower(points(0, min(chunk, num)), shared)
+  first = points(0, min(chunk, num))
+  lowered = mapped.call.lower(first, prepared)
   structure = jax.tree.structure(lowered.out_info)
   shapes = [jax.eval_shape(key_to_data, leaf) for leaf in jax.tree.leaves(lowered.out_info)]
   chunks = None
   if store is not None:
-    chunks = ChunkStore(
-      store, _identity(grid, shared, lowered, chunk=chunk, num=num, devices=devices)
-    )
+    text = _program_text(mapped, lowered, first, prepared, lanes)
+    identity = _identity(grid, shared, text, num=num, devices=devices, lanes=lanes)
+    chunks = ChunkStore(store, identity | {"chunk size": chunk, "chunk asked for": asked})
 
   program = None  # compiled when the first chunk is missing
   parts: list[list[np.ndarray]] = []
   computed = 0
-  bar = _progress(num, 0, progress)
+  bar = progress_bar(num, show=progress)
   try:
     for number, start, stop in _chunks(num, chunk):
-      leaves = chunks.load(number, shapes) if chunks is not None else None
+      leaves = None if chunks is None else chunks.load_or_lock(number, shapes)
       if leaves is None:
         program = lowered.compile() if program is None else program
-        leaves = jax.tree.leaves(gather(program(points(start, stop), shared)))
+        leaves = jax.tree.leaves(gather(program(points(start, stop), prepared)))
         if chunks is not None:
           chunks.save(number, leaves)
         computed += stop - start
@@ -194,6 +226,8 @@ def run(
       bar.update(stop - start)
   finally:
     bar.close()
+    if chunks is not None:
+      chunks.close()
 
   columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
   outputs = jax.tree.unflatten(structure, columns)

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxopt_robust import _checks
-from jaxopt_robust.sweeps.grid import key_to_data, num_points, padded_rows, take_rows
+from jaxopt_robust.sweeps.grid import as_arrays, key_to_data, num_points, padded_rows, take_rows
 from jaxopt_robust.typing import PyTree
 
 __all__ = ["gather", "make_sweep_mesh", "sweep"]
@@ -106,10 +106,12 @@ class Mapped(NamedTuple):
   Attributes:
     prepare: puts ``(grids, shared)`` where the program expects them.
     call: ``(grids, shared) -> outputs``; jitted, except for the backend "pmap".
+    at_once: ``(grids, shared) -> outputs`` of points that a device works off at once; jitted.
   """
 
   prepare: Callable[[PyTree], PyTree]
   call: Any
+  at_once: Any
 
 
 def mapped_function(
@@ -144,8 +146,9 @@ def mapped_function(
   def local(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.asarray, tree)
 
+  group = jax.jit(at_once)
   if backend == "vmap":
-    return Mapped(local, jax.jit(functools.partial(padded, batch, 1)))
+    return Mapped(local, jax.jit(functools.partial(padded, batch, 1)), group)
 
   if backend == "pmap":
     count = jax.local_device_count()
@@ -156,7 +159,7 @@ def mapped_function(
       copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), shared)
       return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), parallel(split, copies))
 
-    return Mapped(local, functools.partial(padded, split_and_join, count))
+    return Mapped(local, functools.partial(padded, split_and_join, count), group)
 
   assert mesh is not None
   spec, everywhere = PartitionSpec(axis_name), PartitionSpec()
@@ -165,15 +168,19 @@ def mapped_function(
   )
   program = functools.partial(padded, sharded, mesh.shape[axis_name])
   if jax.process_count() == 1:
-    return Mapped(local, jax.jit(program))
+    return Mapped(local, jax.jit(program), group)
   # Every process gets every result: it could not be sliced or read otherwise.
   jitted = jax.jit(program, out_shardings=NamedSharding(mesh, everywhere))
-  return Mapped(functools.partial(_replicated, mesh=mesh), jitted)
+  return Mapped(functools.partial(_replicated, mesh=mesh), jitted, group)
 
 
 def check_mesh(mesh: Mesh | None, axis_name: str, backend: str) -> None:
   """Checks the arguments of ``sweep`` that choose the devices."""
   _checks.check_option("backend", backend, BACKENDS)
+  if not isinstance(axis_name, str):
+    raise TypeError(f"axis_name must be a string; got {type(axis_name).__name__}.")
+  if not isinstance(mesh, Mesh | None):
+    raise TypeError(f"mesh must be a jax.sharding.Mesh; got {type(mesh).__name__}.")
   if backend != "shard_map":
     if mesh is not None:
       raise ValueError(f"mesh is for backend 'shard_map' only; got backend {backend!r} and a mesh.")
@@ -183,6 +190,13 @@ def check_mesh(mesh: Mesh | None, axis_name: str, backend: str) -> None:
       )
   elif mesh is not None and axis_name not in mesh.axis_names:
     raise ValueError(f"axis_name must be an axis of the mesh {mesh.axis_names}; got {axis_name!r}.")
+
+
+def check_shared(shared: tuple) -> tuple:
+  """The shared arguments as arrays."""
+  if not isinstance(shared, tuple):
+    raise TypeError(f"shared must be a tuple of arguments; got {type(shared).__name__}.")
+  return as_arrays("shared", shared)
 
 
 def default_mesh(axis_name: str, backend: str, groups: int) -> Mesh | None:
@@ -197,7 +211,7 @@ def default_mesh(axis_name: str, backend: str, groups: int) -> Mesh | None:
 
 def sweep(
   fn: Callable[..., PyTree],
-  *,
+  *grids: Any,
   mesh: Mesh | None = None,
   axis_name: str = "sweep",
   backend: str = "shard_map",
@@ -212,6 +226,7 @@ def sweep(
   Args:
     fn: pure function of one point of each grid, then of the shared arguments; returns a pytree of
       arrays.
+    *grids: none here: grids are arguments of the returned function, ``sweep(fn)(grid)``.
     mesh: a mesh with the axis ``axis_name``, for ``"shard_map"`` only; by default all devices of
       all processes (of one process: as many as there are points), of the platform of
       ``jax.default_device`` where that is set.
@@ -230,7 +245,7 @@ def sweep(
     equal shapes compile once.
 
   Raises:
-    TypeError: when ``fn`` is not a function.
+    TypeError: when ``fn`` is not a function, a grid is given beside it, or a leaf holds no numbers.
     ValueError: when ``backend`` or ``axis_name`` is unknown, ``lanes`` is not positive, or a grid
       is empty, holds a scalar or has leaves of different lengths.
 
@@ -250,6 +265,8 @@ def sweep(
     "Manual parallelism with shard_map" in the JAX documentation.
   """
   _checks.check_callable("fn", fn)
+  if grids:
+    raise TypeError("sweep takes a function and gives one back: call sweep(fn)(grid).")
   check_mesh(mesh, axis_name, backend)
   lanes = None if lanes is None else _checks.check_int("lanes", lanes, minimum=1)
 
@@ -258,9 +275,10 @@ def sweep(
     return mapped_function(fn, mesh=mesh, axis_name=axis_name, backend=backend, lanes=lanes)
 
   def over_grid(*grids: PyTree, shared: tuple = ()) -> PyTree:
-    if not isinstance(shared, tuple):
-      raise TypeError(f"shared must be a tuple of arguments; got {type(shared).__name__}.")
-    groups = math.ceil(num_points(grids) / (lanes or 1))
+    shared = check_shared(shared)
+    grid = as_arrays("grid", grids[0] if len(grids) == 1 else grids)
+    groups = math.ceil(num_points(grid) / (lanes or 1))
+    grids = (grid,) if len(grids) == 1 else grid
     mapped = mapped_on(mesh or default_mesh(axis_name, backend, groups))
     return mapped.call(mapped.prepare(grids), mapped.prepare(shared))
 

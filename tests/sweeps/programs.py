@@ -1,4 +1,7 @@
-"""A sweep that another process runs: ``python -m tests.sweeps.programs STORE OUT [DELAY]``."""
+"""A sweep that another process runs: ``python -m tests.sweeps.programs STORE OUT [DELAY]``.
+
+Interrupted by SIGINT it goes on in the same process.
+"""
 
 import pathlib
 import sys
@@ -47,7 +50,12 @@ def main(store: str, out: str, delay: float = 0.0) -> None:
     print("saved", number, flush=True)
 
   jr.sweeps.store.ChunkStore.save = slow_save
-  result = jr.sweeps.run(solve_point, make_grid(), store=store, chunk=CHUNK, progress=False)
+  while True:
+    try:
+      result = jr.sweeps.run(solve_point, make_grid(), store=store, chunk=CHUNK, progress=False)
+      break
+    except KeyboardInterrupt:
+      print("interrupted", flush=True)
   np.savez(pathlib.Path(out), **result.outputs, computed=result.num_computed)
 
 

@@ -2,28 +2,33 @@
 
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
 import time
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxopt_robust as jr
+from jaxopt_robust.sweeps.store import ChunkStore
 from tests.sweeps.programs import CHUNK, NUM_POINTS, make_grid, solve_point
+from tests.sweeps.test_sweep import lasso_data, solve_lasso
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def start(store, out, delay):
+def start(store, out, delay, **options):
   return subprocess.Popen(
     [sys.executable, "-m", "tests.sweeps.programs", str(store), str(out), str(delay)],
     cwd=ROOT,
     env={**os.environ, "PYTHONPATH": str(ROOT)},
     stdout=subprocess.PIPE,
     text=True,
+    **options,
   )
 
 
@@ -69,13 +74,13 @@ def test_another_grid_function_chunk_or_data_is_refused(tmp_path):
   run(tmp_path / "s")
   other = make_grid()
   other["target"] = other["target"].at[3].add(1.0)
-  with pytest.raises(jr.sweeps.StoreMismatchError, match="another grid"):
+  with pytest.raises(jr.sweeps.StoreMismatchError, match="grid changed"):
     run(tmp_path / "s", grid=other)
-  with pytest.raises(jr.sweeps.StoreMismatchError, match="another function"):
+  with pytest.raises(jr.sweeps.StoreMismatchError, match="function changed"):
     run(tmp_path / "s", fn=lambda p: {"root": p["target"], "count": p["shift"].astype(jnp.int32)})
-  with pytest.raises(jr.sweeps.StoreMismatchError, match="another shared data"):
+  with pytest.raises(jr.sweeps.StoreMismatchError, match="shared data changed"):
     run(tmp_path / "s", fn=lambda p, c: solve_point(p), shared=(jnp.ones(1),))
-  with pytest.raises(jr.sweeps.StoreMismatchError, match="another chunk size"):
+  with pytest.raises(jr.sweeps.StoreMismatchError, match="chunk size changed: 8 in the store, 16"):
     jr.sweeps.run(solve_point, make_grid(), store=tmp_path / "s", chunk=16, progress=False)
 
 
@@ -86,7 +91,7 @@ def test_a_constant_that_the_function_closes_over_counts(tmp_path):
 
   run(tmp_path / "s", fn=make(1.0))
   assert run(tmp_path / "s", fn=make(1.0)).num_computed == 0
-  with pytest.raises(jr.sweeps.StoreMismatchError, match="another function"):
+  with pytest.raises(jr.sweeps.StoreMismatchError, match="function changed"):
     run(tmp_path / "s", fn=make(2.0))
 
 
@@ -156,6 +161,89 @@ def test_chunks_do_not_change_what_a_sweep_computes():
   for chunk in (None, 1, 7, 100):
     part = jr.sweeps.run(solve_point, make_grid(), chunk=chunk, progress=False)
     np.testing.assert_array_equal(part.outputs["root"], np.asarray(whole["root"]))
+
+
+def some_devices(count):
+  return jr.sweeps.make_sweep_mesh(num_devices=count)
+
+
+@pytest.mark.parametrize("chunk", [None, 6])
+def test_with_lanes_a_store_goes_on_with_another_number_of_devices(tmp_path, monkeypatch, chunk):
+  strengths = jnp.asarray(np.geomspace(0.01, 1.0, 17), jnp.float32)
+  options = {"shared": lasso_data(), "chunk": chunk, "lanes": 2, "progress": False}
+  whole = jr.sweeps.run(solve_lasso, strengths, mesh=some_devices(1), **options)
+  save, finished = ChunkStore.save, []
+
+  def save_one(self, number, leaves):
+    if finished:
+      raise InterruptedError
+    save(self, number, leaves)
+    finished.append(number)
+
+  options["store"] = tmp_path / "s"
+  for devices in (4, 3):  # each of them dies after one chunk
+    finished.clear()
+    monkeypatch.setattr(ChunkStore, "save", save_one)
+    with pytest.raises(InterruptedError):
+      jr.sweeps.run(solve_lasso, strengths, mesh=some_devices(devices), **options)
+    monkeypatch.undo()
+  resumed = jr.sweeps.run(solve_lasso, strengths, mesh=some_devices(1), **options)
+  assert (resumed.num_restored, resumed.num_computed) == (16, 1)
+  again = jr.sweeps.run(solve_lasso, strengths, mesh=some_devices(8), **options)
+  assert again.num_computed == 0
+  for got in (resumed, again):
+    for left, right in zip(jax.tree.leaves(got[0]), jax.tree.leaves(whole[0]), strict=True):
+      np.testing.assert_array_equal(left, right)
+  with pytest.raises(
+    jr.sweeps.StoreMismatchError, match="chunk size changed: 8 in the store, 4 in"
+  ):
+    jr.sweeps.run(solve_lasso, strengths, mesh=some_devices(1), **{**options, "chunk": 4})
+
+
+def test_a_mismatch_says_what_changed_and_only_that(tmp_path):
+  def refused(*, fn=solve_point, grid=None, chunk=8, **options):
+    grid = make_grid() if grid is None else grid
+    with pytest.raises(jr.sweeps.StoreMismatchError) as raised:
+      jr.sweeps.run(fn, grid, store=tmp_path / "s", chunk=chunk, progress=False, **options)
+    return re.search(r"does not belong to this run: (.*)\. Mixing", str(raised.value)).group(1)
+
+  lanes = {"lanes": 2, "mesh": some_devices(4)}
+  run(tmp_path / "s", **lanes)
+  other = make_grid()
+  other["shift"] = other["shift"].at[3].add(1.0)
+  fewer = {name: leaf[:39] for name, leaf in make_grid().items()}
+  assert refused(lanes=4, mesh=some_devices(2)) == "lanes changed: 2 in the store, 4 in this run"
+  assert refused(chunk=16, **lanes) == "chunk size changed: 8 in the store, 16 in this run"
+  assert refused(fn=lambda p: {"root": p["target"]}, **lanes) == "function changed"
+  assert refused(grid=other, **lanes) == "grid changed in ['shift']"
+  points = "number of points changed: 40 in the store, 39 in this run"
+  assert refused(grid=fewer, **lanes) == points
+  two = refused(fn=lambda p, c: {"root": p["target"] + c}, shared=(1.0,), **lanes)
+  assert two == "shared data changed; function changed"
+  without = refused(mesh=some_devices(4))
+  assert without == "lanes changed: 2 in the store, None in this run"
+  run(tmp_path / "t", mesh=some_devices(4))
+  with pytest.raises(
+    jr.sweeps.StoreMismatchError,
+    match=r"run: number of devices changed: 4 in the store, 2 in this run \(with lanes it may",
+  ):
+    run(tmp_path / "t", mesh=some_devices(2))
+
+
+def test_without_tqdm_a_line_of_progress_is_printed_now_and_then(monkeypatch, capsys):
+  monkeypatch.setitem(sys.modules, "tqdm", None)
+  monkeypatch.setattr("jaxopt_robust.sweeps.progress._EVERY_S", 0.0)
+  jr.sweeps.run(solve_point, make_grid(), chunk=8)
+  lines = capsys.readouterr().err.splitlines()
+  assert [line.partition(",")[0] for line in lines] == [
+    f"sweep: {done}/40 points" for done in range(8, 41, 8)
+  ]
+  monkeypatch.setattr("jaxopt_robust.sweeps.progress._EVERY_S", 1000.0)
+  jr.sweeps.run(solve_point, make_grid(), chunk=8)
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith("sweep: 40/40 points, ")
+  jr.sweeps.run(solve_point, make_grid(), chunk=8, progress=False)
+  assert capsys.readouterr().err == ""
 
 
 def test_progress_is_shown_and_can_be_switched_off(capsys):
