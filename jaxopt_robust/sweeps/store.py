@@ -154,6 +154,8 @@ def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> Iterator[str]
     other = found.get(field)
     if other == value or field == "chunk asked for":
       continue
+    if field == "number of devices" and field not in found:  # a store with lanes
+      continue
     if field in _EXPLAINS:
       explained = True
       hint = " (with lanes it may change)" if field == "number of devices" else ""
