@@ -251,7 +251,7 @@ def test_every_module_helps_with_unknown_names():
   for name in MODULES_PUBLIC:
     module = importlib.import_module(f"jaxopt_robust.{name}")
     if name != "typing":  # below everything, aliases only
-      with pytest.raises(AttributeError, match="Did you mean .*run_until"):
+      with pytest.raises(AttributeError, match=r"Did you mean .*run_until"):
         _ = module.run_untill
 
 
