@@ -39,7 +39,7 @@ LAYERS = [
   {"typing", "_version", "_names"},
   {"_checks", "_deprecations"},
   {"numerics"},
-  {"_chain"},
+  {"_chain", "_units"},
   {"_spectral"},
   {"linalg"},
   {"sweeps"},

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import safe_divide, safe_norm, tree_all_finite, tree_where, upcast
+from jaxopt_robust.recovery._unit_free import unit_free
 from jaxopt_robust.recovery.entries import EntryCOO, EntryMask
 from jaxopt_robust.recovery.factors import Factors, check_pair
 from jaxopt_robust.recovery.operators import wide_dot
@@ -23,7 +24,8 @@ class CompletionState(NamedTuple):
   Attributes:
     params: the iterate; the last finite one.
     memory: what the method carries along besides, or None.
-    value: float scalar, the objective at the iterate; inf before the first step.
+    value: float scalar, the objective at the iterate, divided by the square of the unit of the
+      data, a power of 4 at most their largest magnitude; inf before the first step.
     count: int32 scalar, steps done.
 
   Example:
@@ -172,8 +174,13 @@ def misfit(op: EntryCOO, y: Array, left: Array, right: Array) -> Array:
 
 
 def relative(residual: Array, y: Array) -> Array:
-  """||r|| / ||y||."""
-  return safe_divide(safe_norm(residual), safe_norm(upcast(y)), default=jnp.inf)
+  """||r|| / ||y||; of zero data 0 where they are fitted and inf elsewhere."""
+  return quotient(safe_norm(residual), safe_norm(upcast(y)))
+
+
+def quotient(error: Array, size: Array) -> Array:
+  """error / size with 0 / 0 = 0 and inf for any other error relative to nothing."""
+  return safe_divide(error, size, default=jnp.where(error == 0, 0, jnp.inf))
 
 
 def relative_to_truth(factors: Factors, truth: ArrayLike | None) -> Array | None:
@@ -182,7 +189,24 @@ def relative_to_truth(factors: Factors, truth: ArrayLike | None) -> Array | None
     return None
   left, right = check_pair(factors)
   target = upcast(jnp.asarray(truth))
-  return safe_norm(wide_dot(left, right.T) - target) / safe_norm(target)
+  return quotient(safe_norm(wide_dot(left, right.T) - target), safe_norm(target))
+
+
+def entry_units(solver: Solver, *, factored: bool = True, hyper_power: int = 0) -> Solver:
+  """A completion method that sees its entries in units of their size."""
+
+  def split(data: tuple) -> tuple[Array, tuple]:
+    op, y, *rest = data
+    op, y = as_entries(op, y)
+    return y, (op, y, *rest)
+
+  def check_params(params: PyTree, data: tuple) -> PyTree:
+    return check_start(data[0], params) if factored else data[0].check_matrix(params)
+
+  return unit_free(
+    solver, split=split, check_params=check_params, fields={"params": 1 if factored else 2},
+    hyper_power=hyper_power,
+  )  # fmt: skip
 
 
 def first_state(params: PyTree, memory: Any, dtype: Any) -> CompletionState:

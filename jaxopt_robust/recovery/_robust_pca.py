@@ -5,8 +5,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
+from jaxopt_robust._units import root_of_unit
 from jaxopt_robust.numerics import safe_divide, safe_norm, tree_all_finite, tree_where, upcast
-from jaxopt_robust.solvers import SolveInfo
+from jaxopt_robust.recovery._unit_free import unit_free
+from jaxopt_robust.solvers import SolveInfo, Solver
 from jaxopt_robust.typing import Array, ArrayLike
 
 
@@ -103,6 +105,20 @@ def finite_or(parts: LowRankSparse, fallback: LowRankSparse) -> LowRankSparse:
   return tree_where(tree_all_finite(parts), parts, fallback)
 
 
+def split_units(solver: Solver, **fields: int) -> Solver:
+  """A method for D = L + S that sees D in units of its size; ``fields`` as in ``unit_free``."""
+
+  def split(data: tuple) -> tuple[Array, tuple]:
+    matrix, *where = data
+    matrix, mask = check_matrix(matrix, where[0] if where else None)
+    return matrix, (matrix,) if mask is None else (matrix, mask)
+
+  def check_params(params: LowRankSparse, data: tuple) -> LowRankSparse:
+    return start_parts(params, data[0])
+
+  return unit_free(solver, split=split, check_params=check_params, fields={"params": 2} | fields)
+
+
 def relative_size(part: Array, whole: Array) -> Array:
   """||part||_F / ||whole||_F; the norm of the part itself where the whole is 0."""
   size, total = safe_norm(part), safe_norm(whole)
@@ -113,10 +129,11 @@ def summary(
   matrix: Array, mask: Array | None, parts: LowRankSparse, steps: Array, status: Array
 ) -> RobustPcaInfo:
   """The record of a finished decomposition, in the dtype of the computation."""
-  residual = masked(mask, matrix - parts.low_rank - parts.sparse)
+  unit = root_of_unit(matrix) ** 2
+  matrix, low, sparse = (part / unit for part in (matrix, *parts))
   return RobustPcaInfo(
-    residual=relative_size(residual, matrix),
-    rank=jnp.linalg.matrix_rank(parts.low_rank).astype(jnp.int32),
+    residual=relative_size(masked(mask, matrix - low - sparse), matrix),
+    rank=jnp.linalg.matrix_rank(low).astype(jnp.int32),
     support=jnp.sum(parts.sparse != 0, dtype=jnp.int32),
     steps=steps,
     status=status,

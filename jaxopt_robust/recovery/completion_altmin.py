@@ -15,6 +15,7 @@ from jaxopt_robust.recovery._completion import (
   check_entries,
   check_start,
   close_step,
+  entry_units,
   first_state,
   misfit,
   relative,
@@ -170,7 +171,7 @@ def alternating_least_squares(
       err=relative_to_truth(Factors(left, right), truth), min_decrease=min_decrease,
     )  # fmt: skip
 
-  return Solver(init, step)
+  return entry_units(Solver(init, step), hyper_power=2)
 
 
 def part_of(key: Array, size: int, parts: int) -> Array:

@@ -13,8 +13,10 @@ from jaxopt_robust.recovery._completion import (
   check_entries,
   check_start,
   close_step,
+  entry_units,
   first_state,
   misfit,
+  quotient,
   relative_to_truth,
   run,
 )
@@ -104,12 +106,12 @@ def lmafit() -> Solver:
     kept = jnp.where(undo, norm, new_norm)
     memory = _Relaxation(next_weight, next_increment, kept)
     out, info = close_step(
-      state, params, memory, value=0.5 * kept**2, residual=kept / safe_norm(upcast(y)),
+      state, params, memory, value=0.5 * kept**2, residual=quotient(kept, safe_norm(upcast(y))),
       err=relative_to_truth(params, truth),
     )  # fmt: skip
     return out, info._replace(stalled=undo & (weight == 1))
 
-  return Solver(init, step)
+  return entry_units(Solver(init, step))
 
 
 def lmafit_complete(

@@ -15,6 +15,7 @@ from jaxopt_robust.recovery._completion import (
   check_entries,
   check_start,
   close_step,
+  entry_units,
   first_state,
   misfit,
   relative,
@@ -225,7 +226,7 @@ def riemannian_completion(*, direction: str = "conjugate") -> Solver:
       err=relative_to_truth(factors, truth),
     )  # fmt: skip
 
-  return Solver(init, step)
+  return entry_units(Solver(init, step))
 
 
 def riemannian_complete(

@@ -14,6 +14,7 @@ from jaxopt_robust.recovery._completion import (
   check_entries,
   check_start,
   close_step,
+  entry_units,
   first_state,
   misfit,
   relative,
@@ -89,7 +90,7 @@ def scaled_gradient_completion() -> Solver:
       err=relative_to_truth(Factors(new_left, new_right), truth),
     )  # fmt: skip
 
-  return Solver(init, step)
+  return entry_units(Solver(init, step))
 
 
 def scaled_gradient_complete(

@@ -16,8 +16,10 @@ from jaxopt_robust.recovery._completion import (
   check_entries,
   check_start,
   close_step,
+  entry_units,
   first_state,
   misfit,
+  quotient,
   relative,
 )
 from jaxopt_robust.recovery.entries import EntryCOO, EntryMask
@@ -89,13 +91,13 @@ def soft_impute(*, min_decrease: ArrayLike = 0.0) -> Solver:
     err = None
     if truth is not None:
       target = upcast(jnp.asarray(truth))
-      err = safe_norm(new - target) / safe_norm(target)
+      err = quotient(safe_norm(new - target), safe_norm(target))
     return close_step(
       state, new.astype(matrix.dtype), None, value=value, residual=relative(after, y),
       error=error, err=err, min_decrease=min_decrease,
     )  # fmt: skip
 
-  return Solver(init, step)
+  return entry_units(Solver(init, step), factored=False, hyper_power=2)
 
 
 def soft_impute_factored(*, min_decrease: ArrayLike = 0.0) -> Solver:
@@ -174,7 +176,7 @@ def soft_impute_factored(*, min_decrease: ArrayLike = 0.0) -> Solver:
       min_decrease=min_decrease,
     )  # fmt: skip
 
-  return Solver(init, step)
+  return entry_units(Solver(init, step), hyper_power=2)
 
 
 def _distance(a: tuple[Array, Array], b: tuple[Array, Array]) -> Array:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
+from jaxopt_robust._units import root_of_unit
 from jaxopt_robust.linalg import randomized_svd_matvec
 from jaxopt_robust.numerics import safe_divide, upcast
 from jaxopt_robust.recovery._completion import check_entries, check_start
@@ -81,7 +82,8 @@ def entry_spectral(
     wide = jnp.where(kept, wide, 0)
     seen = kept if op.observed is None else kept & op.observed
     count = jnp.sum(seen, dtype=wide.dtype)
-  scaled = safe_divide(wide, count / (op.shape[0] * op.shape[1]))
+  unit = root_of_unit(wide)
+  scaled = safe_divide(wide / unit / unit, count / (op.shape[0] * op.shape[1]))
   out = randomized_svd_matvec(
     key,
     lambda block: op.adjoint_mul(scaled, block),
@@ -96,7 +98,7 @@ def entry_spectral(
   basis = jnp.linalg.qr(clipped)[0]
   outer, triangle = jnp.linalg.qr(op.adjoint_t_mul(scaled, basis))  # B^T Q
   inner, values, rotation = jnp.linalg.svd(triangle.T)
-  root = jnp.sqrt(values)[None, :]
+  root = unit * jnp.sqrt(values)[None, :]
   left = jnp.matmul(basis, inner, precision="highest") * root
   right = jnp.matmul(outer, rotation.T, precision="highest") * root
   return jax.tree.map(lambda leaf: leaf.astype(y.dtype), Factors(left, right))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
+from jaxopt_robust._units import root_of_unit
 from jaxopt_robust.numerics import safe_divide, safe_norm, upcast
 from jaxopt_robust.recovery.entries import EntryMask
 from jaxopt_robust.recovery.factors import KINDS, Factors
@@ -49,7 +50,9 @@ def mean_of_signs(op: MeasurementOperator, y: Array) -> Array:
 
 def spectral_factors(dense: Array, rank: int, alpha: ArrayLike, kind: str, dtype: Any) -> Factors:
   """alpha times the balanced factors of the leading part of a matrix, without negative ones."""
-  scale = jnp.asarray(alpha, dense.dtype)
+  unit = root_of_unit(dense)
+  dense = dense / unit / unit
+  scale = jnp.asarray(alpha, dense.dtype) * unit
   if kind == "psd":
     values, vectors = jnp.linalg.eigh((dense + dense.T) / 2)
     top, basis = values[::-1][:rank], vectors[:, ::-1][:, :rank]

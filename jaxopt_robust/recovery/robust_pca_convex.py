@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
+from jaxopt_robust._units import root_of_unit, times
 from jaxopt_robust.numerics import safe_divide, safe_norm, soft_threshold
 from jaxopt_robust.prox import prox_nuclear
 from jaxopt_robust.recovery._robust_pca import (
@@ -107,12 +108,16 @@ def _step(
 ) -> tuple[PcpState, Array, Array, Array]:
   """Both proximal steps and the multiplier; ``penalty`` is the mu of the next step.
 
-  Returns the state, the objective and the two residuals.
+  Returns the state, the objective and the two residuals. All is computed in units of the data,
+  in which D, L and S are of size 1.
 
   Where an entry is not observed S costs nothing and takes up the whole difference, so that the
   entry of L is filled with its last value.
   """
-  (low, sparse), dual, mu = state.params, state.dual, state.penalty
+  unit = root_of_unit(matrix) ** 2
+  matrix = matrix / unit
+  low, sparse = (part / unit for part in state.params)
+  dual, mu = state.dual, state.penalty * unit
   inverse = 1 / mu
   target = matrix - sparse + dual * inverse
   if mask is not None:
@@ -128,8 +133,9 @@ def _step(
   value = mu * jnp.sum((target - new_low) * new_low) + weight * jnp.sum(jnp.abs(new_sparse))
   primal = relative_size(residual, matrix)
   dual_error = safe_divide(mu * safe_norm(moved), safe_norm(new_dual))
-  params = LowRankSparse(new_low, new_sparse)
-  return PcpState(params, new_dual, penalty, state.count + 1), value, primal, dual_error
+  params = LowRankSparse(times(new_low, unit), times(new_sparse, unit))
+  state = PcpState(params, new_dual, penalty, state.count + 1)
+  return state, times(value, unit), primal, dual_error
 
 
 def pcp_admm(*, mu: ArrayLike | None = None) -> Solver:
@@ -179,7 +185,9 @@ def pcp_admm(*, mu: ArrayLike | None = None) -> Solver:
     _weight(lam, mask, data.shape, data.dtype)
     if mu is None:
       count = jnp.asarray(data.size if mask is None else jnp.sum(mask), data.dtype)
-      penalty = safe_divide(count, 4 * jnp.sum(jnp.abs(data)), default=1.0)
+      # 0 / 0 of zero data is 1; all sums are taken of numbers of size 1.
+      unit = root_of_unit(data) ** 2
+      penalty = safe_divide(count, 4 * jnp.sum(jnp.abs(data / unit)), default=1.0) / unit
     else:
       penalty = jnp.asarray(mu, data.dtype)
     start = _start(params, data, mask)
@@ -243,9 +251,10 @@ def pcp_ialm(
   def init(params: LowRankSparse, lam: Any, matrix: Array, where: Any = None) -> PcpState:
     data, mask = check_matrix(matrix, where)
     weight = _weight(lam, mask, data.shape, data.dtype)
-    top = jnp.linalg.norm(data, ord=2)
-    dual = safe_divide(data, jnp.maximum(top, jnp.max(jnp.abs(data)) / weight))
-    scaled = safe_divide(jnp.asarray(1.25, data.dtype), top, default=1.0)  # their constant
+    unit = root_of_unit(data) ** 2
+    top = jnp.linalg.norm(data / unit, ord=2)
+    dual = safe_divide(data / unit, jnp.maximum(top, jnp.max(jnp.abs(data / unit)) / weight))
+    scaled = safe_divide(jnp.asarray(1.25, data.dtype), top, default=1.0) / unit  # their constant
     penalty = scaled if mu is None else jnp.asarray(mu, data.dtype)
     return PcpState(_start(params, data, mask), dual, penalty, jnp.zeros((), jnp.int32))
 

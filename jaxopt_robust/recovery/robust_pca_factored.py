@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_robust import _checks
+from jaxopt_robust._units import root_of_unit
 from jaxopt_robust.numerics import hard_threshold, safe_norm, upcast
 from jaxopt_robust.recovery._robust_pca import (
   LowRankSparse,
@@ -21,6 +22,7 @@ from jaxopt_robust.recovery._robust_pca import (
   finite_or,
   masked,
   relative_size,
+  split_units,
   start_parts,
   summary,
 )
@@ -203,7 +205,7 @@ def scaledgd_rpca(
     state = ScaledGdState(LowRankSparse(low, sparse), factors, state.count + 1)
     return state, jax.lax.stop_gradient(info)
 
-  return Solver(init, step)
+  return split_units(Solver(init, step), factors=1)
 
 
 def l1_robust_pca(
@@ -268,6 +270,8 @@ def l1_robust_pca(
   data, mask = check_matrix(matrix, where)
   _checks.check_rank(rank, data.shape)
   check_finite(data)
+  unit = root_of_unit(data) ** 2
+  data = data / unit
   sizes = jnp.abs(data)
   share = jnp.asarray(quantile, data.dtype)
   if mask is None:
@@ -293,4 +297,4 @@ def l1_robust_pca(
   steps = jnp.full((), num_steps, jnp.int32)
   record = summary(data, mask, parts, steps, trace.status)
   dtype = jnp.asarray(matrix).dtype
-  return LowRankSparse(*(part.astype(dtype) for part in parts)), record
+  return LowRankSparse(*((part * unit).astype(dtype) for part in parts)), record

@@ -18,6 +18,7 @@ from jaxopt_robust.recovery._robust_pca import (
   check_matrix,
   finite_or,
   relative_size,
+  split_units,
   start_parts,
 )
 from jaxopt_robust.recovery.operators import wide_dot
@@ -173,4 +174,4 @@ def acc_alt_proj(
     state = AccAltProjState(parts, left, right, state.count + 1)
     return state, jax.lax.stop_gradient(info)
 
-  return Solver(init, step)
+  return split_units(Solver(init, step))

@@ -331,7 +331,8 @@ def subgradient_method(
     size = jnp.sqrt(_inner(params, params))
     change = jax.tree.map(lambda a, b: a - b, params, state.params)
     move = safe_divide(jnp.sqrt(_inner(change, change)), size)
-    arrived = state.arrived | ((_inner(grads, state.params) >= 0) & (size > 0))
+    # Nothing is left to grow where the loss is 0, as it is at the start for y = 0.
+    arrived = state.arrived | ((_inner(grads, state.params) >= 0) & (size > 0)) | (value == 0)
     error = jnp.where(arrived, move, jnp.maximum(move, 1))
     error = jnp.where(finite, error, jnp.nan)
     epsilon = jnp.finfo(params.L.dtype).eps
