@@ -29,6 +29,8 @@ DEMO = True
 
 _CURVE_POINTS = 120  # of a curve in the record
 _UNIT_DECAY = 0.985  # of the run from a start of unit scale, which has nothing to grow
+_BIG_UNIT_DECAY = 0.997  # the same where the loss has far better minima than the truth
+_WRONG_START, _WRONG_DECAY = 1e-6, 0.9616  # a decay that is right for a start of 1e-2
 _SQUARED_STEP = 0.02  # constant step of the squared loss
 _CONSTANT_STEP = 0.05  # constant step of the l1 loss under Gaussian noise
 
@@ -47,7 +49,8 @@ class Config:
     widths: widths of the factor: the rank, a few more, the full dimension.
     alphas: scales of the start.
     eta0: first normalised step.
-    tol: by how much the steps shrink in a run.
+    tol: relative last step of a run that counts as converged.
+    steps: steps of a run; they need neither rank nor growth.
     rates: growing fractions of gross errors.
     noises: standard deviations of dense Gaussian noise.
     noise_sizes: numbers of measurements under Gaussian noise.
@@ -57,7 +60,7 @@ class Config:
     big_dim: dimension of the problem whose truth is not the minimiser.
     big_measurements: its measurements, fewer than the free parameters.
     big_alpha: its start.
-    big_steps: its steps, 0 for as many as its start needs.
+    big_steps: its steps.
   """
 
   seeds: int = 3
@@ -70,6 +73,7 @@ class Config:
   alphas: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4)
   eta0: float = 0.25
   tol: float = 1e-8
+  steps: int = 1200
   rates: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
   noises: tuple[float, ...] = (0.1, 0.3, 1.0)
   noise_sizes: tuple[int, ...] = (1200, 4800)
@@ -79,21 +83,21 @@ class Config:
   big_dim: int = 50
   big_measurements: int = 800
   big_alpha: float = 1e-8
-  big_steps: int = 0
+  big_steps: int = 3600
 
 
 SIZES = {
   "toy": Config(
     seeds=1, dim=8, rank=1, measurements=160, widths=(1, 8), alphas=(1e-1, 1e-2, 1e-3), tol=1e-5,
-    rates=(0.0, 0.3), noise_sizes=(160,), noise_draws=2, squared_steps=60, constant_steps=60,
-    big_dim=8, big_measurements=160, big_alpha=1e-4, big_steps=768,
+    steps=500, rates=(0.0, 0.3), noise_sizes=(160,), noise_draws=2, squared_steps=60,
+    constant_steps=60, big_dim=8, big_measurements=160, big_alpha=1e-4, big_steps=768,
   ),
   "desk": Config(),
   "paper": Config(
     seeds=10, dim=50, rank=3, measurements=8000, widths=(3, 10, 50), rates=tuple(
       round(0.1 * i, 1) for i in range(10)
     ),
-    noise_sizes=(8000, 32000), squared_steps=3000,
+    noise_sizes=(8000, 32000), squared_steps=3000, steps=2400,
   ),
 }  # fmt: skip
 
@@ -115,34 +119,39 @@ def make(
   return op, y, problem.truth
 
 
-def decay(config: Config, alpha: Any) -> Any:
-  """1 - eta0 / (sqrt(r) log(1/alpha)): the rule with c = 0.7 for the growth factor 1.4 sqrt(r)."""
-  return 1 - config.eta0 / (math.sqrt(config.rank) * np.log(1 / np.asarray(alpha)))
-
-
-def steps_for(config: Config, rho: Any) -> int:
-  """Steps after which rho^T = tol."""
-  return math.ceil(math.log(1 / config.tol) / (1 - float(np.max(rho))))
-
-
 def solve(
-  alpha: jax.Array, rho: jax.Array, y: jax.Array, op: Any, truth: jax.Array, *,
-  width: int, num_steps: int, eta0: float,
+  alpha: jax.Array, y: jax.Array, op: Any, truth: jax.Array, *,
+  width: int, num_steps: int, eta0: float, tol: float,
 ) -> recovery.Trace:  # fmt: skip
-  """SubGM from the signs of the measurements."""
+  """SubGM from the signs of the measurements, in steps that are told neither rank nor growth."""
   start = recovery.sign_spectral(op, y, width, alpha=alpha)
-  tx = recovery.q_normalized_geometric(eta0=eta0, rho=rho)
-  return recovery.subgm(op, y, start, tx=tx, num_steps=num_steps, truth=truth)[1]
+  tx = recovery.residual_proportional(eta0=eta0)
+  return recovery.subgm(op, y, start, tx=tx, num_steps=num_steps, truth=truth, tol=tol)[1]
 
 
 @functools.partial(jax.jit, static_argnames=("num_steps", "eta0"))
 def solve_random(
-  key: jax.Array, alpha: jax.Array, rho: jax.Array, op: Any, y: jax.Array, truth: jax.Array, *,
-  num_steps: int, eta0: float,
+  key: jax.Array, alpha: jax.Array, rho: jax.Array | None, op: Any, y: jax.Array,
+  truth: jax.Array, *, num_steps: int, eta0: float,
 ) -> recovery.Trace:  # fmt: skip
-  """SubGM at full width from a random start."""
+  """SubGM at full width from a random start, with a decay or, for None, without."""
   dim = op.shape[0]
   start = recovery.random_small(key, dim, dim, alpha=alpha, dtype=y.dtype)
+  tx = (
+    recovery.residual_proportional(eta0=eta0)
+    if rho is None
+    else recovery.q_normalized_geometric(eta0=eta0, rho=rho)
+  )
+  return recovery.subgm(op, y, start, tx=tx, num_steps=num_steps, truth=truth)[1]
+
+
+@functools.partial(jax.jit, static_argnames=("num_steps", "eta0"))
+def solve_decay(
+  alpha: jax.Array, rho: jax.Array, op: Any, y: jax.Array, truth: jax.Array, *,
+  num_steps: int, eta0: float,
+) -> recovery.Trace:  # fmt: skip
+  """SubGM at full width from the signs of the measurements, with a given decay."""
+  start = recovery.sign_spectral(op, y, op.shape[0], alpha=alpha)
   tx = recovery.q_normalized_geometric(eta0=eta0, rho=rho)
   return recovery.subgm(op, y, start, tx=tx, num_steps=num_steps, truth=truth)[1]
 
@@ -166,12 +175,11 @@ def constant(
   return recovery.subgm(op, y, start, tx=tx, num_steps=num_steps, truth=truth)[1].err
 
 
-def on_grid(mapped: Any, points: list[tuple[Any, Any, Any]], num: int, *shared: Any) -> Any:
-  """Solves for a list of (alpha, rho, y), padded to ``num`` points: one compile serves all."""
+def on_grid(mapped: Any, points: list[tuple[Any, Any]], num: int, *shared: Any) -> Any:
+  """Solves for a list of (alpha, y), padded to ``num`` points: one compile serves all."""
   padded = points + [points[-1]] * (num - len(points))
-  alphas, rhos, ys = (np.stack([np.asarray(p[i]) for p in padded]) for i in range(3))
-  dtype = ys.dtype
-  trace = mapped(alphas.astype(dtype), rhos.astype(dtype), ys, shared=shared)
+  alphas, ys = (np.stack([np.asarray(p[i]) for p in padded]) for i in range(2))
+  trace = mapped(alphas.astype(ys.dtype), ys, shared=shared)
   return jax.tree.map(lambda leaf: np.asarray(leaf)[: len(points)], trace)
 
 
@@ -193,42 +201,29 @@ def run(config: Config, progress: Progress) -> Outcome:
   return Outcome(metrics, _table(config, metrics), _claims(config, metrics))
 
 
+def _mapped(config: Config, width: int) -> Any:
+  """Solves of one width over a grid of starts and measurements."""
+  return sweeps.sweep(
+    functools.partial(solve, width=width, num_steps=config.steps, eta0=config.eta0, tol=config.tol)
+  )
+
+
 def _start_and_corruption(config: Config, progress: Progress) -> tuple[dict[str, Any], Any]:
   """The first two parts, which share their operators; and their compiled solve."""
   sizes = {"num_measurements": config.measurements, "rows": config.dim, "rank": config.rank}
   middle = config.alphas[len(config.alphas) // 2]
   full, narrow = config.widths[-1], config.widths[0]
 
-  # Data, and the decays they ask for.
-  grow = jax.jit(jax.vmap(recovery.growth_factor, in_axes=(None, 0, None)), static_argnums=2)
   data = []
   for seed in range(config.seeds):
     key = jax.random.key(seed)
     op, y, truth = make(key, config.outlier_rate, config.outlier_scale, **sizes)
     far = make(key, config.outlier_rate, 1e4 * config.outlier_scale, **sizes)[1]
     by_rate = [make(key, rate, config.outlier_scale, **sizes)[1] for rate in config.rates]
-    growth = np.asarray(grow(op, np.stack(by_rate), config.rank))
-    data.append((key, op, truth.matrix, y, far, by_rate, growth))
-  rhos = decay(config, config.alphas)
-  rate_rhos = [
-    [
-      float(recovery.subgm_schedule(eta0=config.eta0, alpha=middle, growth=float(g)).rho)
-      for g in growth
-    ]
-    for *_, growth in data
-  ]
-  ends = [steps_for(config, rho) - 1 for rho in rhos]
-  rate_ends = [[steps_for(config, rho) - 1 for rho in row] for row in rate_rhos]
-  num_steps = 1 + max(*ends, *(end for row in rate_ends for end in row))
+    data.append((key, op, truth.matrix, y, far, by_rate))
   points = max(2 * len(config.alphas), len(config.rates))
 
-  mapped = {
-    width: sweeps.sweep(
-      functools.partial(solve, width=width, num_steps=num_steps, eta0=config.eta0)
-    )
-    for width in config.widths
-  }
-  unit_steps = steps_for(config, _UNIT_DECAY)
+  mapped = {width: _mapped(config, width) for width in config.widths}
   fit_squared = sweeps.sweep(
     functools.partial(squared, width=full, alpha=middle, num_steps=config.squared_steps)
   )
@@ -239,35 +234,30 @@ def _start_and_corruption(config: Config, progress: Progress) -> tuple[dict[str,
   }  # fmt: skip
   corruption: dict[str, Any] = {
     "widths": (narrow, full), "alpha": middle, "errors": [], "squared_least": [],
-    "growth": [growth for *_, growth in data],
   }  # fmt: skip
-  for seed, (key, op, truth, y, far, by_rate, _) in enumerate(progress.track(data, "problems")):
-    # The starts, twice; and the decay that fits alpha = 1e-2 from a much smaller start.
-    wrong = (1e-6, decay(config, 1e-2), y)
-    grid = [(a, r, y) for a, r in zip(config.alphas, rhos, strict=True)]
-    grid += [(a, r, far) for a, r in zip(config.alphas[1:], rhos[1:], strict=True)] + [wrong]
+  for seed, (key, op, truth, y, far, by_rate) in enumerate(progress.track(data, "problems")):
+    grid = [(a, y) for a in config.alphas] + [(a, far) for a in config.alphas[1:]]
     traces = {w: on_grid(mapped[w], grid, points, op, truth) for w in config.widths}
-    num = len(ends)
-    start["errors"].append(
-      [[traces[w].err[i, end] for i, end in enumerate(ends)] for w in config.widths]
-    )
-    start["errors_larger_outliers"].append(
-      [[traces[w].err[num + i, end] for i, end in enumerate(ends[1:])] for w in config.widths]
-    )
+    num = len(config.alphas)
+    start["errors"].append([traces[w].err[:num, -1] for w in config.widths])
+    start["errors_larger_outliers"].append([traces[w].err[num:, -1] for w in config.widths])
     start["status"].append([traces[w].status[:num] for w in config.widths])
-    start["wrong_decay"].append(traces[full].err[-1, -1])
-    start["wrong_decay_status"].append(int(traces[full].status[-1]))
+    wrong = solve_decay(
+      np.asarray(_WRONG_START), np.asarray(_WRONG_DECAY), op, y, truth,
+      num_steps=config.steps, eta0=config.eta0,
+    )  # fmt: skip
+    start["wrong_decay"].append(wrong.err[-1])
+    start["wrong_decay_status"].append(int(wrong.status))
     unit_trace = solve_random(
       key, np.asarray(1.0), np.asarray(_UNIT_DECAY), op, y, truth,
-      num_steps=unit_steps, eta0=config.eta0,
+      num_steps=config.steps, eta0=config.eta0,
     )  # fmt: skip
     unit = np.asarray(unit_trace.err)
     start["unit_start"].append(unit[-1])
 
-    grid = [(middle, r, v) for r, v in zip(rate_rhos[seed], by_rate, strict=True)]
-    by_width = [on_grid(mapped[w], grid, points, op, truth).err for w in (narrow, full)]
+    grid = [(middle, v) for v in by_rate]
     corruption["errors"].append(
-      [[err[i, end] for i, end in enumerate(rate_ends[seed])] for err in by_width]
+      [on_grid(mapped[w], grid, points, op, truth).err[:, -1] for w in (narrow, full)]
     )
     errors = np.asarray(fit_squared(np.stack([y, *by_rate]), shared=(op, truth)))
     start["squared_least"].append(errors[0].min())
@@ -275,27 +265,20 @@ def _start_and_corruption(config: Config, progress: Progress) -> tuple[dict[str,
     corruption["squared_least"].append(errors[1:].min(axis=1))
     if seed == 0:
       i = len(config.alphas) // 2
-      start["curves"] = {f"width {w}": thin(traces[w].err[i, : ends[i] + 1]) for w in config.widths}
+      start["curves"] = {f"width {w}": thin(traces[w].err[i]) for w in config.widths}
       start["curves"]["squared loss"] = thin(errors[0])
       start["curves"]["unit start"] = thin(unit)
-      start["curves"]["wrong decay"] = thin(traces[full].err[-1])
+      start["curves"]["wrong decay"] = thin(wrong.err)
   return {"start": start, "corruption": corruption}, (mapped, points)
 
 
 def _noise(config: Config, progress: Progress, shared_solve: Any) -> dict[str, Any]:
   """Errors relative to nu sqrt(d r / m), and what a constant step does instead."""
   alpha = 1e-3
-  rho = decay(config, alpha)
-  num_steps = steps_for(config, rho)
   sizes = config.noise_sizes
   widths = (config.widths[0], config.widths[-1])
   out: dict[str, Any] = {"widths": widths, "sizes": sizes, "ratio": [], "rms": []}
-  mapped = {
-    width: sweeps.sweep(
-      functools.partial(solve, width=width, num_steps=num_steps, eta0=config.eta0)
-    )
-    for width in widths
-  }
+  mapped = {width: _mapped(config, width) for width in widths}
   nus = np.repeat(config.noises, config.noise_draws)
   for i, m in enumerate(progress.track(sizes, "sizes")):
     # The size of the first parts takes their compiled solve; else single precision is ample.
@@ -310,9 +293,7 @@ def _noise(config: Config, progress: Progress, shared_solve: Any) -> dict[str, A
     rms = []
     for width in widths:
       last = [
-        on_grid(run_width[width], [(alpha, rho, y) for y in part], points, op, truth.matrix).err[
-          :, -1
-        ]
+        on_grid(run_width[width], [(alpha, y) for y in part], points, op, truth.matrix).err[:, -1]
         for part in np.split(ys, range(points, len(ys), points))
       ]
       by_noise = np.concatenate(last).reshape(len(config.noises), -1)
@@ -343,26 +324,23 @@ def _not_minimiser(config: Config) -> dict[str, Any]:
     jax.random.key(400), config.outlier_rate, 10.0, num_measurements=config.big_measurements,
     rows=config.big_dim, rank=config.rank, single_precision=single,
   )  # fmt: skip
-  rho = 1 - config.eta0 / (3 * math.sqrt(config.rank) * math.log(1 / config.big_alpha))
-  num_steps = config.big_steps or steps_for(config, rho)
   # Both from the same random directions. They run one after the other: each is one product of the
   # stored matrices with a vector, which is limited by memory, and a batch of two gains nothing.
   traces = [
     jax.tree.map(
       np.asarray,
       solve_random(
-        jax.random.key(401), np.asarray(alpha, y.dtype), np.asarray(rho, y.dtype), op, y,
-        truth.matrix, num_steps=num_steps, eta0=config.eta0,
+        jax.random.key(401), np.asarray(alpha, y.dtype), rho, op, y, truth.matrix,
+        num_steps=config.big_steps, eta0=config.eta0,
       ),
     )
-    for alpha in (config.big_alpha, 1.0)
+    for alpha, rho in ((config.big_alpha, None), (1.0, np.asarray(_BIG_UNIT_DECAY, y.dtype)))
   ]  # fmt: skip
   return {
     "truth_loss": float(np.mean(np.abs(truth.corruption))),
     "loss": [t.value[-1] for t in traces],
     "error": [t.err[-1] for t in traces],
-    "rho": rho,
-    "steps": num_steps,
+    "steps": config.big_steps,
     "curves": {
       name: [thin(t.value), thin(t.err)] for name, t in zip(("small", "unit"), traces, strict=True)
     },

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
+from jaxopt_robust._units import root_of_unit
 from jaxopt_robust.numerics import upcast
 from jaxopt_robust.typing import Array, ArrayLike
 
@@ -75,6 +76,8 @@ def randomized_svd(
   array = _checks.check_float_array("matrix", matrix, rank=2)
   rows, cols = array.shape
   wide = upcast(array)
+  unit = root_of_unit(wide)
+  wide = wide / unit / unit  # of size 1, so that products of rows stay in range
   out = randomized_svd_matvec(
     key,
     lambda block: jnp.matmul(wide, block, precision="highest"),
@@ -85,6 +88,7 @@ def randomized_svd(
     power=power,
     dtype=wide.dtype,
   )
+  out = out._replace(s=out.s * unit * unit)
   return LowRankSVD(*(leaf.astype(array.dtype) for leaf in out))
 
 

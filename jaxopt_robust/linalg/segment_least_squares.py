@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
+from jaxopt_robust._units import exponent_of, power
 from jaxopt_robust.numerics import safe_divide, upcast
 from jaxopt_robust.typing import Array, ArrayLike
 
@@ -79,19 +80,20 @@ def _count_sketch(
 def _row_mass(rows: Array, segments: Array, num_segments: int) -> tuple[Array, Array]:
   """Sum of squares and number of non-zero rows of each problem."""
   square = jnp.sum(rows * rows, axis=1)
-  table = jnp.stack([square, (square > 0).astype(rows.dtype)], axis=1)
+  table = jnp.stack([square, jnp.any(rows != 0, axis=1).astype(rows.dtype)], axis=1)
   total = jax.ops.segment_sum(table, segments, num_segments)
   return total[:, 0], total[:, 1]
 
 
-def _floor(mass: Array, is_short: Array, small: ArrayLike) -> Array:
-  """Least diagonal shift of A^T A, relative to its trace.
+def _floor(mass: Array, is_short: Array, small: ArrayLike, penalty: Array) -> Array:
+  """Least diagonal shift of A^T A, relative to its trace; 1 where there is nothing to shift.
 
   Rounding is amplified by 1 / shift in directions without data: a problem that has such directions
   gets a shift that leaves them half of the digits, any other only what a factorisation needs.
   """
   large = jnp.finfo(mass.dtype).eps ** 0.5
-  return jnp.where(mass > 0, mass * jnp.where(is_short, large, small), 1)
+  nothing = jnp.where(penalty > 0, 0, 1).astype(mass.dtype)
+  return jnp.where(mass > 0, mass * jnp.where(is_short, large, small), nothing)
 
 
 def _solve_upper(factor: Array, rhs: Array, *, transpose: bool) -> Array:
@@ -151,8 +153,10 @@ def sketch_precondition(
   if sketch_size < wide.shape[1]:
     raise ValueError(f"sketch_size must be at least {wide.shape[1]}; got {sketch_size}.")
   none = jnp.zeros(num_segments, wide.dtype)
+  unit = _units(jnp.max(jnp.abs(wide), axis=1), index, num_segments)
+  wide = wide / unit.at[index].get(mode="fill", fill_value=1)[:, None]
   factor = _sketched_qr(key, wide, index, num_segments, sketch_size, none)[0]
-  return factor.astype(array.dtype)
+  return (factor * unit[:, None, None]).astype(array.dtype)
 
 
 def _sketched_qr(
@@ -169,7 +173,7 @@ def _sketched_qr(
   small = (4 * width * jnp.finfo(rows.dtype).eps) ** 2
   diagonal = jnp.diagonal(upper[:, :width, :width], axis1=1, axis2=2)
   is_short = (count < width) | (jnp.min(jnp.abs(diagonal), axis=1) ** 2 <= small * mass)
-  shift = jnp.maximum(penalty, _floor(mass, is_short, small))
+  shift = jnp.maximum(penalty, _floor(mass, is_short, small, penalty))
   shifts = jnp.sqrt(shift)[:, None, None] * jnp.eye(width, table.shape[1], dtype=rows.dtype)[None]
   upper = jnp.linalg.qr(jnp.concatenate([upper, shifts], axis=1), mode="r")[:, :width]
   sign = jnp.where(jnp.diagonal(upper, axis1=1, axis2=2) < 0, -1, 1).astype(rows.dtype)
@@ -269,6 +273,13 @@ def segment_lstsq(
       f"ridge must be a scalar or have shape ({num_segments},); got {jnp.shape(ridge)}."
     )
   penalty = jnp.broadcast_to(penalty, (num_segments,))
+  # Each problem in units of its own: rows and targets of size 1, whose squares stay in range.
+  unit_a = _units(jnp.max(jnp.abs(a), axis=1), index, num_segments, jnp.sqrt(penalty))
+  unit_b = _units(jnp.abs(b), index, num_segments)
+  a = a / unit_a.at[index].get(mode="fill", fill_value=1)[:, None]
+  b = b / unit_b.at[index].get(mode="fill", fill_value=1)
+  inverse = 1 / unit_a  # a power of two; x / u / u may become x / (u u), which is out of range
+  penalty = penalty * inverse * inverse
 
   scale_b = jnp.sqrt(jax.ops.segment_sum(b * b, index, num_segments))
 
@@ -287,7 +298,7 @@ def segment_lstsq(
   if solver == "exact":
     mass, count = _row_mass(a, index, num_segments)
     small = 4 * width * epsilon
-    shift = jnp.maximum(penalty, _floor(mass, count < width, small))
+    shift = jnp.maximum(penalty, _floor(mass, count < width, small, penalty))
     gram = _gram(a, index, num_segments)
     factor = jnp.linalg.cholesky(
       gram + shift[:, None, None] * jnp.eye(width, dtype=a.dtype)[None], upper=True
@@ -313,7 +324,12 @@ def segment_lstsq(
   half = whiten(grad)
   first = half
   if solver == "pcg":
-    x = _conjugate_gradients(start, grad, curve, whiten, unwhiten, iterations)
+    # In units of the gradient: of a strong ridge it is as small as the rows, and squared below.
+    unit = power(exponent_of(jnp.max(jnp.abs(grad), axis=1)), grad.dtype)[:, None]
+    moved = _conjugate_gradients(
+      jnp.zeros_like(start), grad / unit, curve, whiten, unwhiten, iterations
+    )
+    x = start + unit * moved
     half = whiten(gradient(x))
   else:
     steps = {"exact": 2, "sketch": 0, "unit_step": iterations}[solver]
@@ -339,7 +355,15 @@ def segment_lstsq(
     jnp.asarray(_CONVERGED, jnp.int32),
   )
   info = SegmentLstsqInfo(residual, first_residual, is_short, status)
-  return x.astype(dtype), info
+  return (x * (unit_b / unit_a)[:, None]).astype(dtype), info
+
+
+def _units(sizes: Array, segments: Array, num_segments: int, least: Array | None = None) -> Array:
+  """The largest power of two at most the largest number of each problem; 1 where that is 0."""
+  largest = jnp.maximum(jax.ops.segment_max(sizes, segments, num_segments), 0)
+  if least is not None:
+    largest = jnp.maximum(largest, least)
+  return power(exponent_of(largest), sizes.dtype)
 
 
 def _gram(rows: Array, segments: Array, num_segments: int) -> Array:

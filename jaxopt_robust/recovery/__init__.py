@@ -64,6 +64,7 @@ from jaxopt_robust.recovery.metrics import (
   support_f1,
 )
 from jaxopt_robust.recovery.operators import AdjointProducts, MeasurementOperator
+from jaxopt_robust.recovery.residual_steps import ResidualState, residual_proportional
 from jaxopt_robust.recovery.robust_pca_convex import (
   PcpInfo,
   PcpState,
@@ -133,6 +134,7 @@ __all__ = [
   "PcpInfo",
   "PcpState",
   "RankOneSensing",
+  "ResidualState",
   "RobustPcaInfo",
   "ScaledGdState",
   "ScaledState",
@@ -187,6 +189,7 @@ __all__ = [
   "random_small",
   "rel_err",
   "replace_outliers",
+  "residual_proportional",
   "riemannian_complete",
   "riemannian_completion",
   "robust_pca",

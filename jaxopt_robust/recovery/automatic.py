@@ -8,9 +8,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxopt_robust import _checks
-from jaxopt_robust.numerics import safe_norm, upcast
+from jaxopt_robust._units import root_of_unit, saturated, times
+from jaxopt_robust.numerics import safe_divide, safe_norm, upcast
 from jaxopt_robust.recovery.factors import Factors
 from jaxopt_robust.recovery.gaussian import GaussianSensing, KeyedGaussianSensing
 from jaxopt_robust.recovery.initial import (
@@ -21,7 +23,8 @@ from jaxopt_robust.recovery.initial import (
   spectral_factors,
 )
 from jaxopt_robust.recovery.operators import MeasurementOperator
-from jaxopt_robust.recovery.sensing import Trace, subgm
+from jaxopt_robust.recovery.residual_steps import residual_proportional
+from jaxopt_robust.recovery.sensing import Trace, lower_quartile, subgm
 from jaxopt_robust.recovery.stepsizes import q_normalized_geometric
 from jaxopt_robust.recovery.subset import Subset
 from jaxopt_robust.typing import Array, ArrayLike
@@ -30,6 +33,9 @@ __all__ = ["SubgmSchedule", "robust_recover", "subgm_schedule"]
 
 _LARGEST_OF_NOISE = 0.98  # 95th percentile of the Tracy-Widom law of real symmetric matrices
 _LEAST_DIM = 8  # the limit laws are used from this size on
+_ARRIVALS = 24  # times what the strongest direction needs to grow
+_STEPS_PER_DIGIT = 64  # twice what the cooling of residual_proportional needs for a factor of 10
+_ROUND_STEPS = 128
 
 
 class SubgmSchedule(NamedTuple):
@@ -133,13 +139,45 @@ def _run(
   start: Factors,
   truth: ArrayLike | None,
   eta0: ArrayLike,
-  rho: ArrayLike,
+  rho: ArrayLike | None,
   tol: ArrayLike,
   *,
   num_steps: int,
 ) -> tuple[Factors, Trace]:
-  tx = q_normalized_geometric(eta0=eta0, rho=rho)
+  tx: optax.GradientTransformation
+  if rho is None:
+    tx = residual_proportional(eta0=eta0)
+  else:
+    tx = q_normalized_geometric(eta0=eta0, rho=rho)
   return subgm(op, y, start, tx=tx, num_steps=num_steps, truth=truth, tol=tol)
+
+
+def _size_of(op: MeasurementOperator, y: Array, direction: Array) -> Array:
+  """How large X is in the norm of Frobenius, from y and the measurements of a unit matrix.
+
+  The ratio of their lower quartiles: for Gaussian measurements and without outliers the norm itself
+  up to the noise, with outliers a small multiple of it. It has the units of X, whatever those of y
+  and of the operator.
+  """
+  wide = upcast(y)
+  like = upcast(op.apply(direction))
+  if op.observed is not None:
+    wide, like = (jnp.where(op.observed, z, 0) for z in (wide, like))
+  quartiles = lower_quartile(op, wide), lower_quartile(op, like)
+  norms = safe_norm(wide), safe_norm(like)  # where a quarter of the numbers is 0
+  usable = (quartiles[0] > 0) & (quartiles[1] > 0)
+  top, bottom = (jnp.where(usable, q, n) for q, n in zip(quartiles, norms, strict=True))
+  return safe_divide(top, bottom)
+
+
+def _num_steps(arrival: float, tol: float) -> int:
+  """Steps of ``residual_proportional``: for the signal to arrive, and for the steps to shrink.
+
+  One singular value after the other grows, each while the steps are as long as what is left; the
+  number of steps is rounded up so that few programs are compiled.
+  """
+  needed = _ARRIVALS * arrival + _STEPS_PER_DIGIT * math.log10(1 / tol)
+  return _ROUND_STEPS * math.ceil(needed / _ROUND_STEPS)
 
 
 def robust_recover(
@@ -154,12 +192,15 @@ def robust_recover(
   growth: float | None = None,
   c: float = 0.8,
   tol: float = 1e-8,
+  num_steps: int | None = None,
   truth: ArrayLike | None = None,
 ) -> tuple[Factors, Trace]:
   r"""Recovers a low-rank matrix from corrupted measurements, with start and steps chosen for it.
 
-  Takes a start of scale ``alpha`` (``sign_spectral``, or ``random_small`` where a key is given),
-  the decay of ``subgm_schedule`` and runs ``subgm`` for the number of steps that ``tol`` needs.
+  Takes a start of scale ``alpha`` relative to the data (``sign_spectral``, or ``random_small``
+  where a key is given) and runs ``subgm`` with the steps of ``residual_proportional``, which need
+  neither the true rank nor the growth of its weakest direction. Where ``growth`` is given the steps
+  are those of ``q_normalized_geometric`` with the decay of ``subgm_schedule``.
 
   Args:
     op: operator on d1 x d2 matrices with m measurements.
@@ -168,18 +209,20 @@ def robust_recover(
     rank: width of the factors, static: the true rank or, for Gaussian measurements, any more.
     key: typed PRNG key for a random start; None starts from the signs of ``y``.
     kind: ``"psd"`` for symmetric positive semidefinite matrices, ``"general"`` else; static.
-    alpha: in (0, 1), scale of the start: smaller is more exact and slower when ``rank`` exceeds the
-      true rank.
+    alpha: in (0, 1), scale of the start relative to the size of X: smaller is more exact and slower
+      when ``rank`` exceeds the true rank.
     eta0: > 0, first normalised step.
-    growth: g of ``growth_factor``; None estimates it from the data, and for Gaussian measurements
-      refuses data whose signs cannot be told from random ones (at the 5 % level).
-    c: > 0, margin of the schedule.
+    growth: g of ``growth_factor``, for the geometric schedule; None takes the adaptive steps, and
+      for Gaussian measurements refuses data whose signs cannot be told from random ones (at the 5 %
+      level).
+    c: > 0, margin of the geometric schedule.
     tol: in (0, 1), by how much the steps shrink during the run.
+    num_steps: number of steps, >= 1; None takes what ``alpha`` and ``tol`` need.
     truth: float[d1, d2], X*, to record the error; None records none.
 
   Returns:
     (Factors, Trace): ``compose(factors)`` is the matrix; look at ``trace.status``, which is 0 where
-    the run converged.
+    the run converged. Measurements that are all 0 have the zero matrix, with status 0.
 
   Raises:
     TypeError: a wrong type, or a call inside ``jit``: the number of steps depends on the data. Use
@@ -188,7 +231,8 @@ def robust_recover(
       ``y`` show no signal at all.
 
   Note:
-    The limits of ``subgm`` hold here too: single entries need ``rank`` equal to the true rank.
+    The limits of ``subgm`` hold here too: single entries need ``rank`` equal to the true rank. The
+    result scales with ``y``: units do not matter.
 
   Example:
     >>> op = jr.recovery.make_gaussian_sensing(jax.random.key(0), 200, 4, 4)
@@ -200,36 +244,57 @@ def robust_recover(
 
   Reference:
     Ma and Fattahi, Global Convergence of Sub-gradient Method for Robust Matrix Recovery, 2023,
-    algorithm 1.
+    algorithm 1; the length of the steps is that of ``residual_proportional``.
   """
   y = check_problem(op, y, kind)
   rank = _checks.check_rank(rank, op.shape)
   if not _checks.is_concrete((op, y, alpha, eta0, growth, c, tol)):
     raise TypeError("robust_recover cannot run inside jit, vmap or grad; use subgm there.")
-  finite = np.isfinite(np.asarray(upcast(y)))
+  if num_steps is not None:
+    num_steps = _checks.check_int("num_steps", num_steps, minimum=1)
+  _checks.check_interval("alpha", alpha, 0.0, 1.0, closed="neither")
+  _checks.check_positive("eta0", eta0)
+  _checks.check_interval("tol", tol, 0.0, 1.0, closed="neither")
+  numbers = np.asarray(upcast(y))
   if op.observed is not None:
-    finite |= ~np.asarray(op.observed)
+    numbers = np.where(np.asarray(op.observed), numbers, 0)
+  finite = np.isfinite(numbers)
   if not finite.all():
     raise ValueError(f"y must be finite; got {np.sum(~finite)} entries that are NaN or infinite.")
-  signs = mean_of_signs(op, y) if growth is None or key is None else None
-  if growth is None:
-    assert signs is not None
-    growth = float(growth_of(signs, None, kind))
-    if not math.isfinite(growth):
+
+  signs = mean_of_signs(op, y)
+  rho: ArrayLike | None = None
+  if growth is not None:
+    schedule = subgm_schedule(eta0=eta0, alpha=alpha, growth=growth, c=c)
+    rho, num_steps = schedule.rho, num_steps or schedule.num_steps(tol)
+  elif numbers.any():
+    leading = float(growth_of(signs, 1, kind))
+    if not math.isfinite(leading):
       raise ValueError("y shows no signal: the mean of sign(y_i) A_i has no positive direction.")
     if _is_pure_noise(op, signs, kind):
       raise ValueError(
         "y shows no signal: the mean of sign(y_i) A_i cannot be told from that of random signs. "
         "Either (almost) all measurements are wrong or there are too few; pass growth to go on."
       )
-  schedule = subgm_schedule(eta0=eta0, alpha=alpha, growth=growth, c=c)
+    num_steps = num_steps or _num_steps(leading * math.log(1 / alpha) / (2 * eta0), tol)
+
+  # All is done in units of X, a power of 4: the products of small factors stay in range.
+  direction = safe_divide(signs, safe_norm(signs))
+  size = _size_of(op, y, direction.astype(y.dtype))
+  unit = root_of_unit(size)
+  scale = alpha * jnp.sqrt(size / unit / unit)
   if key is None:
-    assert signs is not None
-    start = spectral_factors(signs, rank, alpha, kind, y.dtype)
+    start = spectral_factors(direction, rank, scale, kind, y.dtype)
   else:
     shape = op.shape[0] if kind == "psd" else op.shape
-    start = random_small(key, shape, rank, alpha=alpha, dtype=y.dtype)
+    start = random_small(key, shape, rank, alpha=scale, dtype=y.dtype)
+  down = 1 / unit
+  matrix = None if truth is None else times(op.check_matrix(truth), down, down)
   # Steps shrink to tol; a converged run then moves by about eta0 * tol, or by its dtype's rounding.
-  bound = max(tol, float(jnp.finfo(y.dtype).eps))
-  num_steps = schedule.num_steps(tol)
-  return _run(op, y, start, truth, eta0, schedule.rho, bound, num_steps=num_steps)
+  bound = max(float(tol), float(jnp.finfo(y.dtype).eps))
+  factors, trace = _run(
+    op, times(y, down, down), start, matrix, eta0, rho, bound, num_steps=num_steps or 1
+  )
+  err = None if trace.err is None else times(trace.err, unit, unit)
+  trace = trace._replace(value=saturated(trace.value, unit, unit), err=err)
+  return jax.tree.map(lambda factor: times(factor, unit), factors), trace

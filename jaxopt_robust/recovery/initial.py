@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 _EDGE_MARGIN = 1.1  # fluctuation of the extreme noise eigenvalues at sizes of a few tens
+_LARGEST_OF_NOISE = 2.02  # 99th percentile of the Tracy-Widom law of real symmetric matrices
 
 
 def check_problem(op: MeasurementOperator, y: ArrayLike, kind: str) -> Array:
@@ -336,9 +337,9 @@ def growth_factor(
   Args:
     op: operator on d1 x d2 matrices with m measurements.
     y: float[m], measurements, possibly corrupted.
-    rank: the true rank r, static; None estimates it as the number of eigenvalues above 1.1 times
-      the most negative one (``"psd"``), or of singular values above the hard threshold of Gavish
-      and Donoho, about 2.86 medians (``"general"``).
+    rank: the true rank r, static; None estimates it as the number of eigenvalues above the edge of
+      the noise, whose size the antisymmetric part of C tells (``"psd"``), or of singular values
+      above the hard threshold of Gavish and Donoho, about 2.86 medians (``"general"``).
     kind: ``"psd"`` or ``"general"``; static.
 
   Returns:
@@ -351,7 +352,7 @@ def growth_factor(
 
   Note:
     A direction below the noise of C cannot be seen here: where the truth is ill-conditioned and
-    measurements are few, pass the rank or double g.
+    measurements are few, take ``residual_proportional``, which does not need g.
 
   Example:
     >>> op = jr.recovery.make_gaussian_sensing(jax.random.key(0), 4000, 3, 3)
@@ -362,7 +363,7 @@ def growth_factor(
   Reference:
     Ma and Fattahi, Global Convergence of Sub-gradient Method for Robust Matrix Recovery, 2023 (rate
     of the growth phase); Gavish and Donoho, The optimal hard threshold for singular values is
-    4/sqrt(3), 2014, equation 5. The estimate of the rank by the most negative eigenvalue is ours.
+    4/sqrt(3), 2014, equation 5. The estimate of the noise by the antisymmetric part is ours.
   """
   y = check_problem(op, y, kind)
   if rank is not None:
@@ -370,12 +371,28 @@ def growth_factor(
   return growth_of(mean_of_signs(op, y), rank, kind).astype(y.dtype)
 
 
+def _noise_edge(dense: Array, values: Array) -> Array:
+  """Where the eigenvalues of the noise in (C + C^T) / 2 end.
+
+  The signal is symmetric, so that (C - C^T) / 2 is noise alone and tells its size: entries of
+  variance s^2 make a norm of s sqrt(d (d - 1) / 2) there, and eigenvalues up to sqrt(2 d) s, which
+  vary by the law of Tracy and Widom. Measurement matrices that are symmetric themselves show
+  nothing there: then the most negative eigenvalue stands for the noise.
+  """
+  size = dense.shape[0]
+  apart = safe_norm((dense - dense.T) / 2)
+  deviation = apart * (2 / max(size * (size - 1), 1)) ** 0.5
+  edge = (2 * size) ** 0.5 * deviation * (1 + _LARGEST_OF_NOISE / 2 * size ** (-2 / 3))
+  shown = apart > jnp.sqrt(jnp.finfo(dense.dtype).eps) * safe_norm(dense)
+  return jnp.where(shown, edge, _EDGE_MARGIN * jnp.maximum(-values[-1], 0))
+
+
 def growth_of(dense: Array, rank: int | None, kind: str) -> Array:
   """The factor g of a mean of signs."""
   norm = safe_norm(dense)
   if kind == "psd":
     values = jnp.linalg.eigvalsh((dense + dense.T) / 2)[::-1]
-    edge = _EDGE_MARGIN * jnp.maximum(-values[-1], 0)
+    edge = _noise_edge(dense, values)
     factor = norm
   else:
     values = jnp.linalg.svd(dense, compute_uv=False)

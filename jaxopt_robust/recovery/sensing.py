@@ -38,6 +38,8 @@ class SubgradAux(NamedTuple):
   Attributes:
     q_norm: float scalar, ||Q||_F of the gradient Q with respect to the product X.
     resid: float[m], A(L R^T) - y; 0 where not observed.
+    scale: float scalar, the lower quartile of |resid| over the observed measurements, which follows
+      ||X - X*||_F whatever up to three quarters of the measurements are; or None.
 
   Example:
     >>> SubgradAux(jnp.ones(()), jnp.zeros(3)).resid.shape
@@ -50,6 +52,16 @@ class SubgradAux(NamedTuple):
 
   q_norm: Array
   resid: Array
+  scale: Array | None = None
+
+
+def lower_quartile(op: MeasurementOperator, residual: Array) -> Array:
+  """An order statistic of |residual|: a quarter of the observed ones is at most as large."""
+  size = jnp.abs(residual)
+  if op.observed is not None:
+    size = jnp.where(op.observed, size, jnp.inf)
+  last = jnp.maximum(jnp.asarray(op.count, jnp.int32) - 1, 0)
+  return jnp.sort(size)[last // 4]
 
 
 def _check_fit(op: MeasurementOperator, factors: Factors) -> tuple[Array, Array]:
@@ -132,7 +144,7 @@ def l1_value_subgrad(
       grads.L + wide_dot(left, unit).astype(left.dtype),
       grads.R - wide_dot(right, unit).astype(right.dtype),
     )
-  return value, grads, SubgradAux(products.norm, residual)
+  return value, grads, SubgradAux(products.norm, residual, lower_quartile(op, residual))
 
 
 def squared_value_grad(
@@ -171,7 +183,11 @@ def squared_value_grad(
   count = jnp.maximum(jnp.asarray(op.count, residual.dtype), 1)
   products = _divide(products, count)
   value = 0.5 * jnp.sum(residual * residual) / count
-  return value, _gradients(factors, products), SubgradAux(products.norm, residual)
+  return (
+    value,
+    _gradients(factors, products),
+    SubgradAux(products.norm, residual, lower_quartile(op, residual)),
+  )
 
 
 class SubgmState(NamedTuple):
@@ -271,7 +287,7 @@ def subgradient_method(
 
   F_{t+1} = F_t + update of ``make_tx(hyper)`` at the sub-gradient of the loss. The data of the
   solver are ``op, y`` and optionally the true matrix, float[d1, d2]. The transformation gets the
-  keyword arguments ``value`` and ``q_norm``.
+  keyword arguments ``value``, ``q_norm`` and ``scale``.
 
   The stopping quantity is error = ||F_{t+1} - F_t||_F / ||F_{t+1}||_F, but at least 1 as long as
   the radial derivative <dF_t, F_t> has been negative at all steps: a run whose steps shrink faster
@@ -321,7 +337,7 @@ def subgradient_method(
   ) -> tuple[SubgmState, SubgmInfo]:
     value, grads, aux = value_and_subgrad(op, y, state.params)
     updates, tx_state = transform(hyper).update(
-      grads, state.tx_state, state.params, value=value, q_norm=aux.q_norm
+      grads, state.tx_state, state.params, value=value, q_norm=aux.q_norm, scale=aux.scale
     )
     params = optax.apply_updates(state.params, updates)
     finite = jnp.isfinite(value) & tree_all_finite(params)
@@ -360,13 +376,14 @@ def subgm(
   r"""Recovers a low-rank matrix from grossly corrupted measurements by sub-gradient steps.
 
   Minimises (1/m) ||A(L R^T) - y||_1 from ``factors`` with the steps of ``tx``, usually
-  ``q_normalized_geometric`` with the decay of ``subgm_schedule``.
+  ``residual_proportional``, or ``q_normalized_geometric`` with the decay of ``subgm_schedule``.
 
   Args:
     op: operator on d1 x d2 matrices with m measurements.
     y: float[m], measurements.
     factors: Factors, the start; R None for a symmetric positive semidefinite matrix.
-    tx: optax transformation that includes the minus sign; it gets ``value`` and ``q_norm``.
+    tx: optax transformation that includes the minus sign; it gets ``value``, ``q_norm`` and
+      ``scale``.
     num_steps: number of steps, >= 1, static.
     truth: float[d1, d2], X*, to record the error; None records none.
     tol: > 0, the last relative step of a run that counts as converged; may be traced.

@@ -305,5 +305,7 @@ def test_robust_recover_symmetric_and_general(psd, key):
 
 def test_robust_recover_tells_when_the_signal_did_not_arrive(psd):
   op, y, _ = psd
-  _, trace = recovery.robust_recover(op, y, 3, alpha=1e-5, c=0.2)
+  _, trace = recovery.robust_recover(op, y, 3, alpha=1e-5, growth=1.5, c=0.2)
   assert int(trace.status) == solvers.STALLED
+  _, trace = recovery.robust_recover(op, y, 3, alpha=1e-5, num_steps=10)  # still growing
+  assert int(trace.status) == solvers.STEP_LIMIT

@@ -19,7 +19,9 @@ each = pytest.mark.parametrize("case", TRANSFORMS, ids=str)
 
 
 def _extra(value):
-  return {"value": jnp.asarray(value), "q_norm": jnp.asarray(Q_NORM)}
+  return {
+    "value": jnp.asarray(value), "scale": jnp.asarray(value), "q_norm": jnp.asarray(Q_NORM)
+  }  # fmt: skip
 
 
 def _run(tx, grads=GRADS):
@@ -59,7 +61,7 @@ def test_chain_mask_partition_multisteps_inject(case):
 def test_zero_gradient_gives_zero_update(case):
   zero = jax.tree.map(jnp.zeros_like, GRADS)
   tx = case.factory(**case.hyper)
-  updates, _ = tx.update(zero, tx.init(zero), value=jnp.asarray(1.0), q_norm=jnp.asarray(0.0))
+  updates, _ = tx.update(zero, tx.init(zero), **(_extra(1.0) | {"q_norm": jnp.asarray(0.0)}))
   assert all(bool(jnp.all(u == 0)) for u in jax.tree.leaves(updates))
 
 

@@ -157,6 +157,13 @@ TRANSFORMS = [
     {"gap0": 0.5, "patience": 3},
     lambda t, g, f, q: 0.5 / _norm(g) ** 2,
   ),
+  TransformCase(
+    # The scales of the contract test are its values, the first of which is 2.
+    "residual_proportional",
+    recovery.residual_proportional,
+    {"eta0": 0.5, "cooling": 0.9},
+    lambda t, g, f, q: 0.5 * (f / 2.0) / q,
+  ),
 ]
 
 _KEY = jax.random.key(0)
@@ -582,9 +589,32 @@ BAD_INPUTS: list[BadInput] = [
   _bad(
     "robust_recover",
     "no signal",
-    lambda: recovery.robust_recover(_OP, jnp.zeros(3), 1),
+    lambda: recovery.robust_recover(_OP, -_Y, 1),
     ValueError,
     "no signal",
+  ),
+  _bad(
+    "robust_recover",
+    "steps",
+    lambda: recovery.robust_recover(_OP, _Y, 1, num_steps=0),
+    ValueError,
+    "num_steps",
+  ),
+  _bad(
+    "residual_proportional",
+    "cooling",
+    lambda: recovery.residual_proportional(eta0=0.25, cooling=0.0),
+    ValueError,
+    "cooling",
+  ),
+  _bad(
+    "residual_proportional",
+    "missing",
+    lambda: (tx := recovery.residual_proportional(eta0=1.0)).update(
+      _Y, tx.init(_Y), q_norm=jnp.ones(())
+    ),
+    ValueError,
+    "keyword argument scale",
   ),
   _bad(
     "robust_recover",
