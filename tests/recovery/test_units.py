@@ -55,7 +55,7 @@ def _ridge(key, matrix, unit):
 
 def _impute(rank, key, matrix, unit):
   found, info = recovery.soft_impute_path(
-    _op(), matrix.ravel(), jnp.array([3.0, 1.0]) * unit, rank=rank, key=key, tol=1e-5
+    _op(), matrix.ravel(), jnp.array([4.0, 2.0]) * unit, rank=rank, key=key, tol=1e-5
   )
   return jax.tree.leaves(_last(found)), info.status[-1], info.error[-1]
 
