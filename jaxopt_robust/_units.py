@@ -1,5 +1,7 @@
 """Units of data: a power of two by which numbers are divided, so that squares stay in range."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -19,7 +21,7 @@ def exponent_of(sizes: Array) -> Array:
   return jnp.clip(exponent, -limit, limit).astype(jnp.int32)
 
 
-def power(exponent: Array, dtype: object) -> Array:
+def power(exponent: Array, dtype: Any) -> Array:
   """2^exponent, exactly."""
   return jnp.ldexp(jnp.ones((), dtype), exponent)
 

@@ -15,6 +15,7 @@ from jaxopt_robust import recovery, solvers
 ROWS, COLS, RANK = 12, 9, 2
 EXACT = [4.0**-49, 4.0**-20, 4.0**20, 4.0**49]  # 3e-30, 9e-13, 1e12, 3e29
 ROUNDED = [1e-30, 1e-25, 1e-12, 3.0, 1e12, 1e25, 1e30]
+EPS = float(np.finfo(np.float32).eps)
 
 
 @functools.cache
@@ -156,10 +157,11 @@ def test_results_scale_with_the_data(name, key):
   size = np.abs(_product(base, power)).max()
   for factor in ROUNDED:
     outputs, other, _ = _call(name, key, factor)
-    # Rounding of the data, 6e-8, and where the last step is taken: a tolerance of 1e-5 over a
-    # contraction of up to 0.98 in the slowest of the iterations.
+    # Rounding of the data, 6e-8, times what the iterations make of it. Soft thresholding stops when
+    # the objective no longer falls: its gap is of the order of eps, the distance of its root.
+    loose = 4 * EPS**0.5 if name.startswith("soft") else 5e-4
     np.testing.assert_allclose(
-      _product(outputs, power), _product(base, power), rtol=0, atol=5e-4 * size
+      _product(outputs, power), _product(base, power), rtol=0, atol=loose * size
     )
     assert solvers.NON_FINITE not in (other, status)
 
