@@ -5,7 +5,6 @@ from jaxopt_robust.projections.affine import (
   AffineFactor,
   affine_factor,
   projection_affine_set,
-  projection_polyhedron,
 )
 from jaxopt_robust.projections.box_section import (
   projection_box_section,
@@ -29,6 +28,11 @@ from jaxopt_robust.projections.matrices import (
   projection_spectral_norm_ball,
   projection_stiefel,
 )
+from jaxopt_robust.projections.polyhedra import (
+  PolyhedronInfo,
+  projection_polyhedron,
+  projection_polyhedron_with_info,
+)
 from jaxopt_robust.projections.simplex import (
   projection_sparse_simplex,
   projection_top_k,
@@ -47,6 +51,7 @@ from jaxopt_robust.projections.vectors import (
 
 __all__ = [
   "AffineFactor",
+  "PolyhedronInfo",
   "affine_factor",
   "kl_projection_birkhoff",
   "kl_projection_transport",
@@ -60,6 +65,7 @@ __all__ = [
   "projection_isotonic",
   "projection_nuclear_norm_ball",
   "projection_polyhedron",
+  "projection_polyhedron_with_info",
   "projection_psd",
   "projection_rank",
   "projection_second_order_cone",

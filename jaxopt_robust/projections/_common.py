@@ -36,22 +36,35 @@ def strong(array: Array) -> Array:
 
 def scalar(name: str, value: Any, dtype: Any) -> Array:
   """A number, in a given dtype."""
-  if value is None or isinstance(value, str):
-    raise TypeError(f"{name} must be a number; got {value!r}.")
-  if jnp.ndim(value) != 0:
-    raise ValueError(f"{name} must be a scalar; got shape {jnp.shape(value)}.")
-  return jnp.asarray(value, dtype)
+  array = _checks.check_float_array(name, value, non_empty=False)
+  if array.ndim != 0:
+    raise ValueError(f"{name} must be a scalar; got shape {array.shape}.")
+  return array.astype(dtype)
 
 
 def like(name: str, value: Any, x: Array, *, spread: bool = False) -> Array:
   """An array of the shape and dtype of ``x``; with ``spread`` a scalar serves too."""
-  if value is None or isinstance(value, str):
-    raise TypeError(f"{name} must be an array of the shape of x, {x.shape}; got {value!r}.")
-  array = jnp.asarray(value, x.dtype)
+  array = _checks.check_float_array(name, value, non_empty=False).astype(x.dtype)
   if spread and array.ndim == 0:
     return jnp.broadcast_to(array, x.shape)
   if array.shape != x.shape:
     raise ValueError(f"{name} must have the shape of x, {x.shape}; got {array.shape}.")
+  return array
+
+
+def system(names: tuple[str, str], matrix: Any, rhs: Any, x: Array) -> tuple[Array, Array]:
+  """A matrix with a column for each entry of ``x``, and its right side, in the dtype of ``x``."""
+  rows = _checks.check_float_array(names[0], matrix, rank=2, non_empty=False).astype(x.dtype)
+  if rows.shape[1] != x.shape[0]:
+    raise ValueError(f"{names[0]} must have {x.shape[0]} columns; got shape {rows.shape}.")
+  return rows, right_side(names[1], rhs, rows)
+
+
+def right_side(name: str, value: Any, rows: Array) -> Array:
+  """A number for each row of a matrix."""
+  array = _checks.check_float_array(name, value, non_empty=False).astype(rows.dtype)
+  if array.shape != rows.shape[:1]:
+    raise ValueError(f"{name} must have shape {rows.shape[:1]}; got {array.shape}.")
   return array
 
 

@@ -1,4 +1,4 @@
-"""Projections onto affine sets and polyhedra."""
+"""Projections onto affine sets."""
 
 from typing import Any, NamedTuple
 
@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
-from jaxopt_robust.numerics import safe_norm, upcast
+from jaxopt_robust.numerics import upcast
 from jaxopt_robust.projections import _common
 from jaxopt_robust.typing import Array, ArrayLike
 
-__all__ = ["AffineFactor", "affine_factor", "projection_affine_set", "projection_polyhedron"]
+__all__ = ["AffineFactor", "affine_factor", "projection_affine_set"]
 
 
 class AffineFactor(NamedTuple):
@@ -120,166 +120,9 @@ def projection_affine_set(x: ArrayLike, hyperparams: Any) -> Array:
   array = _common.vector(x)
   wide = upcast(array)
   if not isinstance(matrix, AffineFactor):
-    matrix = affine_factor(_rows("A", matrix, wide))
+    matrix = affine_factor(_common.system(("A", "b"), matrix, b, wide)[0])
   if matrix.matrix.shape[1] != wide.shape[0]:
     raise ValueError(f"A must have {wide.shape[0]} columns; got shape {matrix.matrix.shape}.")
-  b = _rhs("b", b, matrix.matrix)
+  b = _common.right_side("b", b, matrix.matrix)
   out = _solve_kkt(matrix.matrix.astype(wide.dtype), matrix, wide, b.astype(wide.dtype))
   return out.astype(array.dtype)
-
-
-def _rows(name: str, matrix: Any, x: Array) -> Array:
-  array = _checks.check_array(name, matrix, rank=2)
-  if array.shape[1] != x.shape[0]:
-    raise ValueError(f"{name} must have {x.shape[0]} columns; got shape {array.shape}.")
-  return array.astype(x.dtype)
-
-
-def _rhs(name: str, value: Any, matrix: Array) -> Array:
-  array = jnp.asarray(value, matrix.dtype)
-  if array.shape != matrix.shape[:1]:
-    raise ValueError(f"{name} must have shape {matrix.shape[:1]}; got {array.shape}.")
-  return array
-
-
-def _system(names: tuple[str, str], matrix: Any, rhs: Any, x: Array) -> tuple[Array, Array]:
-  """A pair (matrix, right side) with rows of norm 1; None means no rows."""
-  if matrix is None and rhs is None:
-    return jnp.zeros((0, x.shape[0]), x.dtype), jnp.zeros((0,), x.dtype)
-  if matrix is None or rhs is None:
-    raise ValueError(f"{names[0]} and {names[1]} must both be given or both be None.")
-  rows = _rows(names[0], matrix, x)
-  rhs = _rhs(names[1], rhs, rows)
-  norm = safe_norm(rows, axis=1)
-  norm = jnp.where(norm == 0, 1, norm)
-  return rows / norm[:, None], rhs / norm
-
-
-def _interior_point(
-  x: Array, eq: Array, b: Array, ineq: Array, h: Array, tol: Array, max_steps: int
-) -> tuple[Array, Array, Array, Array]:
-  """Mehrotra's predictor-corrector method; returns the point, multipliers, slacks and residual."""
-  rows = ineq.shape[0]
-  tiny = jnp.finfo(x.dtype).eps
-
-  def residuals(y: Array, nu: Array, lam: Array, s: Array) -> tuple[Array, Array, Array]:
-    return y - x + eq.T @ nu + ineq.T @ lam, eq @ y - b, ineq @ y + s - h
-
-  def worst(dual: Array, primal: Array, slack: Array, gap: Array) -> Array:
-    parts = (dual, primal, slack, gap)
-    return jnp.max(jnp.stack([jnp.max(jnp.abs(part), initial=0) for part in parts]))
-
-  def length(value: Array, change: Array) -> Array:
-    ratio = jnp.where(change < 0, -value / jnp.where(change < 0, change, 1), jnp.inf)
-    return jnp.minimum(1, jnp.min(ratio, initial=jnp.inf))
-
-  def step(carry: tuple) -> tuple:
-    y, nu, lam, s, count, _ = carry
-    dual, primal, slack = residuals(y, nu, lam, s)
-    ratio = lam / s
-    hessian = jnp.eye(x.shape[0], dtype=x.dtype) + ineq.T @ (ratio[:, None] * ineq)
-    factor = jax.scipy.linalg.cho_factor(hessian)
-    inner = eq @ jax.scipy.linalg.cho_solve(factor, eq.T)
-    ridge = tiny * jnp.trace(inner) * jnp.eye(inner.shape[0], dtype=x.dtype)
-    outer = jax.scipy.linalg.cho_factor(inner + ridge) if inner.shape[0] else None
-
-    def direction(rc: Array) -> tuple[Array, Array, Array, Array]:
-      r1 = -dual - ineq.T @ ((lam * slack - rc) / s)
-      dy = jax.scipy.linalg.cho_solve(factor, r1)
-      dnu = jnp.zeros_like(nu)
-      if outer is not None:
-        dnu = jax.scipy.linalg.cho_solve(outer, eq @ dy + primal)
-        dy = jax.scipy.linalg.cho_solve(factor, r1 - eq.T @ dnu)
-      ds = -slack - ineq @ dy
-      return dy, dnu, (-rc - lam * ds) / s, ds
-
-    mean = jnp.sum(lam * s) / rows
-    _, _, dlam, ds = direction(lam * s)
-    reach = jnp.minimum(length(lam, dlam), length(s, ds))
-    after = jnp.sum((lam + reach * dlam) * (s + reach * ds)) / rows
-    center = (after / mean) ** 3
-    dy, dnu, dlam, ds = direction(lam * s + dlam * ds - center * mean)
-    reach = 0.995 * jnp.minimum(length(lam, dlam), length(s, ds))
-    new = (y + reach * dy, nu + reach * dnu, lam + reach * dlam, s + reach * ds)
-    error = worst(*residuals(*new), new[2] * new[3])
-    return *new, count + 1, error
-
-  one = jnp.maximum(1, jnp.max(jnp.abs(ineq @ x - h), initial=0))
-  slack = jnp.maximum(h - ineq @ x, one)
-  carry = (
-    x, jnp.zeros(eq.shape[:1], x.dtype), jnp.full((rows,), one, x.dtype), slack,
-    jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, x.dtype),
-  )  # fmt: skip
-  go_on = lambda c: (c[5] > tol) & (c[4] < max_steps)  # a NaN error stops it
-  y, _, lam, s, _, error = jax.lax.while_loop(go_on, step, carry)
-  return y, lam, s, error
-
-
-def projection_polyhedron(
-  x: ArrayLike, hyperparams: Any, *, tol: float = 1e-9, max_steps: int = 60
-) -> Array:
-  r"""Projection onto a polyhedron given by equalities and inequalities.
-
-  Solves argmin_p 1/2 ||p - x||_2^2 subject to A p = b, G p <= h, by a primal-dual interior-point
-  method and a last exact solve on the active set.
-
-  Args:
-    x: float[n] array.
-    hyperparams: tuple (A, b, G, h) of float[m, n], float[m], float[k, n], float[k]; may be traced.
-      A and b may be None (no equalities), or G and h (no inequalities).
-    tol: > 0, the largest residual of the optimality conditions, with rows of A and G scaled to norm
-      1 and relative to the size of x, b and h; at least a few roundings of the dtype.
-    max_steps: static, the largest number of interior-point steps.
-
-  Returns:
-    float[n] of the dtype of ``x``; NaN when no point is found: the polyhedron is empty, or
-    max_steps too small.
-
-  Raises:
-    TypeError: when ``x`` is not floating-point.
-    ValueError: when ``x`` is no vector, shapes do not fit, or tol or max_steps are out of range.
-
-  Note:
-    A step costs a Cholesky factorisation of size n. The derivative holds the active set constant;
-    constraints that are active with multiplier 0 count as active when they are numerically.
-
-  Example:
-    >>> G, h = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([1.0, 1.0])
-    >>> projection_polyhedron(jnp.array([3.0, 0.5]), (None, None, G, h)).round(5)
-    Array([1. , 0.5], dtype=float32)
-
-  Reference:
-    Mehrotra, On the implementation of a primal-dual interior point method, 1992.
-  """
-  eq, b, ineq, h = _checks.parts(hyperparams, "A", "b", "G", "h")
-  _checks.check_positive("tol", tol)
-  steps = _checks.check_int("max_steps", max_steps, minimum=1)
-  array = _common.vector(x)
-  wide = upcast(array)
-  eq, b = _system(("A", "b"), eq, b, wide)
-  ineq, h = _system(("G", "h"), ineq, h, wide)
-  if not ineq.shape[0]:
-    out = _solve_kkt(eq, affine_factor(eq), wide, b) if eq.shape[0] else wide
-    return out.astype(array.dtype)
-  data = jax.lax.stop_gradient((wide, eq, b, ineq, h))
-  # The method works at size 1; a common factor of x, b and h scales the solution.
-  size = jnp.max(jnp.abs(jnp.concatenate([data[0], data[2], data[4]])))
-  size = jnp.where(size > 0, size, 1)
-  bound = jnp.maximum(jnp.asarray(tol, wide.dtype), 64 * jnp.finfo(wide.dtype).eps)
-  y, lam, s, error = _interior_point(
-    data[0] / size, data[1], data[2] / size, data[3], data[4] / size, bound, steps
-  )
-  active = lam > s
-  rows = jnp.concatenate([eq, jnp.where(active[:, None], ineq, 0)])
-  rhs = jnp.concatenate([b, jnp.where(active, h, 0)])
-  exact = _solve_kkt(rows, affine_factor(rows), wide, rhs)
-  # The exact solve is the value where it is feasible; its derivative counts in any case.
-  fixed = jax.lax.stop_gradient(exact)
-  excess = jnp.maximum(
-    jnp.max(data[3] @ fixed - data[4]), jnp.max(jnp.abs(data[1] @ fixed - data[2]), initial=0)
-  )
-  close = jnp.max(jnp.abs(fixed - size * y)) <= size * jnp.sqrt(bound)
-  fine = (excess <= size * bound) & close
-  out = exact + jnp.where(fine, 0, size * y - fixed)
-  # An interior point method that stalls at its rounding floor has still found the point.
-  return _common.or_nan((error <= bound) | fine, out).astype(array.dtype)

@@ -228,7 +228,10 @@ def full_name(case: SetCase) -> str:
 
 
 COVERED = {full_name(case) for case in CASES}
-COVERED |= {"AffineFactor", "affine_factor", "kl_projection_birkhoff", "kl_projection_transport"}
+COVERED |= {
+  "AffineFactor", "PolyhedronInfo", "affine_factor", "kl_projection_birkhoff",
+  "kl_projection_transport", "projection_polyhedron_with_info",
+}  # fmt: skip
 
 X, S = jnp.ones(3), jnp.ones((2, 2))
 GOOD = {
@@ -237,6 +240,7 @@ GOOD = {
   "projection_second_order_cone": (X,),
   "projection_affine_set": (X, (jnp.ones((1, 3)), jnp.ones(1))),
   "projection_polyhedron": (X, (None, None, jnp.ones((1, 3)), jnp.ones(1))),
+  "projection_polyhedron_with_info": (X, (None, None, jnp.ones((1, 3)), jnp.ones(1))),
   "projection_box_section": (X, (0.0, 1.0, 1.0, 1.0)),
   "projection_transport": (S, (S[0], S[0])), "kl_projection_transport": (S, (S[0], S[0])),
   "projection_birkhoff": (S,), "kl_projection_birkhoff": (S,), "projection_rank": (S, 1),
@@ -252,6 +256,7 @@ WRONG = {
   "projection_second_order_cone": (-1.0, ValueError, "slope must be > 0"),
   "projection_affine_set": ((jnp.ones((1, 2)), jnp.ones(1)), ValueError, "3 columns"),
   "projection_polyhedron": ((None, None, jnp.ones((1, 3)), None), ValueError, "both"),
+  "projection_polyhedron_with_info": ((jnp.ones(3), 1.0, None, None), ValueError, "A must have"),
   "projection_box_section": ((0.0, 1.0, 1.0, 4.0), ValueError, "empty"),
   "projection_transport": ((S[0], 2 * S[0]), ValueError, "same total"),
   "kl_projection_transport": ((S[0], -S[0]), ValueError, ">= 0"),
