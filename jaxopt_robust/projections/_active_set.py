@@ -7,9 +7,10 @@ and redundant rows need no special care. Rows count as dependent where rounding 
 have made them so; what a system of active rows determines is solved with the residuals in twice the
 digits of the dtype, so that nearly parallel rows cost no accuracy.
 
-Goldfarb and Idnani, A numerically stable dual method for solving strictly convex quadratic programs,
-1983; the inner steps are those of Lawson and Hanson, Solving least squares problems, 1974, chapter
-23; the refinement is that of Bjorck, Iterative refinement of linear least squares solutions, 1967.
+Goldfarb and Idnani, A numerically stable dual method for solving strictly convex quadratic
+programs, 1983; the inner steps are those of Lawson and Hanson, Solving least squares problems,
+1974, chapter 23; the refinement is that of Bjorck, Iterative refinement of linear least squares
+solutions, 1967.
 """
 
 from typing import NamedTuple
@@ -35,7 +36,7 @@ class Active(NamedTuple):
   """Active rows and what is known of them; k <= min(m, n) slots, the first ``size`` are filled.
 
   Attributes:
-    index: int32[k] rows, m in empty slots.
+    held: int32[k] rows, m in empty slots.
     size: int32 number of active rows.
     basis: float[n, k] orthonormal columns that span the active rows.
     upper: float[k, k] triangular, rows^T = basis @ upper.
@@ -43,7 +44,7 @@ class Active(NamedTuple):
     dual_low: float[k] their further digits.
   """
 
-  index: Array
+  held: Array
   size: Array
   basis: Array
   upper: Array
@@ -66,7 +67,7 @@ class State(NamedTuple):
     dependent: roundings within which rows depend on others.
     slack: float[m + 1] by how much the right sides are relaxed.
     status: int32, -1 while running.
-    count: int32 number of steps.
+    steps: int32 number of steps.
   """
 
   active: Active
@@ -80,7 +81,7 @@ class State(NamedTuple):
   dependent: Array
   slack: Array
   status: Array
-  count: Array
+  steps: Array
 
 
 class Data(NamedTuple):
@@ -124,7 +125,7 @@ def solve_with_factor(
 def _refined(data: Data, s: State) -> State:
   """Point and multipliers of the active rows, to the last digit."""
   a = s.active
-  rows, rhs = data.rows[a.index], (data.rhs + s.slack)[a.index]
+  rows, rhs = data.rows[a.held], (data.rhs + s.slack)[a.held]
 
   def once(_: Array, carry: tuple) -> tuple:
     p, p_low, dual, dual_low = carry
@@ -139,9 +140,7 @@ def _refined(data: Data, s: State) -> State:
 
   start = (s.point, s.point_low, a.dual, a.dual_low)
   p, p_low, dual, dual_low = jax.lax.fori_loop(0, _ROUNDS, once, start)
-  return s._replace(
-    point=p, point_low=p_low, active=a._replace(dual=dual, dual_low=dual_low)
-  )
+  return s._replace(point=p, point_low=p_low, active=a._replace(dual=dual, dual_low=dual_low))
 
 
 def _append(a: Active, row: Array, along: Array, across: Array, weight: Array) -> Active:
@@ -149,7 +148,7 @@ def _append(a: Active, row: Array, along: Array, across: Array, weight: Array) -
   length = jnp.linalg.norm(across)
   put = lambda array, value: array.at[..., a.size].set(value, mode="drop")
   return Active(
-    put(a.index, row), a.size + 1, put(a.basis, across / length),
+    put(a.held, row), a.size + 1, put(a.basis, across / length),
     put(a.upper, along.at[a.size].set(length, mode="drop")), put(a.dual, weight),
     put(a.dual_low, jnp.zeros_like(weight)),
   )  # fmt: skip
@@ -157,7 +156,7 @@ def _append(a: Active, row: Array, along: Array, across: Array, weight: Array) -
 
 def _remove(a: Active, slot: Array, none: int) -> Active:
   """Takes the row in a slot out, no row if that is empty; rotations restore the triangle."""
-  k = a.index.shape[0]
+  k = a.held.shape[0]
   slot = jnp.minimum(slot, a.size)
   last = a.size - (slot < a.size)
   at = jnp.arange(k)
@@ -182,7 +181,7 @@ def _remove(a: Active, slot: Array, none: int) -> Active:
     basis, upper = jax.lax.fori_loop(slot, last, rotate, (basis, upper))
   filled = (at < last)[None, :]
   return Active(
-    shift(a.index, none), last, jnp.where(filled, basis, 0),
+    shift(a.held, none), last, jnp.where(filled, basis, 0),
     jnp.triu(jnp.where(filled.T & filled, upper, 0)), shift(a.dual), shift(a.dual_low),
   )  # fmt: skip
 
@@ -199,10 +198,10 @@ def _settle(data: Data, s: State) -> tuple[State, Array]:
   none, a = data.rows.shape[0] - 1, s.active
   target = _refined(data, s)
   new = target.active.dual
-  filled = jnp.arange(a.index.shape[0]) < a.size
-  wrong = filled & ~data.is_equality[a.index] & (new < 0)
+  filled = jnp.arange(a.held.shape[0]) < a.size
+  wrong = filled & ~data.is_equality[a.held] & (new < 0)
   share, slot = _first_zero(a.dual, a.dual - new, wrong)
-  leaves = a.index[slot]
+  leaves = a.held[slot]
   stuck = leaves == s.entering  # violated by no more than a rounding
   between = jnp.where(filled, a.dual + jnp.minimum(share, 1) * (new - a.dual), 0)
   less = s._replace(
@@ -214,13 +213,13 @@ def _settle(data: Data, s: State) -> tuple[State, Array]:
   )
   any_wrong = jnp.any(wrong)
   new_state = jax.tree.map(lambda x, y: jnp.where(any_wrong, x, y), less, done)
-  return new_state, jnp.where(any_wrong, slot, a.index.shape[0])
+  return new_state, jnp.where(any_wrong, slot, a.held.shape[0])
 
 
 def _enter(data: Data, s: State) -> tuple[State, Array]:
   """Chooses the most violated row and adds it, or makes room for it."""
   a, eps = s.active, float(jnp.finfo(data.x.dtype).eps)
-  none, k = data.rows.shape[0] - 1, a.index.shape[0]
+  none, k = data.rows.shape[0] - 1, a.held.shape[0]
   # How far rows are violated, and the size of the numbers that enter it.
   high, low = _compensated.product(data.rows, s.point, s.point_low, -data.rhs - s.slack)
   side = jnp.where(data.is_equality & (high < 0), -1, 1).astype(high.dtype)
@@ -228,7 +227,7 @@ def _enter(data: Data, s: State) -> tuple[State, Array]:
   reach = jnp.linalg.norm(s.point) + jnp.linalg.norm(data.x)
   size = data.norm * reach + jnp.abs(data.rhs)
   close = jnp.all(~data.live | (excess <= _DEPENDENT * eps * size))
-  is_active = jnp.zeros(none + 1, bool).at[a.index].set(True)
+  is_active = jnp.zeros(none + 1, bool).at[a.held].set(True)
   counts = data.live & ~is_active & ~s.ignored & (excess > eps**1.5 * size)
   rank = jnp.where(counts, safe_divide(excess, data.norm), -1)
   # Equalities first: they stay.
@@ -251,13 +250,15 @@ def _enter(data: Data, s: State) -> tuple[State, Array]:
   rounding = _RELAXED * eps * size
   stays = data.is_equality[row]
   # Equalities are not relaxed: what rounding of the others makes of their right side is allowed.
-  doubt = jnp.where(stays, jnp.sum(jnp.abs(shares) * rounding[a.index]), 0)
+  doubt = jnp.where(stays, jnp.sum(jnp.abs(shares) * rounding[a.held]), 0)
   doubt = doubt + s.dependent * eps * size[row]
   filled = jnp.arange(k) < a.size
-  may = filled & ~data.is_equality[a.index] & (shares > 4 * eps * jnp.max(jnp.abs(shares)))
+  may = filled & ~data.is_equality[a.held] & (shares > 4 * eps * jnp.max(jnp.abs(shares)))
   length, slot = _first_zero(a.dual, shares, may)
   # At a vertex all rows depend on the active ones. Is this one still dependent without the first?
-  alone = _solve_upper(a.upper, a.size, (jnp.arange(k) == slot).astype(excess.dtype), transpose=True)
+  alone = _solve_upper(
+    a.upper, a.size, (jnp.arange(k) == slot).astype(excess.dtype), transpose=True
+  )
   near = shares[slot] <= s.dependent * eps * data.norm[row] * jnp.linalg.norm(alone)
   exchange = full & jnp.where(jnp.any(may), ~near, ~stays)
   agrees = dependent & (excess[row] <= doubt) & ~exchange
@@ -269,7 +270,7 @@ def _enter(data: Data, s: State) -> tuple[State, Array]:
   status = jnp.where(again, -1, jnp.where(found, FOUND, EMPTY)).astype(jnp.int32)
   finish = s._replace(status=status)
   finish = jax.tree.map(
-    lambda x, y: jnp.where(again, x, y), _start(data)._replace(slack=slack, count=s.count), finish
+    lambda x, y: jnp.where(again, x, y), _start(data)._replace(slack=slack, steps=s.steps), finish
   )
   skip = s._replace(
     ignored=~recall & s.ignored.at[row].set(True), close=close, pending=~fresh,
@@ -283,7 +284,8 @@ def _enter(data: Data, s: State) -> tuple[State, Array]:
   )  # fmt: skip
   add = s._replace(
     active=_append(a, row, along, across, side[row] * s.weight), entering=row,
-    weight=jnp.zeros_like(s.weight), pending=jnp.ones_like(s.pending), close=jnp.zeros_like(s.close),
+    weight=jnp.zeros_like(s.weight), pending=jnp.ones_like(s.pending),
+    close=jnp.zeros_like(s.close),
   )  # fmt: skip
   which = jnp.where(dependent, jnp.where(jnp.any(may), ROOM, FINISH), ADD)
   which = jnp.where(found, FINISH, jnp.where(agrees, SKIP, which))
@@ -316,9 +318,9 @@ def search(data: Data, max_steps: int) -> State:
 
   def step(s: State) -> State:
     new, slot = jax.lax.cond(s.pending, lambda s: _settle(data, s), lambda s: _enter(data, s), s)
-    return new._replace(active=_remove(new.active, slot, none), count=s.count + 1)
+    return new._replace(active=_remove(new.active, slot, none), steps=s.steps + 1)
 
-  last = jax.lax.while_loop(lambda s: (s.status < 0) & (s.count < max_steps), step, _start(data))
+  last = jax.lax.while_loop(lambda s: (s.status < 0) & (s.steps < max_steps), step, _start(data))
   # Where rounding keeps the search from an end, a point that rounding cannot improve is the answer.
   left = jnp.where(last.close, FOUND, STEP_LIMIT).astype(jnp.int32)
   return last._replace(status=jnp.where(last.status < 0, left, last.status))

@@ -50,7 +50,7 @@ def _power_of_two(value: Array) -> Array:
 class _Solution(NamedTuple):
   point: Array
   dual: Array  # of the active rows, as scaled
-  index: Array
+  held: Array
   factor: tuple[Array, Array, Array]
   row_size: Array
   status: Array
@@ -87,8 +87,8 @@ def _solve(x: Array, rows: Array, rhs: Array, num_equalities: int, max_steps: in
   status = jnp.where(good, status, _active_set.NOT_FINITE).astype(jnp.int32)
   a = last.active
   return _Solution(
-    size * last.point, size * a.dual, a.index, (a.basis, a.upper, a.size), row_size, status,
-    last.count,
+    size * last.point, size * a.dual, a.held, (a.basis, a.upper, a.size), row_size, status,
+    last.steps,
   )  # fmt: skip
 
 
@@ -131,12 +131,12 @@ def _attach_rule(primals: tuple, tangents: tuple) -> tuple:
 @jax.jit
 def _finish(found: _Solution, x: Array, rows: Array, rhs: Array) -> tuple[Array, Array]:
   """Point and multipliers with derivatives, NaN where they were not found."""
-  pick = lambda array: jnp.take(array, found.index, axis=0, mode="fill", fill_value=0)
-  size = jnp.take(found.row_size, found.index, mode="fill", fill_value=1)
+  pick = lambda array: jnp.take(array, found.held, axis=0, mode="fill", fill_value=0)
+  size = jnp.take(found.row_size, found.held, mode="fill", fill_value=1)
   point, dual = _attach(
     (found.point, found.dual), found.factor, pick(rows) / size[:, None], x, pick(rhs) / size
   )
-  dual = jnp.zeros_like(rhs).at[found.index].add(dual / size, mode="drop")
+  dual = jnp.zeros_like(rhs).at[found.held].add(dual / size, mode="drop")
   good = found.status == _active_set.FOUND
   return _common.or_nan(good, point), _common.or_nan(good, dual)
 
@@ -158,8 +158,8 @@ def projection_polyhedron_with_info(
 
   Raises:
     TypeError: when an array is not real.
-    ValueError: when ``x`` is no vector, shapes do not fit or max_steps is out of range. An empty set
-      raises nothing: it has status 4.
+    ValueError: when ``x`` is no vector, shapes do not fit or max_steps is out of range. An empty
+      set raises nothing: it has status 4.
 
   Note:
     The multipliers have derivatives too. Those of redundant rows are not unique: the ones returned
@@ -195,9 +195,7 @@ def projection_polyhedron_with_info(
   return point, info
 
 
-def projection_polyhedron(
-  x: ArrayLike, hyperparams: Any, *, max_steps: int | None = None
-) -> Array:
+def projection_polyhedron(x: ArrayLike, hyperparams: Any, *, max_steps: int | None = None) -> Array:
   r"""Projection onto a polyhedron given by equalities and inequalities.
 
   Solves argmin_p 1/2 ||p - x||_2^2 subject to A p = b, G p <= h, by a dual active-set method whose

@@ -152,7 +152,10 @@ def test_quadprog_finds_the_same(rows, rng):
   rows, sides = np.concatenate([a, -g], axis=1), np.concatenate([b, -h], axis=1)
   rows, sides = rows.transpose(0, 2, 1).astype(float), sides.astype(float)
   theirs = np.stack(
-    [quadprog.solve_qp(np.eye(n), x[i].astype(float), rows[i], sides[i], 2)[0] for i in range(count)]
+    [
+      quadprog.solve_qp(np.eye(n), x[i].astype(float), rows[i], sides[i], 2)[0]
+      for i in range(count)
+    ]
   )
   ours, status = solve(data)
   np.testing.assert_array_equal(status, 0)
