@@ -295,8 +295,8 @@ def check_option(name: str, value: Any, allowed: Iterable[Any]) -> None:
 
 
 def _check_values(name: str, value: Any, is_good: Any, allowed: str, scalar: bool) -> None:
-  if scalar and jnp.shape(value) != ():
-    raise ValueError(f"{name} must be a scalar {allowed}; got shape {jnp.shape(value)}.")
+  if scalar and np.shape(value) != ():  # lists too
+    raise ValueError(f"{name} must be a scalar {allowed}; got shape {np.shape(value)}.")
   for leaf in jax.tree.leaves(value, is_leaf=lambda leaf: leaf is None):
     if isinstance(leaf, str | bytes) or leaf is None or callable(leaf):
       raise TypeError(f"{name} must be a number or an array {allowed}; got {_describe(leaf)}.")
