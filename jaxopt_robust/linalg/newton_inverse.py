@@ -84,8 +84,8 @@ def newton_inverse(
   if array.shape[-1] != array.shape[-2]:
     raise ValueError(f"matrix must have shape [..., n, n]; got {array.shape}.")
   num_iters = _checks.check_int("num_iters", num_iters, minimum=0)
-  _checks.check_non_negative("ridge", ridge)
-  _checks.check_interval("safety", safety, 0.0, 1.0, closed="right")
+  _checks.check_non_negative("ridge", ridge, scalar=True)
+  _checks.check_interval("safety", safety, 0.0, 1.0, closed="right", scalar=True)
   _checks.check_holds(jnp.isfinite(array), "matrix must be finite; got NaN or infinity.")
   wide = upcast(array)
   shift = _checks.check_array("ridge", ridge, rank=0).astype(wide.dtype)

@@ -51,17 +51,11 @@ class SegmentLstsqInfo(NamedTuple):
 
 def _check_rows(rows: ArrayLike, segments: ArrayLike, num_segments: int) -> tuple[Array, Array]:
   array = _checks.check_float_array("rows", rows, rank=2)
-  index = _checks.check_array("segments", segments, rank=1)
-  if not jnp.issubdtype(index.dtype, jnp.integer):
-    raise TypeError(f"segments must hold integers; got {index.dtype}.")
+  index = _checks.check_integers("segments", segments, low=0, high=num_segments, rank=1)
   if index.shape[0] != array.shape[0]:
     raise ValueError(
       f"segments must have one entry per row, ({array.shape[0]},); got {index.shape}."
     )
-  _checks.check_holds(
-    (index >= 0) & (index < num_segments),
-    f"segments must lie in [0, {num_segments}); got an index outside.",
-  )
   return array, index
 
 
@@ -261,7 +255,7 @@ def segment_lstsq(
     scale = _checks.check_float_array("weights", weights, rank=1)
     _checks.check_same_shape("weights", scale, "targets", values)
     _checks.check_non_negative("weights", scale)
-    used = scale > 0
+    used = ~(scale <= 0)  # NaN is used, and shows
     root = jnp.where(used, jnp.sqrt(jnp.where(used, scale, 1)), 0).astype(a.dtype)
     a = jnp.where(used[:, None], a * root[:, None], 0)
     b = jnp.where(used, b * root, 0)

@@ -106,10 +106,10 @@ def make_low_rank_sensing(
   rank = _checks.check_int("rank", rank, minimum=1)
   if rank > min(rows, width):
     raise ValueError(f"rank must be at most {min(rows, width)}; got {rank}.")
-  _checks.check_interval("condition", condition, 1.0, float("inf"), closed="left")
-  _checks.check_interval("outlier_rate", outlier_rate, 0.0, 1.0)
-  _checks.check_non_negative("outlier_scale", outlier_scale)
-  _checks.check_non_negative("noise_scale", noise_scale)
+  _checks.check_interval("condition", condition, 1.0, float("inf"), closed="left", scalar=True)
+  _checks.check_interval("outlier_rate", outlier_rate, 0.0, 1.0, scalar=True)
+  _checks.check_non_negative("outlier_scale", outlier_scale, scalar=True)
+  _checks.check_non_negative("noise_scale", noise_scale, scalar=True)
   scalar_type = _checks.check_float_dtype(dtype, wide=True)
 
   names = ("left", "right", "operator", "support", "noise")
@@ -125,7 +125,7 @@ def make_low_rank_sensing(
   matrix = jnp.matmul(left, right.T, precision="highest")
   matrices = jax.random.normal(keys["operator"], (size, rows, width), scalar_type)
   clean = jnp.matmul(matrices.reshape(size, -1), matrix.ravel(), precision="highest")
-  outliers = jax.random.bernoulli(keys["support"], outlier_rate, (size,))
+  outliers = jax.random.bernoulli(keys["support"], jnp.asarray(outlier_rate, float), (size,))
   gross, dense = jax.random.normal(keys["noise"], (2, size), scalar_type)
   gross = jnp.where(outliers, jnp.asarray(outlier_scale, scalar_type) * gross, 0)
   corruption = jnp.asarray(noise_scale, scalar_type) * dense + gross

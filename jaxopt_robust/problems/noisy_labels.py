@@ -34,10 +34,10 @@ class NoisyLabels(NamedTuple):
 def _check(key: Array, labels: ArrayLike, num_classes: int, rate: ArrayLike) -> tuple[Array, int]:
   _checks.check_key("key", key)
   num_classes = _checks.check_int("num_classes", num_classes, minimum=2)
-  array = _checks.check_array("labels", labels)
-  _checks.check_interval("rate", rate, 0.0, 1.0)
+  shape = _checks.check_array("labels", labels).shape
+  _checks.check_interval("rate", rate, 0.0, 1.0, scalar=True)
   return (
-    _checks.check_labels("labels", array, shape=array.shape, num_classes=num_classes),
+    _checks.check_labels("labels", labels, shape=shape, num_classes=num_classes),
     num_classes,
   )
 
@@ -75,7 +75,7 @@ def make_uniform_label_noise(
   """
   labels, num_classes = _check(key, labels, num_classes, rate)
   redraw_key, value_key = jax.random.split(key)
-  redraw = jax.random.bernoulli(redraw_key, rate, labels.shape)
+  redraw = jax.random.bernoulli(redraw_key, jnp.asarray(rate, float), labels.shape)
   values = jax.random.randint(value_key, labels.shape, 0, num_classes).astype(labels.dtype)
   noisy = jnp.where(redraw, values, labels)
   return NoisyLabels(noisy, noisy != labels)
@@ -118,6 +118,6 @@ def make_class_dependent_label_noise(
   if partner is None:
     partner = (jnp.arange(num_classes, dtype=labels.dtype) + 1) % num_classes
   partner = _checks.check_labels("partner", partner, shape=(num_classes,), num_classes=num_classes)
-  flip = jax.random.bernoulli(key, rate, labels.shape)
+  flip = jax.random.bernoulli(key, jnp.asarray(rate, float), labels.shape)
   noisy = jnp.where(flip, partner.astype(labels.dtype)[labels], labels)
   return NoisyLabels(noisy, noisy != labels)

@@ -87,8 +87,8 @@ def make_sparse_regression(
   num_active = _checks.check_int("num_active", num_active, minimum=0)
   if num_active > num_features:
     raise ValueError(f"num_active must be at most num_features, {num_features}; got {num_active}.")
-  _checks.check_interval("correlation", correlation, -1.0, 1.0, closed="neither")
-  _checks.check_non_negative("noise", noise)
+  _checks.check_interval("correlation", correlation, -1.0, 1.0, closed="neither", scalar=True)
+  _checks.check_non_negative("noise", noise, scalar=True)
   scalar_type = _checks.check_float_dtype(dtype, wide=True)
   design_key, place_key, sign_key, noise_key = jax.random.split(key, 4)
 

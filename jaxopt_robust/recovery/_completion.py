@@ -250,7 +250,7 @@ def run(
 ) -> tuple[PyTree, CompletionTrace]:
   """A fixed number of rounds and their record."""
   num_rounds = _checks.check_int("num_rounds", num_rounds, minimum=1)
-  _checks.check_non_negative("tol", tol)
+  _checks.check_non_negative("tol", tol, scalar=True)
   params, infos = run_steps(solver, params, hyper, *data, num_steps=num_rounds)
   return params, trace_of(infos, tol)
 

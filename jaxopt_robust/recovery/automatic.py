@@ -252,9 +252,9 @@ def robust_recover(
     raise TypeError("robust_recover cannot run inside jit, vmap or grad; use subgm there.")
   if num_steps is not None:
     num_steps = _checks.check_int("num_steps", num_steps, minimum=1)
-  _checks.check_interval("alpha", alpha, 0.0, 1.0, closed="neither")
-  _checks.check_positive("eta0", eta0)
-  _checks.check_interval("tol", tol, 0.0, 1.0, closed="neither")
+  _checks.check_interval("alpha", alpha, 0.0, 1.0, closed="neither", scalar=True)
+  _checks.check_positive("eta0", eta0, scalar=True)
+  _checks.check_interval("tol", tol, 0.0, 1.0, closed="neither", scalar=True)
   numbers = np.asarray(upcast(y))
   if op.observed is not None:
     numbers = np.where(np.asarray(op.observed), numbers, 0)

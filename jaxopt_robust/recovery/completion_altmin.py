@@ -102,7 +102,7 @@ def alternating_least_squares(
   parts = _checks.check_int("parts", parts, minimum=1)
   if reweight is not None:
     _checks.check_callable("reweight", reweight)
-  _checks.check_non_negative("min_decrease", min_decrease)
+  _checks.check_non_negative("min_decrease", min_decrease, scalar=True)
 
   def basis(factor: Array) -> Array:
     return jnp.linalg.qr(factor)[0] if orthonormalize else factor
@@ -332,7 +332,7 @@ def als_complete(
     Zhou, Wilkinson, Schreiber and Pan, Large-scale parallel collaborative filtering for the Netflix
     prize, 2008, section 3.
   """
-  _checks.check_non_negative("ridge", ridge)
+  _checks.check_non_negative("ridge", ridge, scalar=True)
   start_key, run_key = jax.random.split(_checks.check_key("key", key))
   op, y, factors, target = prepare(start_key, op, y, rank, start, truth)
   method = alternating_least_squares(

@@ -10,6 +10,7 @@ from jaxopt_robust.numerics import masked_mean, safe_divide, upcast
 from jaxopt_robust.recovery._completion import check_entries
 from jaxopt_robust.recovery.completion_weights import Reweight
 from jaxopt_robust.recovery.entries import EntryCOO, EntryMask
+from jaxopt_robust.recovery.operators import inside
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = ["Biases", "biased_baseline"]
@@ -43,9 +44,10 @@ class Biases(NamedTuple):
       col_index: int[E] in [0, d2).
 
     Returns:
-      float[E], mean + row_i + col_j; NaN outside of the matrix.
+      float[E], mean + row_i + col_j; NaN outside of the matrix, -1 included.
     """
-    rows, cols = jnp.asarray(row_index), jnp.asarray(col_index)
+    rows = inside(_checks.check_integers("row_index", row_index), self.row.shape[0])
+    cols = inside(_checks.check_integers("col_index", col_index), self.col.shape[0])
     row = self.row.at[rows].get(mode="fill", fill_value=jnp.nan)
     return self.mean + row + self.col.at[cols].get(mode="fill", fill_value=jnp.nan)
 
@@ -93,8 +95,8 @@ def biased_baseline(
     equations 3 and 4.
   """
   op, y = check_entries(op, y)
-  _checks.check_non_negative("row_ridge", row_ridge)
-  _checks.check_non_negative("col_ridge", col_ridge)
+  _checks.check_non_negative("row_ridge", row_ridge, scalar=True)
+  _checks.check_non_negative("col_ridge", col_ridge, scalar=True)
   num_rounds = _checks.check_int("num_rounds", num_rounds, minimum=1)
   wide = upcast(y)
   rows, cols = op._indices()

@@ -140,7 +140,7 @@ def scaled_gradient_complete(
     Tong, Ma and Chi, Accelerating ill-conditioned low-rank matrix estimation via scaled gradient
     descent, 2021, section 3.3.
   """
-  _checks.check_positive("eta", eta)
+  _checks.check_positive("eta", eta, scalar=True)
   op, y, factors, target = prepare(key, op, y, rank, start, truth)
   return run(
     scaled_gradient_completion(), factors, eta, op, y, target, num_rounds=num_rounds, tol=tol

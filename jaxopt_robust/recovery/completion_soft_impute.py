@@ -71,7 +71,7 @@ def soft_impute(*, min_decrease: ArrayLike = 0.0) -> Solver:
     Mazumder, Hastie and Tibshirani, Spectral regularization algorithms for learning large
     incomplete matrices, 2010, algorithm 1.
   """
-  _checks.check_non_negative("min_decrease", min_decrease)
+  _checks.check_non_negative("min_decrease", min_decrease, scalar=True)
 
   def init(params: Array, hyper: Any, op: Any, y: Array, *rest: Any) -> CompletionState:
     del hyper, rest
@@ -138,7 +138,7 @@ def soft_impute_factored(*, min_decrease: ArrayLike = 0.0) -> Solver:
     incomplete matrices, 2010, section 4; the warm start of the decomposition: Hastie, Mazumder, Lee
     and Zadeh, Matrix completion and low-rank SVD via fast alternating least squares, 2015.
   """
-  _checks.check_non_negative("min_decrease", min_decrease)
+  _checks.check_non_negative("min_decrease", min_decrease, scalar=True)
 
   def init(params: Factors, hyper: Any, op: Any, y: Array, *rest: Any) -> CompletionState:
     del hyper, rest

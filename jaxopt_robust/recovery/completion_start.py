@@ -72,14 +72,15 @@ def entry_spectral(
   _checks.check_key("key", key)
   op, y = check_entries(op, y)
   rank = _checks.check_rank(rank, op.shape)
-  _checks.check_positive("clip", clip)
-  _checks.check_positive("incoherence", incoherence)
+  _checks.check_positive("clip", clip, scalar=True)
+  _checks.check_positive("incoherence", incoherence, scalar=True)
   wide = upcast(y)
   count = jnp.asarray(op.count, wide.dtype)
   if weights is not None:
-    kept = _checks.check_float_array("weights", weights, rank=1) > 0
+    weights = _checks.check_float_array("weights", weights, rank=1)
+    kept = weights > 0
     _checks.check_same_shape("weights", weights, "y", y)
-    wide = jnp.where(kept, wide, 0)
+    wide = jnp.where(kept, wide, jnp.where(jnp.isnan(weights), jnp.nan, 0))
     seen = kept if op.observed is None else kept & op.observed
     count = jnp.sum(seen, dtype=wide.dtype)
   unit = root_of_unit(wide)

@@ -48,7 +48,7 @@ def huber_weights(*, multiple: ArrayLike = 1.345) -> Reweight:
     Huber, Robust estimation of a location parameter, 1964; the constant 1.345: Holland and Welsch,
     Robust regression using iteratively reweighted least-squares, 1977.
   """
-  _checks.check_positive("multiple", multiple)
+  _checks.check_positive("multiple", multiple, scalar=True)
 
   def weights(residual: Array, observed: Array | None) -> Array:
     scaled = _scaled(residual, observed)
@@ -80,7 +80,7 @@ def trimmed_weights(*, rate: ArrayLike) -> Reweight:
   Reference:
     Rousseeuw, Least median of squares regression, 1984 (least trimmed squares).
   """
-  _checks.check_interval("rate", rate, 0.0, 1.0, closed="left")
+  _checks.check_interval("rate", rate, 0.0, 1.0, closed="left", scalar=True)
 
   def weights(residual: Array, observed: Array | None) -> Array:
     size = jnp.abs(residual)
@@ -89,6 +89,7 @@ def trimmed_weights(*, rate: ArrayLike) -> Reweight:
     total = size.size if observed is None else jnp.sum(observed)
     kept = jnp.ceil(jnp.asarray(total, size.dtype) * (1 - jnp.asarray(rate, size.dtype)))
     last = jnp.sort(size)[jnp.maximum(kept.astype(jnp.int32), 1) - 1]
-    return (size <= last).astype(residual.dtype)
+    kept_ones = (size <= last).astype(residual.dtype)
+    return jnp.where(jnp.isnan(size), jnp.nan, kept_ones)
 
   return weights

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import upcast
+from jaxopt_robust.recovery.entries import as_rate
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = [
@@ -50,7 +51,7 @@ class Corrupted(NamedTuple):
 def _check(key: Array, y: ArrayLike, rate: ArrayLike | None = None) -> Array:
   _checks.check_key("key", key)
   if rate is not None:
-    _checks.check_interval("rate", rate, 0.0, 1.0)
+    _checks.check_interval("rate", rate, 0.0, 1.0, scalar=True)
   return _checks.check_float_array("y", y, min_rank=1)
 
 
@@ -112,10 +113,10 @@ def bernoulli_outliers(
     section 1 (outlier noise).
   """
   y = _check(key, y, rate)
-  _checks.check_non_negative("scale", scale)
+  _checks.check_non_negative("scale", scale, scalar=True)
   mask_key, value_key = jax.random.split(key)
   values = _draw(value_key, y, distribution) * jnp.asarray(scale, y.dtype)
-  return _add(y, values, jax.random.bernoulli(mask_key, rate, y.shape))
+  return _add(y, values, jax.random.bernoulli(mask_key, as_rate(rate), y.shape))
 
 
 def fixed_count_outliers(
@@ -146,7 +147,7 @@ def fixed_count_outliers(
     verified).
   """
   y = _check(key, y, rate)
-  _checks.check_non_negative("scale", scale)
+  _checks.check_non_negative("scale", scale, scalar=True)
   mask_key, value_key = jax.random.split(key)
   values = _draw(value_key, y, distribution) * jnp.asarray(scale, y.dtype)
   return _add(y, values, _fixed_count_mask(mask_key, y, rate))
@@ -238,10 +239,10 @@ def replace_outliers(
     Huber, Robust estimation of a location parameter, 1964 (the gross-error model).
   """
   y = _check(key, y, rate)
-  _checks.check_non_negative("scale", scale)
+  _checks.check_non_negative("scale", scale, scalar=True)
   mask_key, value_key = jax.random.split(key)
   values = _draw(value_key, y, distribution) * jnp.asarray(scale, y.dtype)
-  mask = jax.random.bernoulli(mask_key, rate, y.shape)
+  mask = jax.random.bernoulli(mask_key, as_rate(rate), y.shape)
   replaced = jnp.where(mask, values, y)
   return Corrupted(replaced, jnp.where(mask, values - y, jnp.zeros_like(y)), mask)
 
@@ -269,7 +270,7 @@ def sign_flip_outliers(key: Array, y: ArrayLike, *, rate: ArrayLike) -> Corrupte
     Huber, Robust estimation of a location parameter, 1964 (the gross-error model).
   """
   y = _check(key, y, rate)
-  mask = jax.random.bernoulli(key, rate, y.shape)
+  mask = jax.random.bernoulli(key, as_rate(rate), y.shape)
   return Corrupted(jnp.where(mask, -y, y), jnp.where(mask, -2 * y, jnp.zeros_like(y)), mask)
 
 
@@ -297,7 +298,7 @@ def gaussian_noise(key: Array, y: ArrayLike, *, scale: ArrayLike) -> Corrupted:
     section 1 (Gaussian noise).
   """
   y = _check(key, y)
-  _checks.check_non_negative("scale", scale)
+  _checks.check_non_negative("scale", scale, scalar=True)
   s = jnp.asarray(scale, y.dtype) * jax.random.normal(key, y.shape, y.dtype)
   return Corrupted(y + s, s, jnp.zeros(y.shape, jnp.bool_))
 
@@ -338,7 +339,7 @@ def mixed_noise(
     section 1 (both noise models together).
   """
   _checks.check_key("key", key)
-  _checks.check_non_negative("noise_scale", noise_scale)
+  _checks.check_non_negative("noise_scale", noise_scale, scalar=True)
   dense_key, sparse_key = jax.random.split(key)
   dense = gaussian_noise(dense_key, y, scale=noise_scale)
   gross = bernoulli_outliers(sparse_key, dense.y, rate=rate, scale=scale, distribution=distribution)

@@ -12,6 +12,8 @@ from jaxopt_robust.recovery.operators import (
   AdjointProducts,
   MeasurementOperator,
   check_shape,
+  inside,
+  keep_integers,
 )
 from jaxopt_robust.typing import Array, ArrayLike
 
@@ -161,6 +163,9 @@ class EntryCOO(_Entries):
   dims: tuple[int, int] = dataclasses.field(metadata={"static": True})
   weight: Array | None = None
 
+  def __post_init__(self) -> None:
+    keep_integers(self, "row_index", "col_index")
+
   @property
   def shape(self) -> tuple[int, int]:
     return check_shape("dims", self.dims)
@@ -188,7 +193,7 @@ class EntryCOO(_Entries):
     for name, index in (("row_index", rows), ("col_index", cols)):
       if not jnp.issubdtype(index.dtype, jnp.integer):
         raise TypeError(f"{name} must hold integers; got {index.dtype}.")
-    return rows, cols
+    return inside(rows, self.dims[0]), inside(cols, self.dims[1])
 
   def _weighted(self, z: Array) -> Array:
     if self.weight is None:
@@ -234,6 +239,13 @@ class EntryCOO(_Entries):
     return jax.ops.segment_sum(terms, index, num_segments=num).astype(dtype)
 
 
+def as_rate(rate: ArrayLike) -> Array:
+  """A probability as a float: 1 is 1.0."""
+  array = jnp.asarray(rate)
+  is_float = jnp.issubdtype(array.dtype, jnp.floating)
+  return array if is_float else array.astype(jnp.result_type(float))
+
+
 def make_entry_mask(key: Array, rows: int, cols: int, *, rate: ArrayLike) -> EntryMask:
   """Observes each entry of a matrix independently with one probability.
 
@@ -259,5 +271,5 @@ def make_entry_mask(key: Array, rows: int, cols: int, *, rate: ArrayLike) -> Ent
   """
   _checks.check_key("key", key)
   dims = check_shape("(rows, cols)", (rows, cols))
-  _checks.check_interval("rate", rate, 0.0, 1.0)
-  return EntryMask(jax.random.bernoulli(key, rate, dims))
+  _checks.check_interval("rate", rate, 0.0, 1.0, scalar=True)
+  return EntryMask(jax.random.bernoulli(key, as_rate(rate), dims))

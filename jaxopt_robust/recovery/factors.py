@@ -2,9 +2,12 @@
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
+
 from jaxopt_robust import _checks
-from jaxopt_robust.recovery.operators import wide_dot
-from jaxopt_robust.typing import Array
+from jaxopt_robust.numerics import upcast
+from jaxopt_robust.recovery.operators import inside, wide_dot
+from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = ["KINDS", "Factors", "compose"]
 
@@ -19,8 +22,9 @@ class Factors(NamedTuple):
     R: float[d2, width], or None for a symmetric positive semidefinite X.
 
   Example:
-    >>> compose(Factors(jnp.ones((2, 1)), None)).shape
-    (2, 2)
+    >>> factors = Factors(jnp.array([[1.0], [2.0]]), None)
+    >>> compose(factors).shape, factors.at([0, 1], [1, 1])
+    ((2, 2), Array([2., 4.], dtype=float32))
 
   Reference:
     Burer and Monteiro, A nonlinear programming algorithm for solving semidefinite programs via
@@ -29,6 +33,24 @@ class Factors(NamedTuple):
 
   L: Array
   R: Array | None
+
+  def at(self, row_index: ArrayLike, col_index: ArrayLike) -> Array:
+    """Entries of the product, without the product.
+
+    Args:
+      row_index: int[...] in [0, d1).
+      col_index: int[...] in [0, d2), of the same shape.
+
+    Returns:
+      float[...], <L_i, R_j>; NaN outside of the matrix, -1 included.
+    """
+    left, right = check_pair(self)
+    rows = inside(_checks.check_integers("row_index", row_index), left.shape[0])
+    cols = inside(_checks.check_integers("col_index", col_index), right.shape[0])
+    _checks.check_same_shape("row_index", rows, "col_index", cols)
+    a = upcast(left).at[rows].get(mode="fill", fill_value=jnp.nan)
+    b = upcast(right).at[cols].get(mode="fill", fill_value=jnp.nan)
+    return jnp.sum(a * b, axis=-1).astype(left.dtype)
 
 
 def compose(factors: Factors) -> Array:

@@ -102,7 +102,7 @@ def sign_spectral(
   """
   y = check_problem(op, y, kind)
   rank = _checks.check_rank(rank, op.shape)
-  _checks.check_non_negative("alpha", alpha)
+  _checks.check_non_negative("alpha", alpha, scalar=True)
   return spectral_factors(mean_of_signs(op, y), rank, alpha, kind, y.dtype)
 
 
@@ -140,7 +140,7 @@ def random_small(
   """
   _checks.check_key("key", key)
   rank = _checks.check_int("rank", rank, minimum=1)
-  _checks.check_non_negative("alpha", alpha)
+  _checks.check_non_negative("alpha", alpha, scalar=True)
   scalar_type = check_dtype(dtype)
   sizes = shape if isinstance(shape, tuple) else (shape,)
   if len(sizes) not in (1, 2):
@@ -180,7 +180,7 @@ def alpha_identity(size: int, *, alpha: ArrayLike = 1.0, dtype: object = None) -
     factorization, 2017.
   """
   size = _checks.check_int("size", size, minimum=1)
-  _checks.check_non_negative("alpha", alpha)
+  _checks.check_non_negative("alpha", alpha, scalar=True)
   scalar_type = check_dtype(dtype)
   return Factors(jnp.asarray(alpha, scalar_type) * jnp.eye(size, dtype=scalar_type), None)
 
@@ -225,14 +225,14 @@ def truncated_spectral(
   """
   y = check_problem(op, y, kind)
   rank = _checks.check_rank(rank, op.shape)
-  _checks.check_interval("rate", rate, 0.0, 1.0, closed="left")
+  _checks.check_interval("rate", rate, 0.0, 1.0, closed="left", scalar=True)
   magnitude = jnp.abs(y)
   if op.observed is not None:
     magnitude = jnp.where(op.observed, magnitude, jnp.inf)
   place = jnp.argsort(jnp.argsort(magnitude))
   wide = upcast(y).dtype
   limit = jnp.ceil(jnp.asarray(op.count, wide) * (1 - jnp.asarray(rate, wide)))
-  keep = place < limit.astype(place.dtype)
+  keep = (place < limit.astype(place.dtype)) | jnp.isnan(magnitude)
   dense = back_projection(op, jnp.where(keep, y, 0), _observed_count(op, keep))
   return spectral_factors(dense, rank, 1.0, kind, y.dtype)
 
@@ -275,11 +275,13 @@ def median_truncated_spectral(
   """
   y = check_problem(op, y, kind)
   rank = _checks.check_rank(rank, op.shape)
-  _checks.check_positive("multiple", multiple)
+  _checks.check_positive("multiple", multiple, scalar=True)
   magnitude = jnp.abs(y)
   seen = magnitude if op.observed is None else jnp.where(op.observed, magnitude, jnp.nan)
   median = jnp.median(seen) if op.observed is None else jnp.nanmedian(seen)
-  keep = magnitude <= jnp.asarray(multiple, y.dtype) * median
+  # NaN among what is observed makes the start NaN.
+  seen_or_nothing = magnitude if op.observed is None else jnp.where(op.observed, magnitude, 0)
+  keep = (magnitude <= jnp.asarray(multiple, y.dtype) * median) | jnp.isnan(seen_or_nothing)
   dense = back_projection(op, jnp.where(keep, y, 0), _observed_count(op, keep))
   return spectral_factors(dense, rank, 1.0, kind, y.dtype)
 
@@ -405,4 +407,4 @@ def growth_of(dense: Array, rank: int | None, kind: str) -> Array:
     weakest = values[index]
   else:
     weakest = values[rank - 1]
-  return jnp.where(weakest > 0, safe_divide(factor, weakest), jnp.inf)
+  return jnp.where(weakest <= 0, jnp.inf, safe_divide(factor, weakest))  # NaN stays NaN

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
+from jaxopt_robust._units import root_of_unit
 from jaxopt_robust.numerics import safe_divide, safe_norm, upcast
 from jaxopt_robust.recovery.operators import MeasurementOperator, wide_dot
 from jaxopt_robust.typing import Array, ArrayLike
@@ -55,7 +56,8 @@ def procrustes_dist(u: ArrayLike, v: ArrayLike) -> Array:
     Schoenemann, A generalized solution of the orthogonal Procrustes problem, 1966.
   """
   u, v = _matrix_pair("u", u, "v", v)
-  left, _, right = jnp.linalg.svd(wide_dot(v.T, u), full_matrices=False)
+  v_unit, u_unit = (upcast(part) / root_of_unit(part) ** 2 for part in (v, u))
+  left, _, right = jnp.linalg.svd(wide_dot(v_unit.T, u_unit), full_matrices=False)
   rotation = wide_dot(left, right)
   return safe_norm(upcast(u) - wide_dot(v, rotation)).astype(u.dtype)
 
@@ -200,13 +202,14 @@ def support_f1(estimate: ArrayLike, truth: ArrayLike, *, tol: ArrayLike = 0.0) -
   estimate = _checks.check_float_array("estimate", estimate)
   truth = _checks.check_float_array("truth", truth)
   _checks.check_same_shape("estimate", estimate, "truth", truth)
-  _checks.check_non_negative("tol", tol)
+  _checks.check_non_negative("tol", tol, scalar=True)
   found = jnp.abs(estimate) > jnp.asarray(tol, estimate.dtype)
   wanted = jnp.abs(truth) > jnp.asarray(tol, truth.dtype)
   dtype = upcast(estimate).dtype
   both = jnp.sum(found & wanted).astype(dtype)
   total = (jnp.sum(found) + jnp.sum(wanted)).astype(dtype)
-  return safe_divide(2 * both, total, default=1.0).astype(estimate.dtype)
+  score = safe_divide(2 * both, total, default=1.0).astype(estimate.dtype)
+  return jnp.where(jnp.isnan(estimate).any() | jnp.isnan(truth).any(), jnp.nan, score)
 
 
 def sign_rip_phi(norm: ArrayLike, noise: ArrayLike) -> Array:
@@ -238,7 +241,7 @@ def sign_rip_phi(norm: ArrayLike, noise: ArrayLike) -> Array:
     2021 (the definition; the closed form is derived from E[sign(g + c) g] for a Gaussian g).
   """
   noise = _checks.check_float_array("noise", noise, rank=1)
-  _checks.check_positive("norm", norm)
+  _checks.check_positive("norm", norm, scalar=True)
   wide = upcast(noise)
   ratio = wide / jnp.asarray(norm, wide.dtype)
   phi = jnp.sqrt(jnp.asarray(2 / jnp.pi, wide.dtype)) * jnp.mean(jnp.exp(-0.5 * ratio * ratio))

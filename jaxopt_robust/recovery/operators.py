@@ -257,6 +257,22 @@ def products_of(dense: Array, left: Array, right: Array) -> AdjointProducts:
   )
 
 
+def keep_integers(op: Any, *names: str) -> None:
+  """Looks at integers in the fields of an operator before JAX narrows them; lists become arrays.
+
+  For ``__post_init__``: there JAX also passes tracers and placeholders, which stay as they are.
+  """
+  for name in names:
+    value = getattr(op, name)
+    if isinstance(value, np.ndarray | list | tuple) or hasattr(value, "__array_interface__"):
+      object.__setattr__(op, name, _checks.check_integers(name, value))
+
+
+def inside(index: Array, size: int) -> Array:
+  """Indices as they are, negative ones moved out of range: -1 is no name of the last row."""
+  return jnp.where(index < 0, size, index)
+
+
 def check_shape(name: str, shape: Any) -> tuple[int, int]:
   """Two positive static sizes."""
   if not isinstance(shape, tuple) or len(shape) != 2:

@@ -100,8 +100,8 @@ def residual_proportional(
     algorithm 1 (the normalised step). That its length follows a quantile of the residuals is ours;
     for steps proportional to the distance see Polyak, Minimization of unsmooth functionals, 1969.
   """
-  _checks.check_non_negative("eta0", eta0)
-  _checks.check_interval("cooling", cooling, 0.0, 1.0, closed="right")
+  _checks.check_non_negative("eta0", eta0, scalar=True)
+  _checks.check_interval("cooling", cooling, 0.0, 1.0, closed="right", scalar=True)
 
   def init(params: PyTree) -> ResidualState:
     dtype = _wide_dtype(params)

@@ -92,7 +92,7 @@ class PcpInfo(NamedTuple):
 def _weight(lam: Any, mask: Array | None, shape: tuple[int, ...], dtype: Any) -> Array:
   """lam, or 1 / sqrt(p max(d1, d2)) with p the fraction observed."""
   if lam is not None:
-    _checks.check_positive("lam", lam)
+    _checks.check_positive("lam", lam, scalar=True)
     return jnp.asarray(lam, dtype)
   rate = jnp.ones((), dtype) if mask is None else jnp.mean(mask, dtype=dtype)
   return safe_divide(jnp.ones_like(rate), jnp.sqrt(rate * max(shape)), default=1.0)
@@ -178,7 +178,7 @@ def pcp_admm(*, mu: ArrayLike | None = None) -> Solver:
     alternating direction methods, 2013 (all recalled, not verified).
   """
   if mu is not None:
-    _checks.check_positive("mu", mu)
+    _checks.check_positive("mu", mu, scalar=True)
 
   def init(params: LowRankSparse, lam: Any, matrix: Array, where: Any = None) -> PcpState:
     data, mask = check_matrix(matrix, where)
@@ -244,9 +244,9 @@ def pcp_ialm(
     low-rank matrices, 2010, algorithm 5 (number and constants recalled, not verified).
   """
   if mu is not None:
-    _checks.check_positive("mu", mu)
-  _checks.check_interval("growth", growth, 1.0, jnp.inf, closed="left")
-  _checks.check_interval("max_growth", max_growth, 1.0, jnp.inf, closed="left")
+    _checks.check_positive("mu", mu, scalar=True)
+  _checks.check_interval("growth", growth, 1.0, jnp.inf, closed="left", scalar=True)
+  _checks.check_interval("max_growth", max_growth, 1.0, jnp.inf, closed="left", scalar=True)
 
   def init(params: LowRankSparse, lam: Any, matrix: Array, where: Any = None) -> PcpState:
     data, mask = check_matrix(matrix, where)

@@ -73,8 +73,8 @@ def top_rows_and_columns(matrix: ArrayLike, *, fraction: ArrayLike) -> Array:
     ValueError: it is no matrix, or the fraction is outside [0, 1].
 
   Note:
-    Of equal magnitudes those with the lower index come first. Rows and columns that hold NaN may
-    keep nothing.
+    Of equal magnitudes those with the lower index come first. NaN stays NaN; other entries of its
+    row and column may be dropped.
 
   Example:
     >>> top_rows_and_columns(jnp.array([[3.0, 1.0], [2.0, -4.0]]), fraction=0.5)
@@ -86,10 +86,10 @@ def top_rows_and_columns(matrix: ArrayLike, *, fraction: ArrayLike) -> Array:
     equation 7 (number recalled, not verified).
   """
   array = _checks.check_float_array("matrix", matrix, rank=2)
-  _checks.check_interval("fraction", fraction, 0.0, 1.0)
+  _checks.check_interval("fraction", fraction, 0.0, 1.0, scalar=True)
   sizes = jnp.abs(array)
   share = jnp.asarray(fraction, upcast(array).dtype)
-  keep = _top_of_rows(sizes, share) & _top_of_rows(sizes.T, share).T
+  keep = _top_of_rows(sizes, share) & _top_of_rows(sizes.T, share).T | jnp.isnan(array)
   return jnp.where(keep, array, 0)
 
 
@@ -171,8 +171,8 @@ def scaledgd_rpca(
     descent, 2021, section 3 and the authors' program.
   """
   rank = _checks.check_int("rank", rank, minimum=1)
-  _checks.check_interval("fraction", fraction, 0.0, 1.0)
-  _checks.check_positive("stepsize", stepsize)
+  _checks.check_interval("fraction", fraction, 0.0, 1.0, scalar=True)
+  _checks.check_positive("stepsize", stepsize, scalar=True)
   link = precondition_factors(damping=damping)
 
   def init(params: LowRankSparse, hyper: Any, matrix: Array, where: Any = None) -> ScaledGdState:
@@ -264,8 +264,8 @@ def l1_robust_pca(
     the steps are ours.
   """
   _checks.check_option("rule", rule, RULES)
-  _checks.check_positive("eta0", eta0)
-  _checks.check_interval("quantile", quantile, 0.0, 1.0, closed="right")
+  _checks.check_positive("eta0", eta0, scalar=True)
+  _checks.check_interval("quantile", quantile, 0.0, 1.0, closed="right", scalar=True)
   rank = _checks.check_int("rank", rank, minimum=1)
   data, mask = check_matrix(matrix, where)
   _checks.check_rank(rank, data.shape)

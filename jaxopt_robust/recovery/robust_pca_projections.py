@@ -133,8 +133,8 @@ def acc_alt_proj(
   rank = _checks.check_int("rank", rank, minimum=1)
   for name, value in (("beta", beta), ("beta_init", beta_init), ("trim", trim)):
     if value is not None:
-      _checks.check_positive(name, value)
-  _checks.check_interval("gamma", gamma, 0.0, 1.0, closed="neither")
+      _checks.check_positive(name, value, scalar=True)
+  _checks.check_interval("gamma", gamma, 0.0, 1.0, closed="neither", scalar=True)
 
   def thresholds(data: Array) -> tuple[Array, Array]:
     later = 0.5 * data.size**-0.25 if beta is None else beta

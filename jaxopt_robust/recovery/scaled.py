@@ -138,7 +138,7 @@ def precondition_factors(*, damping: ArrayLike = 0.0) -> optax.GradientTransform
     preconditioned subgradient algorithm for overparameterized asymmetric low-rank matrix recovery,
     2024. The pseudo-inverse is ours.
   """
-  _checks.check_non_negative("damping", damping)
+  _checks.check_non_negative("damping", damping, scalar=True)
 
   def update(
     updates: Factors, state: ScaledState, params: Factors | None = None, **extra: Any
@@ -188,7 +188,7 @@ def scaled_polyak(
     Tong, Ma and Chi, Low-Rank Matrix Recovery with Scaled Subgradient Methods, 2021, section 2
     (Polyak's step).
   """
-  _checks.check_greater("minimum", minimum, -jnp.inf)
+  _checks.check_greater("minimum", minimum, -jnp.inf, scalar=True)
   link = precondition_factors(damping=damping)
 
   def update(

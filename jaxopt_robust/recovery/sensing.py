@@ -134,7 +134,7 @@ def l1_value_subgrad(
   if balance is not None:
     if grads.R is None:
       raise ValueError("balance needs two factors; got factors.R None.")
-    _checks.check_non_negative("balance", balance)
+    _checks.check_non_negative("balance", balance, scalar=True)
     difference = wide_dot(left.T, left) - wide_dot(right.T, right)
     norm = safe_norm(difference)
     weight = jnp.asarray(balance, norm.dtype)
@@ -418,7 +418,9 @@ def subgm(
     algorithm 1.
   """
   _check_fit(op, factors)
-  _checks.check_positive("tol", tol)
+  if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
+    raise TypeError(f"tx must be an optax transformation; got {type(tx).__name__}.")
+  _checks.check_positive("tol", tol, scalar=True)
   y = op.check_measurements("y", y)
   if truth is not None:
     truth = op.check_matrix(truth)

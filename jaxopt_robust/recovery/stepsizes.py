@@ -5,6 +5,7 @@ optimizer for ``optax.apply_updates``; the constant rule is ``optax.sgd``. What 
 the gradient (``value``, ``q_norm``) comes as a keyword argument of ``update``.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_robust import _checks
+from jaxopt_robust._units import exponent_of, power
 from jaxopt_robust.numerics import safe_divide, upcast
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
@@ -71,20 +73,35 @@ def _scale(updates: PyTree, step: Array) -> PyTree:
   )
 
 
-def _square_norm(updates: PyTree) -> Array:
-  """Sum of squares, in float32 or wider."""
-  return jnp.asarray(sum(jnp.sum(upcast(g) ** 2) for g in jax.tree.leaves(updates)))
+def _norm(updates: PyTree) -> Array:
+  """Euclidean norm over all leaves, in float32 or wider; squares are taken of numbers of size 1."""
+  leaves = [upcast(g) for g in jax.tree.leaves(updates)]
+  zero = jnp.zeros((), _wide_dtype(updates))
+  largest = functools.reduce(jnp.maximum, (jnp.max(jnp.abs(g), initial=0) for g in leaves), zero)
+  unit = power(exponent_of(largest), zero.dtype)
+  squares = (jnp.sum((g / unit.astype(g.dtype)) ** 2) for g in leaves)
+  return unit * jnp.sqrt(sum(squares, start=zero))  # never differentiated at 0
+
+
+def _scale_direction(updates: PyTree, norm: Array, length: Array) -> PyTree:
+  """-length g / ||g||, and 0 where g = 0."""
+  inverse = safe_divide(jnp.ones_like(norm), norm)
+  return jax.tree.map(
+    lambda g: (-length.astype(upcast(g).dtype) * (upcast(g) * inverse)).astype(g.dtype), updates
+  )
 
 
 def _wide_dtype(params: PyTree) -> Any:
   """Widest of float32 and the dtypes of the leaves, which may be shapes without values."""
-  return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(params)))
+  leaves = jax.tree.leaves(params)
+  dtypes = (getattr(leaf, "dtype", None) or jnp.result_type(leaf) for leaf in leaves)
+  return jnp.result_type(jnp.float32, *dtypes)
 
 
 def _require(name: str, value: Any) -> Array:
   if value is None:
     raise ValueError(f"update needs the keyword argument {name}; got None.")
-  return upcast(jnp.asarray(value))
+  return upcast(_checks.check_float_array(name, value, rank=0))
 
 
 def _count_init(params: PyTree) -> StepCountState:
@@ -97,8 +114,8 @@ def _decayed(eta0: ArrayLike, rho: ArrayLike, count: Array, dtype: Any) -> Array
 
 
 def _check_geometric(eta0: ArrayLike, rho: ArrayLike) -> None:
-  _checks.check_non_negative("eta0", eta0)
-  _checks.check_interval("rho", rho, 0.0, 1.0)
+  _checks.check_non_negative("eta0", eta0, scalar=True)
+  _checks.check_interval("rho", rho, 0.0, 1.0, scalar=True)
 
 
 def geometric(*, eta0: ArrayLike, rho: ArrayLike) -> optax.GradientTransformationExtraArgs:
@@ -216,10 +233,10 @@ def grad_normalized_geometric(
 
   def update(updates: PyTree, state: StepCountState, params: PyTree = None, **extra: Any) -> tuple:
     del params, extra
-    square = _square_norm(updates)
-    norm = jnp.sqrt(square)  # not differentiated at 0: the quotient below is 0 there
-    step = safe_divide(_decayed(eta0, rho, state.count, norm.dtype), norm)
-    return _scale(updates, step), StepCountState(optax.safe_increment(state.count))
+    norm = _norm(updates)
+    length = _decayed(eta0, rho, state.count, norm.dtype)
+    count = optax.safe_increment(state.count)
+    return _scale_direction(updates, norm, length), StepCountState(count)
 
   return optax.GradientTransformationExtraArgs(_count_init, update)
 
@@ -247,8 +264,8 @@ def polynomial(*, eta0: ArrayLike, power: ArrayLike) -> optax.GradientTransforma
     Ding, Jiang, Chen, Qu and Zhu, Rank overspecified robust matrix recovery: subgradient method and
     exact recovery, 2021.
   """
-  _checks.check_non_negative("eta0", eta0)
-  _checks.check_interval("power", power, 0.0, 1.0)
+  _checks.check_non_negative("eta0", eta0, scalar=True)
+  _checks.check_interval("power", power, 0.0, 1.0, scalar=True)
 
   def update(updates: PyTree, state: StepCountState, params: PyTree = None, **extra: Any) -> tuple:
     del params, extra
@@ -285,7 +302,7 @@ def polyak(*, minimum: ArrayLike) -> optax.GradientTransformationExtraArgs:
   Reference:
     Polyak, Minimization of unsmooth functionals, 1969.
   """
-  _checks.check_greater("minimum", minimum, -jnp.inf)
+  _checks.check_greater("minimum", minimum, -jnp.inf, scalar=True)
 
   def update(
     updates: PyTree,
@@ -298,7 +315,8 @@ def polyak(*, minimum: ArrayLike) -> optax.GradientTransformationExtraArgs:
     del params, extra
     current = _require("value", value)
     gap = jnp.maximum(current - jnp.asarray(minimum, current.dtype), 0)
-    return _scale(updates, safe_divide(gap, _square_norm(updates))), state
+    norm = _norm(updates)
+    return _scale_direction(updates, norm, safe_divide(gap, norm)), state
 
   return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
@@ -329,8 +347,8 @@ def level_polyak(*, gap0: ArrayLike, patience: ArrayLike) -> optax.GradientTrans
     Goffin and Kiwiel, Convergence of a simple subgradient level method, 1999 (we count updates
     instead of measuring the length of the path; the constant 1/2 is recalled, not verified).
   """
-  _checks.check_positive("gap0", gap0)
-  _checks.check_interval("patience", patience, 1, jnp.inf)
+  _checks.check_positive("gap0", gap0, scalar=True)
+  _checks.check_interval("patience", patience, 1, jnp.inf, scalar=True)
 
   def init(params: PyTree) -> LevelState:
     dtype = _wide_dtype(params)
@@ -353,8 +371,9 @@ def level_polyak(*, gap0: ArrayLike, patience: ArrayLike) -> optax.GradientTrans
     halve = stall >= jnp.asarray(patience, stall.dtype)
     gap = jnp.where(halve, state.gap / 2, state.gap)
     best = jnp.minimum(state.best, current)
-    step = safe_divide(current - (best - gap), _square_norm(updates).astype(best.dtype))
+    norm = _norm(updates).astype(best.dtype)
     stall = jnp.where(halve, jnp.zeros_like(stall), stall)
-    return _scale(updates, step), LevelState(best, gap, stall)
+    length = safe_divide(current - (best - gap), norm)
+    return _scale_direction(updates, norm, length), LevelState(best, gap, stall)
 
   return optax.GradientTransformationExtraArgs(init, update)

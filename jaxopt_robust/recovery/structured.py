@@ -12,6 +12,8 @@ from jaxopt_robust.recovery.operators import (
   MeasurementOperator,
   check_dtype,
   check_shape,
+  inside,
+  keep_integers,
   wide_dot,
 )
 from jaxopt_robust.typing import Array, ArrayLike
@@ -142,6 +144,9 @@ class FourierSensing(MeasurementOperator):
   rows: Array
   dims: tuple[int, int] = dataclasses.field(metadata={"static": True})
 
+  def __post_init__(self) -> None:
+    keep_integers(self, "rows")
+
   @property
   def shape(self) -> tuple[int, int]:
     return check_shape("dims", self.dims)
@@ -169,7 +174,7 @@ class FourierSensing(MeasurementOperator):
     signs, scale = self._checked()
     dtype = self.result_dtype(matrix)
     coefficients = jax.scipy.fft.dct(signs * upcast(matrix).ravel(), norm="ortho")
-    kept = coefficients.at[self.rows].get(mode="fill", fill_value=jnp.nan)
+    kept = coefficients.at[inside(self.rows, signs.size)].get(mode="fill", fill_value=jnp.nan)
     return (scale * kept).astype(dtype)
 
   def adjoint(self, z: ArrayLike) -> Array:
@@ -177,7 +182,7 @@ class FourierSensing(MeasurementOperator):
     signs, scale = self._checked()
     dtype = self.result_dtype(z)
     spread = jnp.zeros(signs.shape, jnp.result_type(signs, upcast(z)))
-    spread = spread.at[self.rows].add(scale * upcast(z))
+    spread = spread.at[inside(self.rows, signs.size)].add(scale * upcast(z))
     return (signs * jax.scipy.fft.idct(spread, norm="ortho")).reshape(self.shape).astype(dtype)
 
 

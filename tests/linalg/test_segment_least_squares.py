@@ -182,3 +182,33 @@ def test_derivative_of_the_exact_solution_by_the_ridge(key):
 
   grad = jax.jit(jax.grad(total))(2.0)
   np.testing.assert_allclose(grad, central_difference(total, np.array(2.0)), rtol=1e-6)
+
+
+def test_refinement_takes_back_the_shift_of_the_factorisation():
+  """Iterated Tikhonov regularisation: after k solves the error is V diag(q^k) V^T x.
+
+  With q = shift / (s^2 + shift), shift = 4 width eps trace(A^T A): at kappa = 100 in float32 q is
+  0.02 in the weakest direction, and 4e-4 after the refinement.
+  """
+  rng = np.random.default_rng(2)
+  kappa, count = 100.0, 40
+  basis = np.linalg.qr(rng.standard_normal((count, 30, WIDTH)))[0]
+  turn = np.linalg.qr(rng.standard_normal((count, WIDTH, WIDTH)))[0]
+  rows = np.einsum("jek,k,jlk->jel", basis, np.geomspace(1, 1 / kappa, WIDTH), turn)
+  rows = rows.reshape(-1, WIDTH).astype(np.float32)
+  segments = np.repeat(np.arange(count), 30)
+  truth = rng.standard_normal((count, WIDTH)).astype(np.float32)
+  targets = np.sum(rows.astype(np.float64) * truth[segments], axis=1).astype(np.float32)
+  exact = np.stack([
+    np.linalg.lstsq(rows[segments == j].astype(np.float64), targets[segments == j], rcond=None)[0]
+    for j in range(count)
+  ])  # fmt: skip
+  x, info = jax.jit(
+    lambda a, b: linalg.segment_lstsq(a, segments, b, num_segments=count, solver="exact")
+  )(rows, targets)
+  eps = float(np.finfo(np.float32).eps)
+  errors = np.linalg.norm(x - exact, axis=1) / np.linalg.norm(exact, axis=1)
+  shift = 4 * WIDTH * eps * np.sum(np.geomspace(1, 1 / kappa, WIDTH) ** 2)
+  q = shift / (kappa**-2 + shift)
+  # A random x has half of its length in the weakest of four directions; rounding is below q^2.
+  assert np.median(errors) < q / 10 and int(info.status) == 0

@@ -363,3 +363,36 @@ def test_sparse_plus_low_rank_soft_impute_equals_the_dense_one(key):
   # Two runs stopped at a change of 1e-9 with a contraction of at most 0.95 differ by 20 times that.
   np.testing.assert_allclose(product, dense, atol=1e-7)
   np.testing.assert_allclose(low.value, info.value, rtol=1e-8)
+
+
+@pytest.mark.x64
+def test_resampled_half_steps_use_parts_of_their_own(key, rng):
+  """The theory needs independent entries in every half step: which ones does each depend on?
+
+  R is a function of the entries of its part, and L of R and of the entries of another part. Two
+  rounds use four parts of the five, each of them once; the fifth belongs to the start.
+  """
+  rows, cols = 12, 10
+  op = recovery.EntryMask(jnp.ones((rows, cols), bool))
+  y = jnp.asarray(rng.standard_normal(rows * cols))
+  start = recovery.Factors(jnp.asarray(rng.standard_normal((rows, 1))), jnp.ones((cols, 1)))
+  solver = recovery.alternating_least_squares(solver="exact", orthonormalize=False, parts=5)
+
+  @jax.jit
+  def depends(count):
+    def step(y):
+      state = solver.init(start, 1e-3, op, y, key)._replace(count=count)
+      params = solver.step(state, 1e-3, op, y, key)[0].params
+      return params.R, params.L
+
+    changed = jax.vmap(step)(y[None] + 0.1 * jnp.eye(y.size))
+    moved = jax.tree.map(lambda a, b: jnp.abs(a - b[None]).max((1, 2)), changed, step(y))
+    return [size > 1e-6 for size in moved]
+
+  parts = []
+  for count in range(2):
+    by_right, by_left = map(np.asarray, depends(jnp.int32(count)))
+    parts += [by_right, by_left & ~by_right]  # L sees what R saw, and a part of its own
+  assert np.sum(parts, axis=0).max() == 1
+  share = np.mean(parts, axis=1)  # binomial: 0.2 with a deviation of 0.037
+  assert (share > 0.08).all() and (share < 0.32).all(), share
