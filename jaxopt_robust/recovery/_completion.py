@@ -103,32 +103,32 @@ class CompletionTrace(NamedTuple):
   status: Array
 
 
-def as_entries(op: Any, y: ArrayLike) -> tuple[EntryCOO, Array]:
+def as_entries(op: Any, y: ArrayLike, *, complex_ok: bool = False) -> tuple[EntryCOO, Array]:
   """Observed entries as a list, and their values with zeros where nothing is observed.
 
   A dense mask becomes the list of all entries, with weight 0 where it is false.
   """
   if isinstance(op, EntryMask):
-    y = op.check_measurements("y", y)
+    y = op.check_measurements("y", y, complex_ok=complex_ok)
     rows, cols = op.shape
     index = jnp.arange(op.size, dtype=jnp.int32)
     observed = op.observed
     assert observed is not None
-    op = EntryCOO(index // cols, index % cols, (rows, cols), observed.astype(upcast(y).dtype))
+    op = EntryCOO(index // cols, index % cols, (rows, cols), observed.astype(upcast(y).real.dtype))
   if not isinstance(op, EntryCOO):
     raise TypeError(f"op must be an EntryCOO or an EntryMask; got {type(op).__name__}.")
-  y = op.check_measurements("y", y)
+  y = op.check_measurements("y", y, complex_ok=complex_ok)
   if op.observed is not None:
     y = jnp.where(op.observed, y, 0)
   return op, y
 
 
-def check_entries(op: Any, y: ArrayLike) -> tuple[EntryCOO, Array]:
+def check_entries(op: Any, y: ArrayLike, *, complex_ok: bool = False) -> tuple[EntryCOO, Array]:
   """As ``as_entries``, and where their values are known, that they are finite, inside and unique.
 
   For the entrance of a method: the check sorts all pairs, which its steps need not repeat.
   """
-  op, y = as_entries(op, y)
+  op, y = as_entries(op, y, complex_ok=complex_ok)
   if _checks.is_concrete((op, y)):
     _check_values(op, np.asarray(y))
   return op, y
@@ -138,12 +138,12 @@ def _check_values(op: EntryCOO, y: np.ndarray) -> None:
   seen = np.ones(op.size, bool) if op.observed is None else np.asarray(op.observed)
   if not seen.any():
     raise ValueError("op must observe at least one entry; got none.")
-  bad = int(np.sum(~np.isfinite(y[seen].astype(np.float64))))
+  bad = int(np.sum(~np.isfinite(y[seen].astype(np.complex128))))
   if bad:
     raise ValueError(
       f"y must be finite; got {bad} entries that are NaN or infinite. Give them weight 0."
     )
-  rows, cols = (np.asarray(index)[seen].astype(np.int64) for index in op._indices())
+  rows, cols = (np.asarray(index)[seen].astype(np.int64) for index in op._checked())
   for name, index, size in (("row_index", rows, op.shape[0]), ("col_index", cols, op.shape[1])):
     if index.min() < 0 or index.max() >= size:
       raise ValueError(
@@ -197,11 +197,13 @@ def entry_units(solver: Solver, *, factored: bool = True, hyper_power: int = 0) 
 
   def split(data: tuple) -> tuple[Array, tuple]:
     op, y, *rest = data
-    op, y = as_entries(op, y)
+    op, y = as_entries(op, y, complex_ok=not factored)
     return y, (op, y, *rest)
 
   def check_params(params: PyTree, data: tuple) -> PyTree:
-    return check_start(data[0], params) if factored else data[0].check_matrix(params)
+    if factored:
+      return check_start(data[0], params)
+    return data[0].check_matrix(params, complex_ok=True)
 
   return unit_free(
     solver, split=split, check_params=check_params, fields={"params": 1 if factored else 2},
@@ -211,6 +213,7 @@ def entry_units(solver: Solver, *, factored: bool = True, hyper_power: int = 0) 
 
 def first_state(params: PyTree, memory: Any, dtype: Any) -> CompletionState:
   """State before the first step."""
+  dtype = jnp.finfo(dtype).dtype  # the real one of complex numbers
   return CompletionState(params, memory, jnp.full((), jnp.inf, dtype), jnp.zeros((), jnp.int32))
 
 

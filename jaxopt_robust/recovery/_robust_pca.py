@@ -70,9 +70,11 @@ class SplitInfo(NamedTuple):
   value: Array
 
 
-def check_matrix(matrix: ArrayLike, where: ArrayLike | None = None) -> tuple[Array, Array | None]:
+def check_matrix(
+  matrix: ArrayLike, where: ArrayLike | None = None, *, complex_ok: bool = False
+) -> tuple[Array, Array | None]:
   """The data in float32 or wider, 0 where not observed, and the mask."""
-  array = upcast(_checks.check_float_array("matrix", matrix, rank=2))
+  array = upcast(_checks.check_float_array("matrix", matrix, rank=2, complex_ok=complex_ok))
   mask = _checks.check_mask("where", where, shape=array.shape)
   return (array if mask is None else jnp.where(mask, array, 0)), mask
 

@@ -25,7 +25,7 @@ from jaxopt_robust.recovery._completion import (
 from jaxopt_robust.recovery.entries import EntryCOO, EntryMask
 from jaxopt_robust.recovery.factors import Factors, check_pair
 from jaxopt_robust.recovery.operators import wide_dot
-from jaxopt_robust.solvers import SolveInfo, Solver, run_until
+from jaxopt_robust.solvers import SolveInfo, Solver, run_state
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = ["soft_impute", "soft_impute_factored", "soft_impute_path"]
@@ -40,8 +40,8 @@ def soft_impute(*, min_decrease: ArrayLike = 0.0) -> Solver:
   Minimises 1/2 ||A(X) - y||^2 + lam ||X||_* by X <- prox(X + A*(y - A(X)), lam): the unobserved
   entries are filled with those of X, and the singular values are lowered by lam.
 
-  The parameter is the matrix X, float[d1, d2], ``hyper`` is lam, the data are ``op, y`` and
-  optionally the true matrix, float[d1, d2]. The stopping quantity is
+  The parameter is the matrix X, float[d1, d2] or complex as y may be, ``hyper`` is lam, the data
+  are ``op, y`` and optionally the true matrix, float[d1, d2]. The stopping quantity is
   error = ||X_{k+1} - X_k||_F / ||X_k||_F (the residual on the entries, which has no limit 0 here,
   stands in ``residual``).
 
@@ -75,18 +75,19 @@ def soft_impute(*, min_decrease: ArrayLike = 0.0) -> Solver:
 
   def init(params: Array, hyper: Any, op: Any, y: Array, *rest: Any) -> CompletionState:
     del hyper, rest
-    op, y = check_entries(op, y)
-    return first_state(op.check_matrix(params), None, upcast(y).dtype)
+    op, y = check_entries(op, y, complex_ok=True)
+    matrix = op.check_matrix(params, complex_ok=True)
+    return first_state(matrix.astype(jnp.result_type(matrix, y)), None, upcast(y).dtype)
 
   def step(
     state: CompletionState, hyper: Any, op: Any, y: Array, truth: Array | None = None
   ) -> tuple[CompletionState, CompletionInfo]:
-    op, y = as_entries(op, y)
+    op, y = as_entries(op, y, complex_ok=True)
     matrix = state.params
     z = upcast(y) - upcast(op.apply(matrix))
     new = prox_nuclear(upcast(matrix) + op.adjoint(z), hyper)
     after = upcast(op.apply(new)) - upcast(y)
-    value = 0.5 * jnp.sum(after**2) + penalty_nuclear(new, hyper)
+    value = 0.5 * jnp.sum((after * after.conj()).real) + penalty_nuclear(new, hyper)
     error = safe_divide(safe_norm(new - upcast(matrix)), safe_norm(new))
     err = None
     if truth is not None:
@@ -203,7 +204,8 @@ def soft_impute_path(
 
   Args:
     op: observed entries of a d1 x d2 matrix.
-    y: float[E], their values (all d1 * d2 of them, row by row, for an ``EntryMask``).
+    y: float[E], their values (all d1 * d2 of them, row by row, for an ``EntryMask``); complex for
+      the dense method.
     lams: float[num], strengths >= 0, not increasing; may be traced.
     rank: bound on the rank for ``soft_impute_factored``, static; None for the dense method.
     key: typed PRNG key, for a bounded rank.
@@ -232,7 +234,7 @@ def soft_impute_path(
     Mazumder, Hastie and Tibshirani, Spectral regularization algorithms for learning large
     incomplete matrices, 2010, algorithm 1.
   """
-  op, y = check_entries(op, y)
+  op, y = check_entries(op, y, complex_ok=rank is None)
   strengths = _checks.check_float_array("lams", lams, rank=1)
   _checks.check_non_negative("lams", strengths)
   _checks.check_non_increasing("lams", strengths)
@@ -250,7 +252,8 @@ def soft_impute_path(
     start = Factors(*(jnp.zeros((size, rank), y.dtype) for size in op.shape))
 
   def body(params: Any, lam: Array) -> tuple[Any, Any]:
-    params, info = run_until(solver, params, lam, *data, tol=tol, max_steps=max_steps)
-    return params, (params, info)
+    state = solver.init(params, lam, *data)
+    state, info = run_state(solver, state, lam, *data, tol=tol, max_steps=max_steps)
+    return state.params, (state.params, info)
 
-  return jax.lax.scan(body, start, strengths.astype(upcast(y).dtype))[1]
+  return jax.lax.scan(body, start, strengths.astype(upcast(y).real.dtype))[1]

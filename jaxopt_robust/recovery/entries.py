@@ -67,10 +67,10 @@ class Identity(_Entries):
     return None
 
   def apply(self, matrix: ArrayLike) -> Array:
-    return self.check_matrix(matrix).ravel()
+    return self.check_matrix(matrix, complex_ok=True).ravel()
 
   def adjoint(self, z: ArrayLike) -> Array:
-    return self.check_measurements("z", z).reshape(self.shape)
+    return self.check_measurements("z", z, complex_ok=True).reshape(self.shape)
 
 
 @jax.tree_util.register_dataclass
@@ -125,10 +125,10 @@ class EntryMask(_Entries):
     return jnp.where(self._checked().ravel(), z, 0)
 
   def apply(self, matrix: ArrayLike) -> Array:
-    return self._weighted(self.check_matrix(matrix).ravel())
+    return self._weighted(self.check_matrix(matrix, complex_ok=True).ravel())
 
   def adjoint(self, z: ArrayLike) -> Array:
-    return self._weighted(self.check_measurements("z", z)).reshape(self.shape)
+    return self._weighted(self.check_measurements("z", z, complex_ok=True)).reshape(self.shape)
 
 
 @jax.tree_util.register_dataclass
@@ -172,7 +172,7 @@ class EntryCOO(_Entries):
 
   @property
   def size(self) -> int:
-    return self._indices()[0].shape[0]
+    return self._checked()[0].shape[0]
 
   @property
   def dtype(self) -> Any:
@@ -187,13 +187,18 @@ class EntryCOO(_Entries):
     return None if self.weight is None else self.weight != 0
 
   def _indices(self) -> tuple[Array, Array]:
+    """Indices with those outside of the matrix past its end."""
+    rows, cols = self._checked()
+    return inside(rows, self.dims[0]), inside(cols, self.dims[1])
+
+  def _checked(self) -> tuple[Array, Array]:
     rows = _checks.check_array("row_index", self.row_index, rank=1)
     cols = _checks.check_array("col_index", self.col_index, rank=1)
     _checks.check_same_shape("row_index", rows, "col_index", cols)
     for name, index in (("row_index", rows), ("col_index", cols)):
       if not jnp.issubdtype(index.dtype, jnp.integer):
         raise TypeError(f"{name} must hold integers; got {index.dtype}.")
-    return inside(rows, self.dims[0]), inside(cols, self.dims[1])
+    return rows, cols
 
   def _weighted(self, z: Array) -> Array:
     if self.weight is None:
@@ -206,7 +211,7 @@ class EntryCOO(_Entries):
     return factor.at[index].get(mode="fill", fill_value=jnp.nan)
 
   def apply(self, matrix: ArrayLike) -> Array:
-    matrix = self.check_matrix(matrix)
+    matrix = self.check_matrix(matrix, complex_ok=True)
     rows, cols = self._indices()
     return self._weighted(matrix.at[rows, cols].get(mode="fill", fill_value=jnp.nan))
 
@@ -218,7 +223,7 @@ class EntryCOO(_Entries):
     return self._weighted(jnp.sum(product, -1)).astype(dtype)
 
   def adjoint(self, z: ArrayLike) -> Array:
-    z = self._weighted(self.check_measurements("z", z))
+    z = self._weighted(self.check_measurements("z", z, complex_ok=True))
     rows, cols = self._indices()
     return jnp.zeros(self.shape, z.dtype).at[rows, cols].add(z)
 

@@ -197,31 +197,33 @@ class MeasurementOperator:
       residual = jnp.where(self.observed, residual, 0)
     return residual, self.adjoint_products(link(residual), left, right)
 
-  def check_matrix(self, matrix: ArrayLike) -> Array:
+  def check_matrix(self, matrix: ArrayLike, *, complex_ok: bool = False) -> Array:
     """Refuses a matrix that does not fit.
 
     Args:
       matrix: float[d1, d2].
+      complex_ok: whether complex numbers fit too.
 
     Returns:
       float[d1, d2].
     """
-    array = _checks.check_float_array("matrix", matrix, rank=2)
+    array = _checks.check_float_array("matrix", matrix, rank=2, complex_ok=complex_ok)
     if array.shape != self.shape:
       raise ValueError(f"matrix must have shape {self.shape}; got {array.shape}.")
     return array
 
-  def check_measurements(self, name: str, z: ArrayLike) -> Array:
+  def check_measurements(self, name: str, z: ArrayLike, *, complex_ok: bool = False) -> Array:
     """Refuses a vector that does not fit.
 
     Args:
       name: name of the argument, for the message.
       z: float[m].
+      complex_ok: whether complex numbers fit too.
 
     Returns:
       float[m].
     """
-    array = _checks.check_float_array(name, z, rank=1)
+    array = _checks.check_float_array(name, z, rank=1, complex_ok=complex_ok)
     if array.shape != (self.size,):
       raise ValueError(
         f"{name} must have one entry per measurement, ({self.size},); got {array.shape}."

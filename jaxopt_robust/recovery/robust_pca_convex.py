@@ -24,7 +24,7 @@ from jaxopt_robust.recovery._robust_pca import (
   relative_size,
   start_parts,
 )
-from jaxopt_robust.solvers import Solver, run_until
+from jaxopt_robust.solvers import Solver, run_state
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = [
@@ -130,7 +130,9 @@ def _step(
   if mask is not None:
     moved = jnp.where(mask, moved, low - new_low)
   # mu (target - L) is a sub-gradient of the nuclear norm at L: its product with L is ||L||_*.
-  value = mu * jnp.sum((target - new_low) * new_low) + weight * jnp.sum(jnp.abs(new_sparse))
+  value = mu * jnp.sum(((target - new_low) * new_low.conj()).real) + weight * jnp.sum(
+    jnp.abs(new_sparse)
+  )
   primal = relative_size(residual, matrix)
   dual_error = safe_divide(mu * safe_norm(moved), safe_norm(new_dual))
   params = LowRankSparse(times(new_low, unit), times(new_sparse, unit))
@@ -181,21 +183,21 @@ def pcp_admm(*, mu: ArrayLike | None = None) -> Solver:
     _checks.check_positive("mu", mu, scalar=True)
 
   def init(params: LowRankSparse, lam: Any, matrix: Array, where: Any = None) -> PcpState:
-    data, mask = check_matrix(matrix, where)
-    _weight(lam, mask, data.shape, data.dtype)
+    data, mask = check_matrix(matrix, where, complex_ok=True)
+    _weight(lam, mask, data.shape, data.real.dtype)
     if mu is None:
-      count = jnp.asarray(data.size if mask is None else jnp.sum(mask), data.dtype)
+      count = jnp.asarray(data.size if mask is None else jnp.sum(mask), data.real.dtype)
       # 0 / 0 of zero data is 1; all sums are taken of numbers of size 1.
       unit = root_of_unit(data) ** 2
       penalty = safe_divide(count, 4 * jnp.sum(jnp.abs(data / unit)), default=1.0) / unit
     else:
-      penalty = jnp.asarray(mu, data.dtype)
+      penalty = jnp.asarray(mu, data.real.dtype)
     start = _start(params, data, mask)
     return PcpState(start, jnp.zeros_like(data), penalty, jnp.zeros((), jnp.int32))
 
   def step(state: PcpState, lam: Any, matrix: Array, where: Any = None) -> tuple[PcpState, PcpInfo]:
-    data, mask = check_matrix(matrix, where)
-    weight = _weight(lam, mask, data.shape, data.dtype)
+    data, mask = check_matrix(matrix, where, complex_ok=True)
+    weight = _weight(lam, mask, data.shape, data.real.dtype)
     state, value, residual, dual_error = _step(state, weight, data, mask, state.penalty)
     info = PcpInfo(jnp.maximum(residual, dual_error**2), value, residual, dual_error)
     return state, jax.lax.stop_gradient(info)
@@ -249,25 +251,28 @@ def pcp_ialm(
   _checks.check_interval("max_growth", max_growth, 1.0, jnp.inf, closed="left", scalar=True)
 
   def init(params: LowRankSparse, lam: Any, matrix: Array, where: Any = None) -> PcpState:
-    data, mask = check_matrix(matrix, where)
-    weight = _weight(lam, mask, data.shape, data.dtype)
+    data, mask = check_matrix(matrix, where, complex_ok=True)
+    weight = _weight(lam, mask, data.shape, data.real.dtype)
     unit = root_of_unit(data) ** 2
     top = jnp.linalg.norm(data / unit, ord=2)
     dual = safe_divide(data / unit, jnp.maximum(top, jnp.max(jnp.abs(data / unit)) / weight))
-    scaled = safe_divide(jnp.asarray(1.25, data.dtype), top, default=1.0) / unit  # their constant
-    penalty = scaled if mu is None else jnp.asarray(mu, data.dtype)
+    scaled = (
+      safe_divide(jnp.asarray(1.25, data.real.dtype), top, default=1.0) / unit
+    )  # their constant
+    penalty = scaled if mu is None else jnp.asarray(mu, data.real.dtype)
     return PcpState(_start(params, data, mask), dual, penalty, jnp.zeros((), jnp.int32))
 
   def step(state: PcpState, lam: Any, matrix: Array, where: Any = None) -> tuple[PcpState, PcpInfo]:
-    data, mask = check_matrix(matrix, where)
+    data, mask = check_matrix(matrix, where, complex_ok=True)
     # mu_0 is not kept: the penalty of step k is known from the last one and the number of steps.
-    exponent = state.count.astype(data.dtype)
-    factor, limit = jnp.asarray(growth, data.dtype), jnp.asarray(max_growth, data.dtype)
+    dtype = data.real.dtype
+    exponent = state.count.astype(dtype)
+    factor, limit = jnp.asarray(growth, dtype), jnp.asarray(max_growth, dtype)
     # Y sums mu (D - L - S): beyond this mu its rounding errors are more than 1e-4 of its entries.
     limit = jnp.minimum(limit, 1e-4 / jnp.finfo(data.dtype).eps)
     now = jnp.minimum(factor**exponent, limit)
     later = jnp.minimum(factor ** (exponent + 1), limit)
-    weight = _weight(lam, mask, data.shape, data.dtype)
+    weight = _weight(lam, mask, data.shape, data.real.dtype)
     state, value, residual, dual_error = _step(
       state, weight, data, mask, state.penalty * (later / now)
     )
@@ -290,7 +295,8 @@ def robust_pca(
   r"""Splits a matrix into one of low rank and a sparse one, D = L + S.
 
   Args:
-    matrix: float[d1, d2], D; ignored, even NaN, where ``where`` is false.
+    matrix: float[d1, d2], D, or complex for the first two solvers; ignored, even NaN, where
+      ``where`` is false. The norms are those of magnitudes then.
     solver: ``pcp_admm()`` (what None takes), ``pcp_ialm()``, ``acc_alt_proj(rank)`` or
       ``scaledgd_rpca(rank, fraction=...)``; the last two take neither ``lam`` nor ``where``.
     lam: > 0, weight of ||S||_1 of the first two; None takes 1 / sqrt(p max(d1, d2)), p the fraction
@@ -325,13 +331,15 @@ def robust_pca(
   solver = pcp_admm() if solver is None else solver
   if not isinstance(solver, Solver):
     raise TypeError(f"solver must be a Solver; got {type(solver).__name__}.")
-  data, mask = check_matrix(matrix, where)
+  data, mask = check_matrix(matrix, where, complex_ok=True)
   check_finite(data)
   if tol is None:
     tol = max(1e-7, 16 * float(jnp.finfo(data.dtype).eps))
   start = LowRankSparse(jnp.zeros_like(data), jnp.zeros_like(data))
   known = (data,) if mask is None else (data, mask)
-  parts, info = run_until(solver, start, lam, *known, tol=tol, max_steps=max_steps)
+  state = solver.init(start, lam, *known)
+  state, info = run_state(solver, state, lam, *known, tol=tol, max_steps=max_steps)
+  parts = state.params
   record = finished(data, mask, parts, info)
   dtype = jnp.asarray(matrix).dtype
   return LowRankSparse(*(part.astype(dtype) for part in parts)), record
