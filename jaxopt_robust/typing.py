@@ -37,7 +37,10 @@ class Penalty(NamedTuple):
     value: ``value(x, hyperparams) -> scalar``, the penalty ``g(x; hyperparams)``.
     prox: ``prox(x, hyperparams, scaling) -> x_like``, the minimiser of
       ``1/2 ||y - x||^2 + scaling * g(y; hyperparams)``.
+    convex: whether g is convex. Where it is not, a solver finds a stationary point, and those that
+      count on convexity take their safe form.
   """
 
   value: Callable[[PyTree, Any], Array]
   prox: Callable[..., PyTree]
+  convex: bool = True

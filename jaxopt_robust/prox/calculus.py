@@ -63,7 +63,7 @@ def precompose_affine(
     step = c * c * jnp.asarray(scaling, array.dtype)
     return (penalty.prox(inner(array), hyperparams, step) - jnp.asarray(shift, array.dtype)) / c
 
-  return Penalty(value, prox)
+  return Penalty(value, prox, penalty.convex)
 
 
 def add_quadratic(penalty: Penalty, *, weight: ArrayLike, center: ArrayLike = 0.0) -> Penalty:
@@ -111,7 +111,7 @@ def add_quadratic(penalty: Penalty, *, weight: ArrayLike, center: ArrayLike = 0.
     mean = (array + pull * jnp.asarray(center, array.dtype)) / (1 + pull)
     return penalty.prox(mean, hyperparams, step / (1 + pull))
 
-  return Penalty(value, prox)
+  return Penalty(value, prox, penalty.convex)
 
 
 def precompose_semi_orthogonal(
@@ -164,7 +164,7 @@ def precompose_semi_orthogonal(
     change = penalty.prox(coefficients, hyperparams, step) - coefficients
     return array + jax.linear_transpose(matvec, array)(change)[0] / factor
 
-  return Penalty(value, prox)
+  return Penalty(value, prox, penalty.convex)
 
 
 def ravelled(penalty: Penalty) -> Penalty:
@@ -205,4 +205,4 @@ def ravelled(penalty: Penalty) -> Penalty:
     flat, unravel = ravel_pytree(_checks.check_float_tree("x", x))
     return unravel(penalty.prox(flat, hyperparams, scaling))
 
-  return Penalty(value, prox)
+  return Penalty(value, prox, penalty.convex)

@@ -182,5 +182,5 @@ def penalty_capped_l1(x: PyTree, hyperparams: Any) -> Array:
   )
 
 
-log_sum = Penalty(penalty_log_sum, prox_log_sum)
-capped_l1 = Penalty(penalty_capped_l1, prox_capped_l1)
+log_sum = Penalty(penalty_log_sum, prox_log_sum, convex=False)
+capped_l1 = Penalty(penalty_capped_l1, prox_capped_l1, convex=False)

@@ -276,6 +276,6 @@ def penalty_cel0(x: PyTree, hyperparams: Any) -> Array:
   )
 
 
-mcp = Penalty(penalty_mcp, prox_mcp)
-scad = Penalty(penalty_scad, prox_scad)
-cel0 = Penalty(penalty_cel0, prox_cel0)
+mcp = Penalty(penalty_mcp, prox_mcp, convex=False)
+scad = Penalty(penalty_scad, prox_scad, convex=False)
+cel0 = Penalty(penalty_cel0, prox_cel0, convex=False)

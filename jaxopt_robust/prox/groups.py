@@ -116,7 +116,7 @@ def make_group_penalty(penalty: Penalty, group_ids: ArrayLike, *, num_groups: in
     array = start_array(x, scaling, shape=shape)
     return groups_prox(penalty, upcast(array), layout, hyperparams, scaling).astype(array.dtype)
 
-  return Penalty(value, prox)
+  return Penalty(value, prox, penalty.convex)
 
 
 def group_weights(group_ids: ArrayLike, *, num_groups: int) -> Array:

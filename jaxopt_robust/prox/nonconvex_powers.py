@@ -359,7 +359,7 @@ def penalty_lq(x: PyTree, hyperparams: Any) -> Array:
   return total_of(one, x, spread("lam", lam, x), spread("q", q, x, check=_open_unit))
 
 
-l0 = Penalty(penalty_l0, prox_l0)
-half = Penalty(penalty_half, prox_half)
-two_thirds = Penalty(penalty_two_thirds, prox_two_thirds)
-lq = Penalty(penalty_lq, prox_lq)
+l0 = Penalty(penalty_l0, prox_l0, convex=False)
+half = Penalty(penalty_half, prox_half, convex=False)
+two_thirds = Penalty(penalty_two_thirds, prox_two_thirds, convex=False)
+lq = Penalty(penalty_lq, prox_lq, convex=False)

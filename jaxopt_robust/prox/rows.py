@@ -65,7 +65,7 @@ def make_row_penalty(penalty: Penalty) -> Penalty:
     factor = factors(penalty, _row_norms(wide), hyperparams, scaling)
     return (jnp.expand_dims(factor, -1) * wide).astype(array.dtype)
 
-  return Penalty(value, prox)
+  return Penalty(value, prox, penalty.convex)
 
 
 _L21 = make_row_penalty(lasso)

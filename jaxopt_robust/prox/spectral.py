@@ -90,7 +90,7 @@ def make_spectral_penalty(penalty: Penalty) -> Penalty:
     out = over_batch(lambda m, h, t: singular_map(penalty.prox, m, h, t), wide, hyper, step)
     return out.astype(array.dtype)
 
-  return Penalty(value, prox)
+  return Penalty(value, prox, penalty.convex)
 
 
 _NUCLEAR = make_spectral_penalty(lasso)
@@ -292,5 +292,5 @@ def penalty_rank(x: ArrayLike, lam: Any = None) -> Array:
 
 
 nuclear = Penalty(penalty_nuclear, prox_nuclear)
-schatten = Penalty(penalty_schatten, prox_schatten)
-rank = Penalty(penalty_rank, prox_rank)
+schatten = Penalty(penalty_schatten, prox_schatten, convex=False)
+rank = Penalty(penalty_rank, prox_rank, convex=False)
