@@ -29,7 +29,6 @@ TAKES_ANYTHING = {
   "numerics.tree_all_finite",
   "numerics.tree_where",
   "numerics.upcast",
-  "solvers.solve_dense",
   "sweeps.gather",
   "transforms.normalized_gradient",
 }
@@ -39,6 +38,7 @@ LAYERS = [
   {"typing", "_version", "_names"},
   {"_checks", "_deprecations"},
   {"numerics"},
+  {"_linear_solve"},
   {"_chain", "_units"},
   {"_spectral"},
   {"linalg"},

@@ -27,6 +27,7 @@ from jaxopt_robust.solvers.coordinate import (
   block_coordinate_descent,
 )
 from jaxopt_robust.solvers.drive import (
+  at,
   raise_if_failed,
   run_state,
   run_steps,
@@ -109,6 +110,11 @@ from jaxopt_robust.solvers.types import (
   SolveInfo,
   Solver,
 )
+from jaxopt_robust.solvers.variance_reduction import (
+  SvrgInfo,
+  SvrgState,
+  prox_svrg,
+)
 
 __all__ = [
   "CONVERGED",
@@ -141,10 +147,13 @@ __all__ = [
   "SpectralState",
   "SplittingInfo",
   "SplittingState",
+  "SvrgInfo",
+  "SvrgState",
   "WorkingSetInfo",
   "WorkingSetState",
   "admm",
   "anderson",
+  "at",
   "block_coordinate_descent",
   "chambolle_pock",
   "condat_vu",
@@ -170,6 +179,7 @@ __all__ = [
   "operator_norm",
   "palm",
   "projected_gradient",
+  "prox_svrg",
   "proximal_residual",
   "raise_if_failed",
   "run_state",

@@ -1,13 +1,16 @@
-"""What several solvers share: scalar types, linear combinations of trees, relative residuals."""
+"""What several solvers share: scalar types, sums of trees, honest residuals, smooth parts."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 
-from jaxopt_robust.typing import Array, PyTree
+from jaxopt_robust import _checks
+from jaxopt_robust.solvers.types import Solver
+from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
 
 def scalar_dtype(params: PyTree) -> jnp.dtype:
@@ -26,26 +29,118 @@ def scale(factor: Any, x: PyTree) -> PyTree:
 
 
 def norm(x: PyTree) -> Array:
-  """Euclidean norm of a pytree, for reports: it has no derivative."""
-  return jax.lax.stop_gradient(optax.tree.norm(x))
+  """Euclidean norm of a pytree of any scale, for reports: it has no derivative."""
+  leaves = [jnp.abs(leaf) for leaf in jax.tree.leaves(jax.lax.stop_gradient(x))]
+  largest = functools.reduce(jnp.maximum, [jnp.max(leaf, initial=0) for leaf in leaves])
+  # Squares of the quotients neither overflow nor vanish; NaN and inf stay what they are.
+  unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+  return unit * jnp.sqrt(sum(jnp.sum((leaf / unit.astype(leaf.dtype)) ** 2) for leaf in leaves))
 
 
-def report(objective: Callable[..., Array] | None, params: PyTree, *args: Any) -> Array:
+def rounding(x: PyTree) -> Array:
+  """By how much, in the Euclidean norm, rounding to its own dtype may have moved ``x``."""
+  return norm(jax.tree.map(lambda leaf: leaf * (jnp.finfo(leaf.dtype).eps / 2), x))
+
+
+def displacement(
+  new: PyTree, old: PyTree, step: ArrayLike = 1.0, *, noise: ArrayLike = 0.0
+) -> Array:
+  """||new - old|| / step, at least what rounding of ``old`` and ``noise`` alone make of it.
+
+  The quotient of a small difference has no digits left: where a step rounds to nothing the
+  difference is 0, and the residual that it stands for is anything below rounding(old) / step.
+  """
+  moved = norm(jax.tree.map(jnp.subtract, new, old))
+  return jnp.maximum(moved / step, rounding(old) / step + noise)
+
+
+def report(
+  objective: Callable[..., Array] | None, params: PyTree, hyper: PyTree, data: tuple, named: dict
+) -> Array:
   """The objective where the caller gave one, otherwise 0."""
   if objective is None:
     return jnp.zeros((), scalar_dtype(params))
-  value = jnp.asarray(objective(params, *args))
+  value = jnp.asarray(objective(params, hyper, *data, **named))
   if value.shape != ():
     raise ValueError(f"objective must return a scalar; got shape {value.shape}.")
   return jax.lax.stop_gradient(value)
 
 
-def smooth_gradient(fun: Callable[..., Array], params: PyTree, data: tuple) -> tuple[Array, PyTree]:
-  """Value and gradient of a smooth part; refuses vector values."""
-  value, grad = jax.value_and_grad(fun)(params, *data)
+def smooth_part(
+  fun: Callable[..., Any], has_aux: bool, params: PyTree, data: tuple, named: dict
+) -> tuple[Array, PyTree, PyTree]:
+  """Value, gradient and auxiliary output (None without one) of a smooth part."""
+  out = jax.value_and_grad(fun, has_aux=has_aux)(params, *data, **named)
+  (value, aux), grad = out if has_aux else ((out[0], None), out[1])
   if jnp.shape(value) != ():
     raise ValueError(f"fun must return a scalar; got shape {jnp.shape(value)}.")
-  return value, grad
+  return value, grad, jax.lax.stop_gradient(aux)
+
+
+def value_of(fun: Callable[..., Any], has_aux: bool) -> Callable[..., Array]:
+  """A smooth part without its auxiliary output."""
+  return (lambda *args, **named: fun(*args, **named)[0]) if has_aux else fun
+
+
+def check_stepsize(name: str, stepsize: Any) -> None:
+  """A scalar > 0, or a schedule ``count -> scalar``."""
+  if not callable(stepsize):
+    _checks.check_positive(name, stepsize, scalar=True)
+
+
+def step_at(stepsize: Any, count: Array, dtype: Any) -> Array:
+  """The step size of step ``count``, of a number or a schedule."""
+  value = jnp.asarray(stepsize(count) if callable(stepsize) else stepsize, dtype)
+  if value.shape != ():
+    raise ValueError(f"stepsize(count) must return a scalar; got shape {value.shape}.")
+  return value
+
+
+class _Part:
+  """``init`` or ``step`` of a solver that equals that of one made from the same arguments."""
+
+  def __init__(self, function: Callable, key: tuple) -> None:
+    self._function = function
+    self._key = key
+
+  def __call__(self, *args: Any, **named: Any) -> Any:
+    return self._function(*args, **named)
+
+  def __eq__(self, other: object) -> bool:
+    return isinstance(other, _Part) and self._key == other._key
+
+  def __hash__(self) -> int:
+    return hash(self._key)
+
+
+def _key_of(value: Any) -> Any:
+  """What makes two arguments the same; raises TypeError for arrays and whatever has no hash."""
+  if isinstance(value, tuple | list):
+    return (type(value), *(_key_of(member) for member in value))
+  if isinstance(value, bool | int | float | str | np.generic | None):
+    return type(value), value
+  if callable(value):
+    hash(value)
+    return value
+  raise TypeError("no constant")
+
+
+def hashable(factory: Callable[..., Solver]) -> Callable[..., Solver]:
+  """Solvers that a factory makes of the same functions and plain numbers become equal.
+
+  So the eager drivers compile once for them. Those with array arguments equal themselves alone.
+  """
+
+  @functools.wraps(factory)
+  def make(*args: Any, **options: Any) -> Solver:
+    solver = factory(*args, **options)
+    try:
+      key = (factory, _key_of(args), _key_of(tuple(sorted(options.items()))))
+    except TypeError:
+      return solver
+    return Solver(_Part(solver.init, ("init", *key)), _Part(solver.step, ("step", *key)))
+
+  return make
 
 
 def pair_of(hyper: Any) -> tuple[Any, Any]:
@@ -60,10 +155,12 @@ def pair_of(hyper: Any) -> tuple[Any, Any]:
   return hyper[0], hyper[1]
 
 
-def transpose_of(op: Callable[..., PyTree], example: PyTree, data: tuple) -> Callable:
-  """The adjoint of ``x -> op(x, *data)``; refuses a function that is not linear."""
+def transpose_of(
+  op: Callable[..., PyTree], example: PyTree, data: tuple, named: dict | None = None
+) -> Callable:
+  """The adjoint of ``x -> op(x, *data, **named)``; refuses a function that is not linear."""
   shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), example)
-  transposed = jax.linear_transpose(lambda x: op(x, *data), shapes)
+  transposed = jax.linear_transpose(lambda x: op(x, *data, **(named or {})), shapes)
   return lambda p: transposed(p)[0]
 
 

@@ -10,15 +10,17 @@ from jaxopt_robust import _checks
 from jaxopt_robust.numerics import tree_where
 from jaxopt_robust.solvers._common import (
   add_scaled,
+  hashable,
   norm,
   pair_of,
   report,
+  rounding,
   scalar_dtype,
   scale,
   transpose_of,
 )
 from jaxopt_robust.solvers.types import Solver
-from jaxopt_robust.typing import Array, ArrayLike, ProxFn, PyTree
+from jaxopt_robust.typing import Array, ArrayLike, Penalty, ProxFn, PyTree
 
 __all__ = ["ADMMInfo", "ADMMState", "admm"]
 
@@ -62,9 +64,10 @@ class ADMMInfo(NamedTuple):
   weight: Array
 
 
+@hashable
 def admm(
-  argmin_f: Callable[..., PyTree],
-  prox_g: ProxFn,
+  argmin_f: Callable[..., PyTree] | Penalty,
+  prox_g: ProxFn | Penalty,
   op: Callable[..., PyTree] | None = None,
   *,
   weight: ArrayLike = 1.0,
@@ -89,7 +92,7 @@ def admm(
     argmin_f: ``argmin_f(v, hyper[0], rho, *data) -> x``, the minimiser of
       f(x) + rho/2 ||K x - v||^2. Without ``op`` a proximal operator does it: then it is called as
       ``prox(v, hyper[0], 1/rho)``.
-    prox_g: ``prox(x, hyper[1], scaling)``, the operator of g.
+    prox_g: ``prox(x, hyper[1], scaling)``, the operator of g, or a ``Penalty`` that holds it.
     op: ``op(x, *data) -> K x``, linear; None is the identity. Its adjoint comes from
       ``jax.linear_transpose``.
     weight: rho > 0; it sets the speed, not the solution. May be traced.
@@ -128,27 +131,31 @@ def admm(
     (balancing), section 3.4.3 (over-relaxation). Their stopping rule has two tolerances; ours is
     one relative number.
   """
-  _checks.check_callable("argmin_f", argmin_f)
-  _checks.check_callable("prox_g", prox_g)
-  _checks.check_positive("weight", weight)
-  _checks.check_interval("relaxation", relaxation, 0.0, 2.0, closed="neither")
+  if op is not None or not isinstance(argmin_f, Penalty):
+    _checks.check_callable("argmin_f", argmin_f)
+  minimiser = argmin_f.prox if isinstance(argmin_f, Penalty) else argmin_f
+  operator = _checks.as_prox("prox_g", prox_g)
+  _checks.check_positive("weight", weight, scalar=True)
+  _checks.check_interval("relaxation", relaxation, 0.0, 2.0, closed="neither", scalar=True)
   if op is not None:
     _checks.check_callable("op", op)
   if balance is not None:
-    _checks.check_greater("balance", balance, 1.0)
-    _checks.check_greater("factor", factor, 1.0)
+    _checks.check_greater("balance", balance, 1.0, scalar=True)
+    _checks.check_greater("factor", factor, 1.0, scalar=True)
   if objective is not None:
     _checks.check_callable("objective", objective)
 
-  def forward(x: PyTree, data: tuple) -> PyTree:
-    return x if op is None else op(x, *data)
+  def forward(x: PyTree, data: tuple, named: dict) -> PyTree:
+    return x if op is None else op(x, *data, **named)
 
-  def minimise(v: PyTree, hyper: PyTree, rho: Array, data: tuple) -> PyTree:
-    return argmin_f(v, hyper, 1 / rho) if op is None else argmin_f(v, hyper, rho, *data)
+  def minimise(v: PyTree, hyper: PyTree, rho: Array, data: tuple, named: dict) -> PyTree:
+    if op is None:
+      return minimiser(v, hyper, 1 / rho)
+    return minimiser(v, hyper, rho, *data, **named)
 
-  def init(params: PyTree, hyper: PyTree, *data: PyTree) -> ADMMState:
+  def init(params: PyTree, hyper: PyTree, *data: PyTree, **named: PyTree) -> ADMMState:
     pair_of(hyper)
-    split = forward(params, data)
+    split = forward(params, data, named)
     return ADMMState(
       params,
       split,
@@ -157,19 +164,23 @@ def admm(
       jnp.zeros((), jnp.int32),
     )
 
-  def step(state: ADMMState, hyper: PyTree, *data: PyTree) -> tuple[ADMMState, ADMMInfo]:
+  def step(
+    state: ADMMState, hyper: PyTree, *data: PyTree, **named: PyTree
+  ) -> tuple[ADMMState, ADMMInfo]:
     hyper_f, hyper_g = pair_of(hyper)
     rho, u = state.weight, state.dual
-    adjoint = (lambda p: p) if op is None else transpose_of(op, state.params, data)
-    x = minimise(optax.tree.sub(state.split, u), hyper_f, rho, data)
-    image = forward(x, data)
+    adjoint = (lambda p: p) if op is None else transpose_of(op, state.params, data, named)
+    x = minimise(optax.tree.sub(state.split, u), hyper_f, rho, data, named)
+    image = forward(x, data, named)
     relaxed = add_scaled(scale(1 - relaxation, state.split), relaxation, image)
     shifted = optax.tree.add(relaxed, u)
-    z = prox_g(shifted, hyper_g, 1 / rho)
+    z = operator(shifted, hyper_g, 1 / rho)
     u = optax.tree.sub(shifted, z)
 
-    primal = norm(optax.tree.sub(image, z))
-    dual = rho * norm(adjoint(optax.tree.sub(z, state.split)))
+    # Differences of nearly equal numbers: no smaller than the rounding of these.
+    primal = jnp.maximum(norm(optax.tree.sub(image, z)), rounding(z))
+    change = norm(adjoint(optax.tree.sub(z, state.split)))
+    dual = rho * jnp.maximum(change, rounding(adjoint(z)))
     size = jnp.maximum(norm(image), norm(z))
     error = jnp.maximum(primal / (1 + size), dual / (1 + rho * norm(adjoint(u))))
     new_rho = rho
@@ -180,7 +191,7 @@ def admm(
       down = ~settle & (dual > mu * primal)
       new_rho = jnp.where(up, rho * tau, jnp.where(down, rho / tau, rho))
       u = tree_where(up | down, scale(rho / new_rho, u), u)
-    info = ADMMInfo(error, report(objective, x, hyper, *data), primal, dual, rho)
+    info = ADMMInfo(error, report(objective, x, hyper, data, named), primal, dual, rho)
     return ADMMState(x, z, u, new_rho, state.count + 1), info
 
   return Solver(init, step)

@@ -5,12 +5,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxopt_robust import _checks
-from jaxopt_robust.solvers._common import add_scaled, norm, scalar_dtype
+from jaxopt_robust.solvers._common import (
+  add_scaled,
+  displacement,
+  hashable,
+  rounding,
+  scalar_dtype,
+  value_of,
+)
 from jaxopt_robust.solvers.types import Solver
-from jaxopt_robust.typing import Array, ArrayLike, ProxFn, PyTree
+from jaxopt_robust.typing import Array, ArrayLike, Penalty, ProxFn, PyTree
 
 __all__ = ["PalmInfo", "PalmState", "palm"]
 
@@ -31,22 +37,26 @@ class PalmInfo(NamedTuple):
   """Diagnostics of a round.
 
   Attributes:
-    error: max_i ||x_i_new - x_i||_2 / s_i over the blocks.
+    error: max_i ||x_i_new - x_i||_2 / s_i over the blocks, and at least the rounding of that.
     value: the coupling term after the round.
     stepsizes: float[blocks], the steps s_i.
+    aux: what ``fun`` returned besides the value after the round (None without ``has_aux``).
   """
 
   error: Array
   value: Array
   stepsizes: Array
+  aux: Any = None
 
 
+@hashable
 def palm(
-  fun: Callable[..., Array],
-  proxes: Sequence[ProxFn],
+  fun: Callable[..., Any],
+  proxes: Sequence[ProxFn | Penalty],
   lipschitz: Sequence[Callable[..., ArrayLike]],
   *,
   safety: ArrayLike = 1.1,
+  has_aux: bool = False,
 ) -> Solver:
   r"""Proximal alternating linearised minimisation (PALM).
 
@@ -65,6 +75,7 @@ def palm(
       x_i for the other blocks as they are. For 1/2 ||y - x_1 x_2||^2 they are the squared spectral
       norms (or, as a bound, squared Frobenius norms) of x_2 and of x_1.
     safety: c > 1; may be traced.
+    has_aux: static; whether ``fun`` returns a pair ``(scalar, aux)``: aux is ``info.last.aux``.
 
   Returns:
     ``Solver`` with states ``PalmState`` and infos ``PalmInfo``; ``hyper`` is a tuple with one entry
@@ -101,9 +112,11 @@ def palm(
       f"{len(lipschitz)}."
     )
   for operator, constant in zip(proxes, lipschitz, strict=True):
-    _checks.check_callable("proxes", operator)
+    _checks.as_prox("proxes", operator)
     _checks.check_callable("lipschitz", constant)
-  _checks.check_greater("safety", safety, 1.0)
+  _checks.check_greater("safety", safety, 1.0, scalar=True)
+  operators = tuple(_checks.as_prox("proxes", operator) for operator in proxes)
+  smooth = value_of(fun, has_aux)
 
   def hypers(hyper: Any) -> tuple:
     members = (None,) * len(proxes) if hyper is None else hyper
@@ -111,27 +124,32 @@ def palm(
       raise ValueError(f"hyper must be None or hold one entry for each of {len(proxes)} blocks.")
     return tuple(members)
 
-  def init(params: tuple, hyper: PyTree, *data: PyTree) -> PalmState:
-    del data
+  def init(params: tuple, hyper: PyTree, *data: PyTree, **named: PyTree) -> PalmState:
+    del data, named
     hypers(hyper)
     if not isinstance(params, tuple | list) or len(params) != len(proxes):
       raise ValueError(f"params must be a tuple of {len(proxes)} blocks.")
     return PalmState(tuple(params), jnp.zeros((), jnp.int32))
 
-  def step(state: PalmState, hyper: PyTree, *data: PyTree) -> tuple[PalmState, PalmInfo]:
+  def step(
+    state: PalmState, hyper: PyTree, *data: PyTree, **named: PyTree
+  ) -> tuple[PalmState, PalmInfo]:
     params, moves, steps = state.params, [], []
     dtype = scalar_dtype(params)
-    for i, (operator, own) in enumerate(zip(proxes, hypers(hyper), strict=True)):
-      constant = jnp.asarray(lipschitz[i](params, *data), dtype) * jnp.asarray(safety, dtype)
+    for i, (operator, own) in enumerate(zip(operators, hypers(hyper), strict=True)):
+      constant = jnp.asarray(lipschitz[i](params, *data, **named), dtype) * jnp.asarray(
+        safety, dtype
+      )
       s = jnp.where(constant > 0, 1 / jnp.where(constant > 0, constant, 1), 1)
       replace = lambda x, i=i, params=params: (*params[:i], x, *params[i + 1 :])
-      grad = jax.grad(lambda x, r=replace: fun(r(x), *data))(params[i])
+      grad = jax.grad(lambda x, r=replace: smooth(r(x), *data, **named))(params[i])
       new = operator(add_scaled(params[i], -s, grad), own, s)
-      moves.append(norm(optax.tree.sub(new, params[i])) / s)
+      moves.append(displacement(new, params[i], s, noise=rounding(grad)))
       steps.append(s)
       params = replace(new)
-    value = jax.lax.stop_gradient(fun(params, *data))
-    info = PalmInfo(jnp.max(jnp.stack(moves)), value, jnp.stack(steps))
+    out = jax.lax.stop_gradient(fun(params, *data, **named))
+    value, aux = out if has_aux else (out, None)
+    info = PalmInfo(jnp.max(jnp.stack(moves)), value, jnp.stack(steps), aux)
     return PalmState(params, state.count + 1), info
 
   return Solver(init, step)

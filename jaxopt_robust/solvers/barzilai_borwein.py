@@ -1,14 +1,22 @@
 """The spectral proximal gradient method: Barzilai-Borwein steps, non-monotone line search."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxopt_robust import _checks
-from jaxopt_robust.solvers._common import add_scaled, scalar_dtype, smooth_gradient
+from jaxopt_robust.solvers._common import (
+  add_scaled,
+  hashable,
+  norm,
+  rounding,
+  scalar_dtype,
+  smooth_part,
+  value_of,
+)
 from jaxopt_robust.solvers.types import Solver
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
@@ -45,20 +53,25 @@ class SpectralInfo(NamedTuple):
   """Diagnostics of a spectral step.
 
   Attributes:
-    error: ``||x_{k+1} - x_k||_2 / s``, the norm of the gradient mapping at ``x_k``.
+    error: norm of ``(x_k - x_{k+1}) / s + grad f(x_{k+1}) - grad f(x_k)``, an element of the
+      sub-differential of f + g at ``x_{k+1}``, and at least the rounding of that formula.
     value: the objective f + g at ``x_{k+1}``.
     stepsize: the step size ``s`` that was accepted.
-    stalled: bool, the line search found no step that decreases the objective.
+    stalled: bool, the line search found no step that decreases the objective, or a step left the
+      iterate as it was.
+    aux: what ``fun`` returned besides the value at ``x_{k+1}`` (None without ``has_aux``).
   """
 
   error: Array
   value: Array
   stepsize: Array
   stalled: Array
+  aux: Any = None
 
 
+@hashable
 def spectral_proximal_gradient(
-  fun: Callable[..., Array],
+  fun: Callable[..., Any],
   penalty: Penalty,
   *,
   init_stepsize: ArrayLike = 1.0,
@@ -66,6 +79,7 @@ def spectral_proximal_gradient(
   min_stepsize: float = 1e-10,
   max_stepsize: float = 1e10,
   max_backtracks: int = 60,
+  has_aux: bool = False,
 ) -> Solver:
   r"""Proximal gradient with Barzilai-Borwein steps (SpaRSA; spectral projected gradient).
 
@@ -75,7 +89,8 @@ def spectral_proximal_gradient(
 
   d = x_k - x_{k-1}, q = grad f(x_k) - grad f(x_{k-1}); s_k is halved until the objective is below
   the largest of the last ``memory`` ones by 0.01 ||x_{k+1} - x_k||^2 / (2 s_k). The stopping
-  quantity ``info.error`` is ||x_{k+1} - x_k||_2 / s_k.
+  quantity ``info.error`` is the norm of (x_k - x_{k+1}) / s_k + grad f(x_{k+1}) - grad f(x_k), an
+  element of the sub-differential of f + g at x_{k+1}, however long the step is.
 
   Args:
     fun: ``fun(params, *data) -> scalar``, the smooth part f, with the scaling that you give it.
@@ -86,6 +101,7 @@ def spectral_proximal_gradient(
     min_stepsize: > 0, bound of the Barzilai-Borwein quotient.
     max_stepsize: > 0, bound of the quotient, taken where <d, q> <= 0.
     max_backtracks: >= 1, static; after so many rejected steps the solve is stalled (status 3).
+    has_aux: static; whether ``fun`` returns a pair ``(scalar, aux)``: aux is ``info.last.aux``.
 
   Returns:
     ``Solver`` with states ``SpectralState`` and infos ``SpectralInfo``.
@@ -114,21 +130,23 @@ def spectral_proximal_gradient(
   """
   _checks.check_callable("fun", fun)
   _checks.check_penalty("penalty", penalty)
-  _checks.check_positive("init_stepsize", init_stepsize)
+  _checks.check_positive("init_stepsize", init_stepsize, scalar=True)
   memory = _checks.check_int("memory", memory, minimum=1)
   _checks.check_positive("min_stepsize", min_stepsize)
   _checks.check_greater("max_stepsize", max_stepsize, min_stepsize)
   max_backtracks = _checks.check_int("max_backtracks", max_backtracks, minimum=1)
 
-  def init(params: PyTree, hyper: PyTree, *data: PyTree) -> SpectralState:
-    value, grad = smooth_gradient(fun, params, data)
+  smooth = value_of(fun, has_aux)
+
+  def init(params: PyTree, hyper: PyTree, *data: PyTree, **named: PyTree) -> SpectralState:
+    value, grad, _ = smooth_part(fun, has_aux, params, data, named)
     total = value + penalty.value(params, hyper)
     history = jnp.full((memory,), -jnp.inf, value.dtype).at[0].set(total)
     # A start outside the set has no finite objective: any step is better.
     first = jnp.asarray(init_stepsize, scalar_dtype(params))
     return SpectralState(params, grad, value, history, first, jnp.zeros((), jnp.int32))
 
-  def step(state: SpectralState, hyper: PyTree, *data: PyTree) -> tuple:
+  def step(state: SpectralState, hyper: PyTree, *data: PyTree, **named: PyTree) -> tuple:
     reference = jnp.max(state.history)
     slack = _SLACK_EPSILONS * jnp.finfo(reference.dtype).eps * jnp.abs(reference)
 
@@ -136,7 +154,7 @@ def spectral_proximal_gradient(
       return penalty.prox(add_scaled(state.params, -s, state.grad), hyper, s)
 
     def objective(x: PyTree) -> Array:
-      return fun(x, *data) + penalty.value(x, hyper)
+      return smooth(x, *data, **named) + penalty.value(x, hyper)
 
     def accepted(s: Array) -> Array:
       x = move(s)
@@ -152,16 +170,21 @@ def spectral_proximal_gradient(
       )
     )
     params = move(s)
-    value, grad = smooth_gradient(fun, params, data)
+    value, grad, aux = smooth_part(fun, has_aux, params, data, named)
     total = value + penalty.value(params, hyper)
     moved = optax.tree.sub(params, state.params)
     square = optax.tree.norm(moved, squared=True)
-    curvature = optax.tree.vdot(moved, optax.tree.sub(grad, state.grad))
+    turned = optax.tree.sub(grad, state.grad)
+    curvature = optax.tree.vdot(moved, turned)
     convex = curvature > 0
     quotient = jnp.where(convex, square / jnp.where(convex, curvature, 1), max_stepsize)
     trial = jnp.where(square > 0, jnp.clip(quotient, min=min_stepsize, max=max_stepsize), s)
     history = state.history.at[(state.count + 1) % memory].set(total)
-    error = jax.lax.stop_gradient(jnp.sqrt(square)) / s
+    residual = norm(add_scaled(turned, -1 / s, moved))
+    # A step that rounds to nothing leaves the residual unknown, up to this.
+    floor = rounding(state.params) / s + rounding(grad) + rounding(state.grad)
+    error = jnp.maximum(residual, floor)
+    still = norm(moved) == 0
     new = SpectralState(
       params,
       grad,
@@ -170,6 +193,6 @@ def spectral_proximal_gradient(
       jax.lax.stop_gradient(trial).astype(state.stepsize.dtype),
       state.count + 1,
     )
-    return new, SpectralInfo(error, total, s, ~good)
+    return new, SpectralInfo(error, total, s, ~good | still, aux)
 
   return Solver(init, step)

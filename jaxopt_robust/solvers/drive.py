@@ -1,5 +1,7 @@
 """The two loops: ``run_until`` stops early, ``run_steps`` records a fixed number of steps."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,6 +12,7 @@ from jaxopt_robust import _checks
 from jaxopt_robust.numerics import tree_all_finite, tree_where
 from jaxopt_robust.solvers._common import stop_gradient
 from jaxopt_robust.solvers.types import (
+  CONTROL,
   CONVERGED,
   NON_FINITE,
   STALLED,
@@ -19,7 +22,10 @@ from jaxopt_robust.solvers.types import (
 )
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
-__all__ = ["raise_if_failed", "run_state", "run_steps", "run_until"]
+__all__ = ["at", "raise_if_failed", "run_state", "run_steps", "run_until"]
+
+# Compiled loops that eager calls keep, one a solver; the one used longest ago goes first.
+_KEPT_PROGRAMS = 64
 
 
 def _strip_weak_types(tree: PyTree) -> PyTree:
@@ -34,9 +40,63 @@ def _strip_weak_types(tree: PyTree) -> PyTree:
   return jax.tree.map(strip, tree)
 
 
-def _blank_info(solver: Solver, state: PyTree, hyper: PyTree, data: tuple) -> Any:
+class _Program:
+  """The compiled loop of a solver, and whether a call with known values has been checked."""
+
+  def __init__(self, loop: Callable) -> None:
+    self.run = jax.jit(loop)
+    self.is_checked = False
+
+
+@functools.lru_cache(maxsize=_KEPT_PROGRAMS)
+def _compiled(loop: Callable, solver: Solver, options: tuple) -> _Program:
+  return _Program(functools.partial(loop, solver, *options))
+
+
+def _run(
+  loop: Callable, solver: Solver, options: tuple, start: PyTree, hyper: PyTree, *rest: PyTree
+) -> Any:
+  """``loop(solver, *options, start, ...)``, compiled once a solver where it is called eagerly.
+
+  Under a transformation (an argument is a tracer) the loop is part of the outer program.
+  """
+  args = (start, hyper, *rest)
+  try:
+    hash(solver)
+  except TypeError:
+    return loop(solver, *options, *args)
+  if not _checks.is_concrete(args):
+    return loop(solver, *options, *args)
+  program = _compiled(loop, solver, options)
+  if not (program.is_checked and _is_plausible(hyper)):
+    # Traced with its values: operators refuse, say, a negative strength only where they see it.
+    jax.eval_shape(lambda: loop(solver, *options, *args))
+    program.is_checked = True
+  return program.run(*args)
+
+
+def _is_plausible(hyper: PyTree) -> bool:
+  """Whether no number is negative or NaN: what another look at the values would be for."""
+  numbers = [leaf for leaf in jax.tree.leaves(hyper) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+  return all(bool(np.all(np.asarray(leaf) >= 0)) for leaf in numbers)
+
+
+def _bound(tol: ArrayLike | None) -> Array | None:
+  """The tolerance as an array; None for a run that no tolerance ends."""
+  if tol is None:
+    return None
+  _checks.check_non_negative("tol", tol, scalar=True)
+  return _checks.check_float_array("tol", tol, rank=0)
+
+
+def _limit(max_steps: ArrayLike) -> Array:
+  _checks.check_non_negative("max_steps", max_steps, scalar=True)
+  return jnp.asarray(_checks.check_integers("max_steps", max_steps, low=0), jnp.int32)
+
+
+def _blank_info(solver: Solver, state: PyTree, hyper: PyTree, data: tuple, named: dict) -> Any:
   """An info of the right structure for the case that no step is taken: error and value are inf."""
-  _, shapes = jax.eval_shape(solver.step, state, hyper, *data)
+  _, shapes = jax.eval_shape(solver.step, state, hyper, *data, **named)
   missing = [name for name in ("error", "value") if not hasattr(shapes, name)]
   if missing:
     raise TypeError(
@@ -60,15 +120,16 @@ def run_until(
   params: PyTree,
   hyper: PyTree,
   *data: PyTree,
-  tol: ArrayLike,
+  tol: ArrayLike | None,
   max_steps: ArrayLike,
+  **named: PyTree,
 ) -> tuple[PyTree, SolveInfo]:
   r"""Runs a solver until its error is at most ``tol``: one ``lax.while_loop``.
 
   Repeats ``state, info = solver.step(state, hyper, *data)`` until ``info.error <= tol`` (status 0),
   ``max_steps`` steps are done (status 1), the iterate, the error or the value is NaN or infinite
-  (status 2; the last finite state is returned), or the solver says that it cannot progress
-  (status 3).
+  (status 2; the last finite state is returned), or no progress is possible any more (status 3):
+  the solver says so, or a step left its state as it was, bit by bit, with an error above ``tol``.
 
   Args:
     solver: the method; ``params``, ``hyper`` and ``data`` are what its ``step`` takes.
@@ -76,20 +137,28 @@ def run_until(
     hyper: pytree of hyper-parameters (for example the strength of a penalty); may be traced.
     *data: pytrees that the objective needs. Pass arrays here instead of closing over them: then one
       compile serves all data of one shape.
-    tol: >= 0, float scalar; may be traced. 0 runs until an exact fixed point.
+    tol: >= 0, float scalar; may be traced. The errors of the solvers of this package are at least
+      what rounding makes of them, so that a tolerance below it ends in status 3 where the iterate
+      comes to rest, not in status 0. None: nothing but a number that is not finite ends the run
+      before ``max_steps``, a fixed point does not either.
     max_steps: >= 0, int scalar; may be traced.
+    **named: data by keyword: the objective gets them by the same names.
 
   Returns:
     ``(params, info)`` with ``info`` a ``SolveInfo``.
 
   Raises:
-    TypeError: when ``params`` holds anything but floating-point arrays.
-    ValueError: when ``tol`` or ``max_steps`` is negative and known while tracing.
+    TypeError: when ``solver`` is no solver, or ``params`` holds anything but numbers (whole ones
+      become floats).
+    ValueError: when ``tol`` or ``max_steps`` is no scalar, or negative and known while tracing.
 
   Note:
-    Not differentiable in reverse mode: use ``implicit`` (derivative of the solution) or
-    ``run_steps`` (derivative of the iterations). Under ``vmap`` every solve stops for itself and
-    the loop runs as long as the slowest. ``step`` is traced twice, whatever the number of steps.
+    Called outside ``jit`` it compiles once for a solver, and for one made again by the same factory
+    from the same functions and plain numbers; ``tol`` and ``max_steps`` may change. The last 64
+    solvers are remembered. Not differentiable in reverse mode: use ``implicit`` (derivative of the
+    solution) or ``run_steps`` (derivative of the iterations). Under ``vmap`` every solve stops for
+    itself and the loop runs as long as the slowest. ``step`` is traced twice, whatever the number
+    of steps.
 
   Example:
     >>> solver = jr.solvers.ista(lambda x, b: 0.5 * jnp.sum((x - b) ** 2), jr.prox.prox_lasso,
@@ -103,11 +172,17 @@ def run_until(
     The driver that separates a method from its loop: Rader, Lyons and Kidger, Optimistix: modular
     optimisation in JAX and Equinox, 2024.
   """
+  _checks.check_solver("solver", solver)
   params = _checks.check_float_tree("params", params)
-  hyper, data = _strip_weak_types(hyper), _strip_weak_types(data)
-  state, info = run_state(
-    solver, solver.init(params, hyper, *data), hyper, *data, tol=tol, max_steps=max_steps
-  )
+  rest = _strip_weak_types((hyper, data, named))
+  return _run(_until_from_params, solver, (), params, *rest, _bound(tol), _limit(max_steps))
+
+
+def _until_from_params(
+  solver: Solver, params: PyTree, hyper: PyTree, data: tuple, named: dict, *limits: Any
+) -> tuple[PyTree, SolveInfo]:
+  state = solver.init(params, hyper, *data, **named)
+  state, info = _until(solver, _strip_weak_types(state), hyper, data, named, *limits)
   return state.params, info
 
 
@@ -116,8 +191,9 @@ def run_state(
   state: Any,
   hyper: PyTree,
   *data: PyTree,
-  tol: ArrayLike,
+  tol: ArrayLike | None,
   max_steps: ArrayLike,
+  **named: PyTree,
 ) -> tuple[Any, SolveInfo]:
   r"""``run_until`` from a state to a state: warm starts, and multipliers beside the solution.
 
@@ -131,15 +207,16 @@ def run_state(
       again at 0.
     hyper: pytree of hyper-parameters; may be traced.
     *data: pytrees that the objective needs.
-    tol: >= 0, float scalar; may be traced.
+    tol: as in ``run_until``; None never stops early.
     max_steps: >= 0, int scalar; may be traced.
+    **named: data by keyword.
 
   Returns:
     ``(state, info)`` with the last finite state and a ``SolveInfo``.
 
   Raises:
-    TypeError: when ``state`` lacks the fields ``params`` and ``count``.
-    ValueError: when ``tol`` or ``max_steps`` is negative and known while tracing.
+    TypeError: when ``solver`` is no solver, or ``state`` lacks the fields ``params`` and ``count``.
+    ValueError: when ``tol`` or ``max_steps`` is no scalar, or negative and known while tracing.
 
   Example:
     >>> solver = jr.solvers.ista(lambda x, b: 0.5 * jnp.sum((x - b) ** 2), jr.prox.prox_lasso,
@@ -154,38 +231,108 @@ def run_state(
     Warm starts along a path: Friedman, Hastie and Tibshirani, Regularization paths for generalized
     linear models via coordinate descent, 2010, section 2.5.
   """
+  _checks.check_solver("solver", solver)
   missing = [name for name in ("params", "count") if not hasattr(state, name)]
   if missing:
     raise TypeError(f"state must be a solver's state; {type(state).__name__} lacks {missing}.")
-  _checks.check_non_negative("tol", tol)
-  _checks.check_non_negative("max_steps", max_steps)
-  hyper, data = _strip_weak_types(hyper), _strip_weak_types(data)
-  state = _strip_weak_types(state)._replace(count=jnp.zeros((), jnp.int32))
-  blank = _blank_info(solver, state, hyper, data)
-  limit = jnp.asarray(max_steps, jnp.int32)
+  rest = _strip_weak_types((state, hyper, data, named))
+  return _run(_until, solver, (), *rest, _bound(tol), _limit(max_steps))
+
+
+def _until(
+  solver: Solver,
+  state: Any,
+  hyper: PyTree,
+  data: tuple,
+  named: dict,
+  tol: Array | None,
+  limit: Array,
+) -> tuple[Any, SolveInfo]:
+  state = state._replace(count=jnp.zeros((), jnp.int32))
+  blank = _blank_info(solver, state, hyper, data, named)
   go = jnp.full((), -1, jnp.int32)  # no status yet
-  bound = jnp.asarray(tol, blank.error.dtype)
+  bound = None if tol is None else tol.astype(blank.error.dtype)
 
   def keep_going(carry: tuple) -> Array:
     state, _, status = carry
     return (status == go) & (state.count < limit)
 
-  def body(carry: tuple) -> tuple:
-    state, _, _ = carry
-    new_state, info = solver.step(state, hyper, *data)
-    finite = tree_all_finite(new_state.params) & jnp.isfinite(info.error) & jnp.isfinite(info.value)
-    stalled = getattr(info, "stalled", jnp.zeros((), jnp.bool_))
-    status = jnp.select(
+  def status_of(state: Any, new_state: Any, info: Any, finite: Array) -> Array:
+    failed = jnp.where(finite, go, jnp.full_like(go, NON_FINITE))
+    if bound is None:
+      return failed
+    # What a step leaves as it was every later step leaves as it is.
+    stalled = getattr(info, "stalled", jnp.zeros((), jnp.bool_)) | _is_same(state, new_state)
+    return jnp.select(
       [~finite, info.error <= bound, stalled],
-      [jnp.full_like(go, NON_FINITE), jnp.full_like(go, CONVERGED), jnp.full_like(go, STALLED)],
+      [failed, jnp.full_like(go, CONVERGED), jnp.full_like(go, STALLED)],
       go,
     )
+
+  def body(carry: tuple) -> tuple:
+    state, _, _ = carry
+    new_state, info = solver.step(state, hyper, *data, **named)
+    finite = tree_all_finite(new_state.params) & jnp.isfinite(info.error) & jnp.isfinite(info.value)
     counted = state._replace(count=new_state.count)
+    status = status_of(counted, new_state, info, finite)
     return tree_where(finite, new_state, counted), info, status
 
   state, info, status = jax.lax.while_loop(keep_going, body, (state, blank, go))
   status = jnp.where(status == go, jnp.full_like(go, STEP_LIMIT), status)
   return state, SolveInfo(state.count, info.error, info.value, status, info)
+
+
+def _is_same(a: PyTree, b: PyTree) -> Array:
+  pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  return functools.reduce(jnp.logical_and, [jnp.all(x == y) for x, y in pairs])
+
+
+def at(
+  solver: Solver, state: Any, params: PyTree, hyper: PyTree, *data: PyTree, **named: PyTree
+) -> Any:
+  r"""A state that goes on from other parameters: nothing of the old iterate is left in it.
+
+  The rule: everything is what ``solver.init(params, hyper, *data)`` makes it, so that momentum,
+  anchors, gradients, multipliers and memories belong to ``params``; the step sizes, the weight of
+  an augmented Lagrangian and the count stay those of ``state``. With ``state._replace(params=...)``
+  instead, an accelerated method would step from its old anchor and forget the new parameters.
+
+  Args:
+    solver: the method that ``state`` belongs to.
+    state: what its ``init`` or ``step``, or ``run_state``, returned.
+    params: pytree of float arrays like ``state.params``: where to go on.
+    hyper: pytree of hyper-parameters, as ``init`` takes them.
+    *data: pytrees that the objective needs.
+    **named: data by keyword.
+
+  Returns:
+    A state of the same kind.
+
+  Raises:
+    TypeError: when ``solver`` is no solver, or ``state`` lacks the fields ``params`` and ``count``.
+    ValueError: when ``params`` has not the structure and shapes of ``state.params``.
+
+  Example:
+    >>> fun = lambda x, b: 0.5 * jnp.sum((x - b) ** 2)
+    >>> solver = jr.solvers.fista(fun, jr.prox.prox_lasso, stepsize=0.5)
+    >>> b = jnp.array([3.0, 0.5])
+    >>> state, _ = solver.step(solver.init(jnp.zeros(2), 1.0, b), 1.0, b)
+    >>> state = at(solver, state, jnp.ones(2), 1.0, b)  # parameters from outside
+    >>> state.anchor, int(state.count)
+    (Array([1., 1.], dtype=float32), 1)
+
+  Reference:
+    Restarts of accelerated methods: O'Donoghue and Candes, Adaptive restart for accelerated
+    gradient schemes, 2015.
+  """
+  _checks.check_solver("solver", solver)
+  missing = [name for name in ("params", "count") if not hasattr(state, name)]
+  if missing:
+    raise TypeError(f"state must be a solver's state; {type(state).__name__} lacks {missing}.")
+  params = _checks.check_float_tree("params", params)
+  _checks.check_same_structure("params", params, "state.params", state.params)
+  fresh = solver.init(params, hyper, *data, **named)
+  return fresh._replace(**{name: getattr(state, name) for name in CONTROL if hasattr(state, name)})
 
 
 def run_steps(
@@ -196,6 +343,7 @@ def run_steps(
   num_steps: int,
   truncate: int | None = None,
   remat: bool = False,
+  **named: PyTree,
 ) -> tuple[PyTree, Any]:
   r"""Runs a fixed number of steps and records every step's info: one ``lax.scan``.
 
@@ -210,12 +358,14 @@ def run_steps(
       bias rho^K for a contraction rho.
     remat: recompute each step in the backward pass instead of storing it (``jax.checkpoint``):
       memory grows with the state only, time by about one forward pass.
+    **named: data by keyword: the objective gets them by the same names.
 
   Returns:
     ``(params, infos)`` where each leaf of ``infos`` has a leading axis of length ``num_steps``.
 
   Raises:
-    TypeError: when ``params`` holds anything but floating-point arrays.
+    TypeError: when ``solver`` is no solver, or ``params`` holds anything but numbers (whole ones
+      become floats).
     ValueError: when ``num_steps`` is not a static integer >= 1, or ``truncate`` is negative.
 
   Note:
@@ -233,24 +383,38 @@ def run_steps(
     Derivatives of iterative methods by unrolling: Griewank and Walther, Evaluating Derivatives,
     2008, chapter 15.
   """
+  _checks.check_solver("solver", solver)
   params = _checks.check_float_tree("params", params)
   num_steps = _checks.check_int("num_steps", num_steps, minimum=1)
-  hyper, data = _strip_weak_types(hyper), _strip_weak_types(data)
+  if truncate is not None:
+    truncate = _checks.check_int("truncate", truncate, minimum=0)
+  rest = _strip_weak_types((hyper, data, named))
+  return _run(_steps, solver, (num_steps, truncate, bool(remat)), params, *rest)
 
+
+def _steps(
+  solver: Solver,
+  num_steps: int,
+  truncate: int | None,
+  remat: bool,
+  params: PyTree,
+  hyper: PyTree,
+  data: tuple,
+  named: dict,
+) -> tuple[PyTree, Any]:
   def body(state: Any, _: None) -> tuple[Any, Any]:
-    return solver.step(state, hyper, *data)
+    return solver.step(state, hyper, *data, **named)
 
-  state = _strip_weak_types(solver.init(params, hyper, *data))
+  state = _strip_weak_types(solver.init(params, hyper, *data, **named))
   if truncate is None or truncate >= num_steps:
     state, infos = jax.lax.scan(
       jax.checkpoint(body) if remat else body, state, None, length=num_steps
     )
     return state.params, infos
-  truncate = _checks.check_int("truncate", truncate, minimum=0)
-  constant_hyper, constant_data = stop_gradient((hyper, data))
+  constant_hyper, constant_data, constant_named = stop_gradient((hyper, data, named))
 
   def constant_body(state: Any, _: None) -> tuple[Any, Any]:
-    return solver.step(state, constant_hyper, *constant_data)
+    return solver.step(state, constant_hyper, *constant_data, **constant_named)
 
   head = jax.lax.scan(constant_body, stop_gradient(state), None, length=num_steps - truncate)
   state, infos = stop_gradient(head)
@@ -298,7 +462,8 @@ def raise_if_failed(info: SolveInfo) -> None:
   meaning = {
     STEP_LIMIT: "reached the step limit; raise max_steps or tol, or check the step size",
     NON_FINITE: "met NaN or infinite numbers; check the data for NaN and lower the step size",
-    STALLED: "stalled: no step decreases the objective; check the gradient, or use float64",
+    STALLED: "stalled: rounding hides any further step; use a larger tol or float64, or check the "
+    "gradient",
   }
   raise RuntimeError(
     f"{failed.size} of {status.size} solves did not converge. First: number {first}, "

@@ -3,13 +3,12 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import tree_where
-from jaxopt_robust.solvers._common import scalar_dtype
+from jaxopt_robust.solvers._common import displacement, hashable, scalar_dtype
 from jaxopt_robust.solvers.types import Solver
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
@@ -64,7 +63,7 @@ class FixedPointInfo(NamedTuple):
   """Diagnostics of a fixed-point step.
 
   Attributes:
-    error: ||T(x) - x||_2 at the point where the map was evaluated.
+    error: ||T(x) - x||_2 at the point x where the map was evaluated, and at least its rounding.
     value: the same number.
   """
 
@@ -72,6 +71,7 @@ class FixedPointInfo(NamedTuple):
   value: Array
 
 
+@hashable
 def fixed_point_iteration(fixed_point_fun: Callable[..., PyTree]) -> Solver:
   r"""The plain iteration x <- T(x).
 
@@ -80,7 +80,7 @@ def fixed_point_iteration(fixed_point_fun: Callable[..., PyTree]) -> Solver:
   rho / (1 - rho) times that.
 
   Args:
-    fixed_point_fun: ``T(params, hyper, *data) -> params_like``.
+    fixed_point_fun: ``T(params, hyper, *data, **named) -> params_like``.
 
   Returns:
     ``Solver`` with states ``FixedPointState`` and infos ``FixedPointInfo``.
@@ -101,20 +101,20 @@ def fixed_point_iteration(fixed_point_fun: Callable[..., PyTree]) -> Solver:
   """
   _checks.check_callable("fixed_point_fun", fixed_point_fun)
 
-  def init(params: PyTree, hyper: PyTree, *data: PyTree) -> FixedPointState:
-    del hyper, data
+  def init(params: PyTree, hyper: PyTree, *data: PyTree, **named: PyTree) -> FixedPointState:
+    del hyper, data, named
     return FixedPointState(params, jnp.zeros((), jnp.int32))
 
-  def step(state: FixedPointState, hyper: PyTree, *data: PyTree) -> tuple:
-    image = fixed_point_fun(state.params, hyper, *data)
+  def step(state: FixedPointState, hyper: PyTree, *data: PyTree, **named: PyTree) -> tuple:
+    image = fixed_point_fun(state.params, hyper, *data, **named)
     _checks.check_same_structure("T(x)", image, "x", state.params)
-    flat = ravel_pytree(jax.tree.map(jnp.subtract, image, state.params))[0]
-    error = jax.lax.stop_gradient(jnp.linalg.norm(flat))
+    error = displacement(image, state.params)
     return FixedPointState(image, state.count + 1), FixedPointInfo(error, error)
 
   return Solver(init, step)
 
 
+@hashable
 def anderson(
   fixed_point_fun: Callable[..., PyTree],
   *,
@@ -135,8 +135,8 @@ def anderson(
   ||T(x) - x||_2.
 
   Args:
-    fixed_point_fun: ``T(params, hyper, *data) -> params_like``; the step of any memoryless solver
-      is such a map.
+    fixed_point_fun: ``T(params, hyper, *data, **named) -> params_like``; the step of any
+      memoryless solver is such a map.
     memory: m >= 1, static.
     mixing: beta in (0, 1]; 1 mixes the values of T. May be traced.
     ridge: >= 0, relative to the largest squared residual of the memory; may be traced.
@@ -167,11 +167,11 @@ def anderson(
   """
   _checks.check_callable("fixed_point_fun", fixed_point_fun)
   memory = _checks.check_int("memory", memory, minimum=1)
-  _checks.check_interval("mixing", mixing, 0.0, 1.0, closed="right")
-  _checks.check_non_negative("ridge", ridge)
+  _checks.check_interval("mixing", mixing, 0.0, 1.0, closed="right", scalar=True)
+  _checks.check_non_negative("ridge", ridge, scalar=True)
 
-  def init(params: PyTree, hyper: PyTree, *data: PyTree) -> AndersonState:
-    del hyper, data
+  def init(params: PyTree, hyper: PyTree, *data: PyTree, **named: PyTree) -> AndersonState:
+    del hyper, data, named
     flat = ravel_pytree(params)[0]
     blank = jnp.zeros((memory, flat.size), flat.dtype)
     zero = jnp.zeros((), jnp.int32)
@@ -187,14 +187,14 @@ def anderson(
       zero,
     )
 
-  def step(state: AndersonState, hyper: PyTree, *data: PyTree) -> tuple:
+  def step(state: AndersonState, hyper: PyTree, *data: PyTree, **named: PyTree) -> tuple:
     unravel = ravel_pytree(state.params)[1]
     point = unravel(state.candidate)
-    image = fixed_point_fun(point, hyper, *data)
+    image = fixed_point_fun(point, hyper, *data, **named)
     _checks.check_same_structure("T(x)", image, "x", point)
     flat = ravel_pytree(image)[0]
     residual = flat - state.candidate
-    size = jax.lax.stop_gradient(jnp.linalg.norm(residual))
+    size = displacement(flat, state.candidate)
     rejected = ~state.plain & (size > state.size) if safeguard else jnp.zeros((), jnp.bool_)
 
     images = state.images.at[state.slot].set(flat)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import safe_divide
-from jaxopt_robust.solvers._common import scalar_dtype
+from jaxopt_robust.solvers._common import displacement, hashable, scalar_dtype
 from jaxopt_robust.solvers.types import Solver
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
@@ -36,7 +36,7 @@ class HardThresholdingInfo(NamedTuple):
   """Diagnostics of a hard-thresholding step.
 
   Attributes:
-    error: ``||x_{k+1} - x_k||_2``.
+    error: ``||x_{k+1} - x_k||_2``, and at least its rounding, eps/2 ``||x_k||_2``.
     value: 1/2 ||y - A x_k||_2^2.
     stepsize: the step size that was used.
   """
@@ -80,7 +80,7 @@ def _solver(step: Callable, sparsity: int) -> Solver:
   def one(state: HardThresholdingState, hyper: PyTree, matrix: PyTree, y: Array) -> tuple:
     del hyper
     params, value, s = step(state.params, matrix, y)
-    error = jax.lax.stop_gradient(jnp.linalg.norm(params - state.params))
+    error = displacement(params, state.params)
     info = HardThresholdingInfo(error, value, s)
     return HardThresholdingState(params, state.count + 1), info
 
@@ -91,6 +91,7 @@ def _multiply(matrix: Array, x: Array) -> Array:
   return matrix @ x
 
 
+@hashable
 def iht(
   *,
   sparsity: int,
@@ -133,7 +134,7 @@ def iht(
     Blumensath and Davies, Iterative hard thresholding for compressed sensing, 2009, equation 9.
   """
   sparsity = _checks.check_int("sparsity", sparsity, minimum=1)
-  _checks.check_positive("stepsize", stepsize)
+  _checks.check_positive("stepsize", stepsize, scalar=True)
   _checks.check_callable("matvec", matvec)
 
   def step(x: Array, matrix: PyTree, y: Array) -> tuple:
@@ -159,6 +160,7 @@ def _normalised_step(
   return mu, support
 
 
+@hashable
 def niht(
   *,
   sparsity: int,
@@ -221,6 +223,7 @@ def niht(
   return _solver(step, sparsity)
 
 
+@hashable
 def htp(*, sparsity: int) -> Solver:
   r"""Hard thresholding pursuit (HTP): the support of IHT, then least squares on it.
 

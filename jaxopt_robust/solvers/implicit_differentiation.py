@@ -7,16 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
-from jaxopt_robust.solvers._common import stop_gradient
+from jaxopt_robust._linear_solve import linear_solve as linear_system
+from jaxopt_robust.solvers._common import stop_gradient, value_of
 from jaxopt_robust.solvers.drive import run_state
 from jaxopt_robust.solvers.linear import solve_gmres
-from jaxopt_robust.solvers.types import SolveInfo, Solver
+from jaxopt_robust.solvers.types import CONTROL, SolveInfo, Solver
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
 __all__ = ["implicit", "implicit_fixed_point", "support_residual"]
-
-# Fields of a state that control its steps: not part of the fixed point.
-_CONTROL = ("count", "stepsize", "dual_stepsize", "weight")
 
 
 def implicit(
@@ -36,11 +34,11 @@ def implicit(
   derivatives of derivatives work, and nothing of the iterations is stored.
 
   Args:
-    solve: ``solve(params, hyper, *data) -> (solution, info)``, for example a call of ``run_until``.
-      Its starting point and its info get the derivative zero.
-    optimality: ``optimality(solution, hyper, *data) -> residual`` with the structure of the
-      solution, zero at the solution: a gradient, or ``x - prox(x - s grad f(x))`` with the helper
-      ``proximal_residual``.
+    solve: ``solve(params, hyper, *data, **named) -> (solution, info)``, for example a call of
+      ``run_until``. Its starting point and its info get the derivative zero.
+    optimality: ``optimality(solution, hyper, *data, **named) -> residual`` with the structure of
+      the solution, zero at the solution: a gradient, or ``x - prox(x - s grad f(x))`` with the
+      helper ``proximal_residual``.
     linear_solve: ``linear_solve(matvec, b) -> x``: ``solve_gmres`` (default, any square system),
       ``solve_cg`` (symmetric positive definite), ``solve_bicgstab`` or ``solve_dense``.
 
@@ -73,38 +71,36 @@ def implicit(
   _checks.check_callable("linear_solve", linear_solve)
 
   @jax.custom_jvp
-  def attach(solution: PyTree, hyper: PyTree, data: tuple) -> PyTree:
-    del hyper, data
+  def attach(solution: PyTree, hyper: PyTree, data: tuple, named: dict) -> PyTree:
+    del hyper, data, named
     return solution
 
   @attach.defjvp
   def _rule(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
-    solution, hyper, data = primals
-    _, hyper_dot, data_dot = tangents
+    solution, *given = primals
     # Attached again, so that a second derivative sees x as a function of the hyper-parameters.
-    x = attach(solution, hyper, data)
+    x = attach(solution, *given)
     residual, forcing = jax.jvp(
-      lambda h, d: optimality(x, h, *d), (hyper, data), (hyper_dot, data_dot)
+      lambda h, d, n: optimality(x, h, *d, **n), tuple(given), tuple(tangents[1:])
     )
     _checks.check_same_structure("the residual of optimality", residual, "the solution", x)
+    hyper, data, named = given
 
     def jacobian(v: PyTree) -> PyTree:
-      return jax.jvp(lambda p: optimality(p, hyper, *data), (x,), (v,))[1]
+      return jax.jvp(lambda p: optimality(p, hyper, *data, **named), (x,), (v,))[1]
 
-    # Its transposition wants every part of the right side to depend on the tangents.
-    link = sum(0 * jnp.sum(leaf) for leaf in jax.tree.leaves(forcing))
-    right = jax.tree.map(lambda leaf: jnp.asarray(link, leaf.dtype) - leaf, forcing)
-    x_dot = jax.lax.custom_linear_solve(jacobian, right, linear_solve, transpose_solve=linear_solve)
+    right = jax.tree.map(jnp.negative, forcing)
+    x_dot = linear_system(jacobian, right, linear_solve, depends_on=(x, given))
     return x, x_dot
 
   def solve_with_implicit_derivative(
-    params: PyTree, hyper: PyTree, *data: PyTree
+    params: PyTree, hyper: PyTree, *data: PyTree, **named: PyTree
   ) -> tuple[PyTree, Any]:
     params = _checks.check_float_tree("params", params)
-    as_arrays = lambda tree: jax.tree.map(jnp.asarray, tree)
-    hyper, data = as_arrays(hyper), as_arrays(data)
-    solution, info = solve(stop_gradient(params), stop_gradient(hyper), *stop_gradient(data))
-    return attach(stop_gradient(solution), hyper, data), info
+    hyper, data, named = jax.tree.map(jnp.asarray, (hyper, data, named))
+    fixed_hyper, fixed_data, fixed_named = stop_gradient((hyper, data, named))
+    solution, info = solve(stop_gradient(params), fixed_hyper, *fixed_data, **fixed_named)
+    return attach(stop_gradient(solution), hyper, data, named), info
 
   return solve_with_implicit_derivative
 
@@ -137,7 +133,7 @@ def implicit_fixed_point(
     linear_solve: as in ``implicit``; the system is not symmetric.
 
   Returns:
-    ``solve(params, hyper, *data) -> (state, info)``; ``state.params`` is the solution.
+    ``solve(params, hyper, *data, **named) -> (state, info)``; ``state.params`` is the solution.
 
   Raises:
     TypeError: when ``solver`` is no ``Solver``, or ``linear_solve`` not a function.
@@ -161,32 +157,30 @@ def implicit_fixed_point(
     points); Bolte, Le, Pauwels and Silveti-Falls, Nonsmooth implicit differentiation for
     machine-learning and optimization, 2021 (why the rule holds for non-smooth T).
   """
-  if not isinstance(solver, Solver):
-    raise TypeError(f"solver must be a Solver; got {type(solver).__name__}.")
+  _checks.check_solver("solver", solver)
   _checks.check_callable("linear_solve", linear_solve)
-  _checks.check_non_negative("tol", tol)
-  _checks.check_non_negative("max_steps", max_steps)
+  _checks.check_non_negative("tol", tol, scalar=True)
+  _checks.check_non_negative("max_steps", max_steps, scalar=True)
 
   def moving(state: Any) -> dict[str, PyTree]:
-    return {k: v for k, v in state._asdict().items() if k not in _CONTROL}
+    return {k: v for k, v in state._asdict().items() if k not in CONTROL}
 
-  def solve(params: PyTree, hyper: PyTree, *data: PyTree) -> tuple[Any, SolveInfo]:
+  def solve(params: PyTree, hyper: PyTree, *data: PyTree, **named: PyTree) -> tuple[Any, SolveInfo]:
     params = _checks.check_float_tree("params", params)
-
-    def run(params: PyTree, hyper: PyTree, *data: PyTree) -> tuple[dict, tuple]:
-      state, info = run_state(
-        solver, solver.init(params, hyper, *data), hyper, *data, tol=tol, max_steps=max_steps
+    fixed_hyper, fixed_data, fixed_named = stop_gradient((hyper, data, named))
+    start = solver.init(stop_gradient(params), fixed_hyper, *fixed_data, **fixed_named)
+    state, info = stop_gradient(
+      run_state(
+        solver, start, fixed_hyper, *fixed_data, tol=tol, max_steps=max_steps, **fixed_named
       )
-      return moving(state), (state, info)
+    )
 
-    state, info = stop_gradient(run(params, stop_gradient(hyper), *stop_gradient(data))[1])
-
-    def residual(point: dict, hyper: PyTree, *data: PyTree) -> dict:
-      image, _ = solver.step(state._replace(**point), hyper, *data)
+    def residual(point: dict, hyper: PyTree, *data: PyTree, **named: PyTree) -> dict:
+      image, _ = solver.step(state._replace(**point), hyper, *data, **named)
       return jax.tree.map(jnp.subtract, point, moving(image))
 
-    attach = implicit(lambda p, h, *d: (p, None), residual, linear_solve=linear_solve)
-    point, _ = attach(moving(state), hyper, *data)
+    attach = implicit(lambda p, *_, **__: (p, None), residual, linear_solve=linear_solve)
+    point, _ = attach(moving(state), hyper, *data, **named)
     return state._replace(**point), info
 
   return solve
@@ -197,6 +191,7 @@ def support_residual(
   penalty: Penalty,
   *,
   support: Callable[[PyTree], PyTree] | None = None,
+  has_aux: bool = False,
 ) -> Callable[..., PyTree]:
   r"""Stationarity on the support of a sparse solution, as a residual for ``implicit``.
 
@@ -212,9 +207,10 @@ def support_residual(
       SCAD, l_q, group penalties, ...
     support: ``support(params) -> mask`` of booleans like ``params``; None: the entries that are not
       0. For bounds give the free ones, ``lambda x: (x > low) & (x < high)``.
+    has_aux: whether ``fun`` returns a pair ``(scalar, aux)``.
 
   Returns:
-    ``residual(params, hyper, *data) -> params_like`` for
+    ``residual(params, hyper, *data, **named) -> params_like`` for
     ``implicit(solve, residual, linear_solve=solve_cg)``.
 
   Raises:
@@ -243,11 +239,13 @@ def support_residual(
   if support is not None:
     _checks.check_callable("support", support)
 
-  def residual(params: PyTree, hyper: PyTree, *data: PyTree) -> PyTree:
+  value = value_of(fun, has_aux)
+
+  def residual(params: PyTree, hyper: PyTree, *data: PyTree, **named: PyTree) -> PyTree:
     mask = jax.tree.map(lambda x: x != 0, params) if support is None else support(params)
     # Off the support x is a constant: its columns are those of the identity.
     fixed = jax.tree.map(lambda m, x: jnp.where(m, x, jax.lax.stop_gradient(x)), mask, params)
-    grad = jax.grad(lambda x: fun(x, *data) + penalty.value(x, hyper))(fixed)
+    grad = jax.grad(lambda x: value(x, *data, **named) + penalty.value(x, hyper))(fixed)
     return jax.tree.map(jnp.where, mask, grad, params)
 
   return residual

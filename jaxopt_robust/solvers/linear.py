@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxopt_robust import _checks
+from jaxopt_robust.numerics import tree_all_finite
 from jaxopt_robust.solvers._common import add_scaled, scale
 from jaxopt_robust.typing import ArrayLike, PyTree
 
@@ -18,9 +19,23 @@ __all__ = ["solve_bicgstab", "solve_cg", "solve_dense", "solve_gmres", "solve_ne
 _EPSILONS = 100.0
 
 
+def _checked(matvec: Any, b: PyTree) -> PyTree:
+  """The right side in floating point."""
+  _checks.check_callable("matvec", matvec)
+  if isinstance(b, list) and all(isinstance(v, int | float) for v in b):
+    b = jnp.asarray(b)  # a list of numbers is a vector, as in NumPy
+  return _checks.check_float_tree("b", b, complex_ok=True)
+
+
+def _or_nan(matvec: Callable[[PyTree], PyTree], b: PyTree, x: PyTree) -> PyTree:
+  """x, or NaN where b or A x is not finite: to an iteration NaN is no larger than a tolerance."""
+  good = tree_all_finite((b, matvec(x)))
+  return jax.tree.map(lambda leaf: jnp.where(good, leaf, jnp.nan), x)
+
+
 def _tolerance(b: PyTree, tol: float | None) -> float:
   if tol is not None:
-    _checks.check_positive("tol", tol)
+    _checks.check_positive("tol", tol, scalar=True)
     return tol
   dtype = jnp.result_type(*jax.tree.leaves(b))
   return _EPSILONS * float(jnp.finfo(dtype).eps)
@@ -40,6 +55,9 @@ def solve_dense(matvec: Callable[[PyTree], PyTree], b: PyTree) -> PyTree:
   Returns:
     pytree like ``b``. A singular A gives infinite or NaN entries.
 
+  Raises:
+    TypeError: when ``matvec`` is not a function, or ``b`` holds anything but numbers.
+
   Note:
     n products and O(n^3) operations: the fastest choice up to a few hundred unknowns on a CPU.
 
@@ -50,7 +68,7 @@ def solve_dense(matvec: Callable[[PyTree], PyTree], b: PyTree) -> PyTree:
   Reference:
     Golub and Van Loan, Matrix Computations, 2013, algorithm 3.4.1.
   """
-  flat, unravel = ravel_pytree(b)
+  flat, unravel = ravel_pytree(_checked(matvec, b))
   columns = jax.vmap(lambda v: ravel_pytree(matvec(unravel(v)))[0], out_axes=1)
   return unravel(jnp.linalg.solve(columns(jnp.eye(flat.size, dtype=flat.dtype)), flat))
 
@@ -73,9 +91,10 @@ def solve_cg(
     max_steps: >= 1, static; by default 10 n.
 
   Returns:
-    pytree like ``b``.
+    pytree like ``b``; NaN where b or a product with A is not finite.
 
   Raises:
+    TypeError: when ``matvec`` is not a function, or ``b`` holds anything but numbers.
     ValueError: when ``tol`` or ``max_steps`` is not positive.
 
   Example:
@@ -85,9 +104,11 @@ def solve_cg(
   Reference:
     Hestenes and Stiefel, Methods of conjugate gradients for solving linear systems, 1952.
   """
-  steps = 10 * _num_unknowns(b) if max_steps is None else max_steps
+  b = _checked(matvec, b)
+  steps = max(10 * _num_unknowns(b), 1) if max_steps is None else max_steps
   steps = _checks.check_int("max_steps", steps, minimum=1)
-  return jax.scipy.sparse.linalg.cg(matvec, b, tol=_tolerance(b, tol), maxiter=steps)[0]
+  x = jax.scipy.sparse.linalg.cg(matvec, b, tol=_tolerance(b, tol), maxiter=steps)[0]
+  return _or_nan(matvec, b, x)
 
 
 def solve_bicgstab(
@@ -108,9 +129,10 @@ def solve_bicgstab(
     max_steps: >= 1, static; by default 10 n.
 
   Returns:
-    pytree like ``b``.
+    pytree like ``b``; NaN where b or a product with A is not finite.
 
   Raises:
+    TypeError: when ``matvec`` is not a function, or ``b`` holds anything but numbers.
     ValueError: when ``tol`` or ``max_steps`` is not positive.
 
   Note:
@@ -123,9 +145,11 @@ def solve_bicgstab(
   Reference:
     van der Vorst, Bi-CGSTAB: a fast and smoothly converging variant of Bi-CG, 1992.
   """
-  steps = 10 * _num_unknowns(b) if max_steps is None else max_steps
+  b = _checked(matvec, b)
+  steps = max(10 * _num_unknowns(b), 1) if max_steps is None else max_steps
   steps = _checks.check_int("max_steps", steps, minimum=1)
-  return jax.scipy.sparse.linalg.bicgstab(matvec, b, tol=_tolerance(b, tol), maxiter=steps)[0]
+  x = jax.scipy.sparse.linalg.bicgstab(matvec, b, tol=_tolerance(b, tol), maxiter=steps)[0]
+  return _or_nan(matvec, b, x)
 
 
 def solve_gmres(
@@ -148,9 +172,10 @@ def solve_gmres(
     max_restarts: >= 1, static.
 
   Returns:
-    pytree like ``b``.
+    pytree like ``b``; NaN where b or a product with A is not finite.
 
   Raises:
+    TypeError: when ``matvec`` is not a function, or ``b`` holds anything but numbers.
     ValueError: when ``tol``, ``restart`` or ``max_restarts`` is not positive.
 
   Note:
@@ -166,7 +191,8 @@ def solve_gmres(
     Saad and Schultz, GMRES: a generalized minimal residual algorithm for solving nonsymmetric
     linear systems, 1986.
   """
-  restart = min(_checks.check_int("restart", restart, minimum=1), _num_unknowns(b))
+  b = _checked(matvec, b)
+  restart = min(_checks.check_int("restart", restart, minimum=1), max(_num_unknowns(b), 1))
   max_restarts = _checks.check_int("max_restarts", max_restarts, minimum=1)
   solve: Any = functools.partial(
     jax.scipy.sparse.linalg.gmres,
@@ -175,7 +201,7 @@ def solve_gmres(
     maxiter=max_restarts,
     solve_method="batched",
   )
-  return solve(matvec, b)[0]
+  return _or_nan(matvec, b, solve(matvec, b)[0])
 
 
 def solve_neumann(
@@ -198,9 +224,10 @@ def solve_neumann(
       its largest eigenvalue. May be traced.
 
   Returns:
-    pytree like ``b``.
+    pytree like ``b``; NaN where b or a product with A is not finite.
 
   Raises:
+    TypeError: when ``matvec`` is not a function, or ``b`` holds anything but numbers.
     ValueError: when ``num_terms`` is negative or ``stepsize`` is not positive.
 
   Note:
@@ -216,7 +243,8 @@ def solve_neumann(
     differentiation, 2020, algorithm 3.
   """
   num_terms = _checks.check_int("num_terms", num_terms, minimum=0)
-  _checks.check_positive("stepsize", stepsize)
+  _checks.check_positive("stepsize", stepsize, scalar=True)
+  b = _checked(matvec, b)
 
   def add_term(_: int, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
     power, total = carry

@@ -5,10 +5,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxopt_robust import _checks
-from jaxopt_robust.solvers._common import add_scaled, norm, scalar_dtype, smooth_gradient
+from jaxopt_robust.solvers._common import (
+  add_scaled,
+  check_stepsize,
+  displacement,
+  hashable,
+  scalar_dtype,
+  smooth_part,
+  step_at,
+)
 from jaxopt_robust.solvers.proximal_gradient import ista
 from jaxopt_robust.solvers.types import Solver
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
@@ -28,10 +35,12 @@ class MirrorDescentState(NamedTuple):
 
   Attributes:
     params: the iterate.
+    stepsize: scalar, the step size to take next.
     count: int32, steps done.
   """
 
   params: PyTree
+  stepsize: Array
   count: Array  # type: ignore[assignment]
 
 
@@ -39,21 +48,25 @@ class MirrorDescentInfo(NamedTuple):
   """Diagnostics of a mirror descent step.
 
   Attributes:
-    error: ``||x_{k+1} - x_k||_2 / s``.
+    error: ``||x_{k+1} - x_k||_2 / s``, and at least the rounding of that formula.
     value: the objective at ``x_k``.
     stepsize: the step size ``s`` that was used.
+    aux: what ``fun`` returned besides the value at ``x_k`` (None without ``has_aux``).
   """
 
   error: Array
   value: Array
   stepsize: Array
+  aux: Any = None
 
 
+@hashable
 def mirror_descent(
-  fun: Callable[..., Array],
+  fun: Callable[..., Any],
   projection_grad: Callable[..., PyTree],
   *,
   stepsize: ArrayLike | Callable[[Array], ArrayLike],
+  has_aux: bool = False,
 ) -> Solver:
   r"""Mirror descent.
 
@@ -69,6 +82,7 @@ def mirror_descent(
       ``entropic_step`` for probability vectors, or one from ``make_projection_grad``.
     stepsize: s > 0, or a schedule ``count -> s`` (1/sqrt(count + 1) for non-smooth f); at most the
       strong convexity of phi over the Lipschitz constant of grad f for the rate 1/k.
+    has_aux: static; whether ``fun`` returns a pair ``(scalar, aux)``: aux is ``info.last.aux``.
 
   Returns:
     ``Solver`` with states ``MirrorDescentState`` and infos ``MirrorDescentInfo``; ``hyper`` is what
@@ -95,21 +109,20 @@ def mirror_descent(
   """
   _checks.check_callable("fun", fun)
   _checks.check_callable("projection_grad", projection_grad)
-  if not callable(stepsize):
-    _checks.check_positive("stepsize", stepsize)
+  check_stepsize("stepsize", stepsize)
 
-  def init(params: PyTree, hyper: PyTree, *data: PyTree) -> MirrorDescentState:
-    del hyper, data
-    return MirrorDescentState(params, jnp.zeros((), jnp.int32))
+  def init(params: PyTree, hyper: PyTree, *data: PyTree, **named: PyTree) -> MirrorDescentState:
+    del hyper, data, named
+    count = jnp.zeros((), jnp.int32)
+    return MirrorDescentState(params, step_at(stepsize, count, scalar_dtype(params)), count)
 
-  def step(state: MirrorDescentState, hyper: PyTree, *data: PyTree) -> tuple:
-    value, grad = smooth_gradient(fun, state.params, data)
-    s = jnp.asarray(
-      stepsize(state.count) if callable(stepsize) else stepsize, scalar_dtype(state.params)
-    )
+  def step(state: MirrorDescentState, hyper: PyTree, *data: PyTree, **named: PyTree) -> tuple:
+    value, grad, aux = smooth_part(fun, has_aux, state.params, data, named)
+    s, count = state.stepsize, state.count + 1
     params = projection_grad(state.params, grad, s, hyper)
-    error = norm(optax.tree.sub(params, state.params)) / s
-    return MirrorDescentState(params, state.count + 1), MirrorDescentInfo(error, value, s)
+    error = displacement(params, state.params, s)
+    new = MirrorDescentState(params, step_at(stepsize, count, s.dtype), count)
+    return new, MirrorDescentInfo(error, value, s, aux)
 
   return Solver(init, step)
 
@@ -131,7 +144,7 @@ def entropic_step(x: PyTree, grad: PyTree, stepsize: ArrayLike, hyper: Any = Non
     Like ``x``.
 
   Raises:
-    ValueError: when ``hyper`` is not positive, or ``grad`` does not fit ``x``.
+    ValueError: when ``hyper`` or ``stepsize`` is not positive, or ``grad`` does not fit ``x``.
 
   Example:
     >>> entropic_step(jnp.array([0.5, 0.5]), jnp.array([0.0, jnp.log(3.0)]), 1.0).round(2)
@@ -143,6 +156,7 @@ def entropic_step(x: PyTree, grad: PyTree, stepsize: ArrayLike, hyper: Any = Non
   _checks.check_same_structure("grad", grad, "x", x)
   mass: ArrayLike = 1.0 if hyper is None else hyper
   _checks.check_positive("hyper", mass)
+  _checks.check_positive("stepsize", stepsize, scalar=True)
 
   def one(v: Array, g: Array) -> Array:
     positive = v > 0
@@ -193,13 +207,15 @@ def make_projection_grad(
   return projection_grad
 
 
+@hashable
 def projected_gradient(
-  fun: Callable[..., Array],
+  fun: Callable[..., Any],
   projection: Callable[..., PyTree],
   *,
-  stepsize: ArrayLike | None = None,
+  stepsize: ArrayLike | Callable[[Array], ArrayLike] | None = None,
   init_stepsize: ArrayLike = 1.0,
   max_backtracks: int = 60,
+  has_aux: bool = False,
 ) -> Solver:
   r"""Projected gradient descent.
 
@@ -211,10 +227,11 @@ def projected_gradient(
   Args:
     fun: ``fun(params, *data) -> scalar``, the objective f, smooth.
     projection: ``projection(x, hyper) -> x_like``, called as ``projection(x)`` where hyper is None.
-    stepsize: > 0, at most 1/L with L the Lipschitz constant of grad f; may be traced. None:
-      backtracking.
+    stepsize: > 0, at most 1/L with L the Lipschitz constant of grad f; may be traced. A function
+      ``count -> stepsize`` is a schedule. None: backtracking.
     init_stepsize: > 0, first trial step of the backtracking.
     max_backtracks: >= 1, static; after so many rejected steps the solve is stalled (status 3).
+    has_aux: static; whether ``fun`` returns a pair ``(scalar, aux)``: aux is ``info.last.aux``.
 
   Returns:
     ``Solver`` with states ``IstaState`` and infos ``ProximalGradientInfo``; ``hyper`` is the set's
@@ -242,5 +259,6 @@ def projected_gradient(
     return projection(x) if hyper is None else projection(x, hyper)
 
   return ista(
-    fun, prox, stepsize=stepsize, init_stepsize=init_stepsize, max_backtracks=max_backtracks
-  )
+    fun, prox, stepsize=stepsize, init_stepsize=init_stepsize, max_backtracks=max_backtracks,
+    has_aux=has_aux,
+  )  # fmt: skip

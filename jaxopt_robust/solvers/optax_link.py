@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_robust import _checks
-from jaxopt_robust.solvers._common import norm, smooth_gradient
+from jaxopt_robust.solvers._common import displacement, hashable, norm, smooth_part, value_of
 from jaxopt_robust.solvers.types import Solver
 from jaxopt_robust.typing import Array, PyTree
 
@@ -34,17 +34,21 @@ class OptaxInfo(NamedTuple):
   Attributes:
     error: ||grad f(x_k)||_2, or ||x_{k+1} - x_k||_2 with ``error="step"``.
     value: f(x_k).
+    aux: what ``fun`` returned besides the value at x_k (None without ``has_aux``).
   """
 
   error: Array
   value: Array
+  aux: Any = None
 
 
+@hashable
 def from_optax(
-  fun: Callable[..., Array],
+  fun: Callable[..., Any],
   optimizer: optax.GradientTransformation | Callable[[PyTree], optax.GradientTransformation],
   *,
   error: str = "gradient",
+  has_aux: bool = False,
 ) -> Solver:
   r"""Makes a solver of any optax optimizer.
 
@@ -57,6 +61,7 @@ def from_optax(
       ``value``, ``grad`` and ``value_fn`` that they ask for.
     error: ``"gradient"`` stops by the norm of the gradient; ``"step"`` by the norm of the step, for
       chains that end in a proximal operator or a projection, where the gradient does not vanish.
+    has_aux: static; whether ``fun`` returns a pair ``(scalar, aux)``: aux is ``info.last.aux``.
 
   Returns:
     ``Solver`` with states ``OptaxState`` and infos ``OptaxInfo``.
@@ -90,28 +95,32 @@ def from_optax(
       f"{type(optimizer).__name__}."
     )
 
+  smooth = value_of(fun, has_aux)
+
   def build(hyper: PyTree) -> optax.GradientTransformationExtraArgs:
     made: Any = optimizer if fixed else optimizer(hyper)
     if not isinstance(made, optax.GradientTransformation):
       raise TypeError(f"optimizer(hyper) must be an optax optimizer; got {type(made).__name__}.")
     return optax.with_extra_args_support(made)
 
-  def init(params: PyTree, hyper: PyTree, *data: PyTree) -> OptaxState:
-    del data
+  def init(params: PyTree, hyper: PyTree, *data: PyTree, **named: PyTree) -> OptaxState:
+    del data, named
     return OptaxState(params, build(hyper).init(params), jnp.zeros((), jnp.int32))
 
-  def step(state: OptaxState, hyper: PyTree, *data: PyTree) -> tuple[OptaxState, OptaxInfo]:
-    value, grad = smooth_gradient(fun, state.params, data)
+  def step(
+    state: OptaxState, hyper: PyTree, *data: PyTree, **named: PyTree
+  ) -> tuple[OptaxState, OptaxInfo]:
+    value, grad, aux = smooth_part(fun, has_aux, state.params, data, named)
     updates, inner = build(hyper).update(
       grad,
       state.optimizer,
       state.params,
       value=value,
       grad=grad,
-      value_fn=lambda params: fun(params, *data),
+      value_fn=lambda params: smooth(params, *data, **named),
     )
     params = optax.apply_updates(state.params, updates)
-    size = norm(grad) if error == "gradient" else norm(optax.tree.sub(params, state.params))
-    return OptaxState(params, inner, state.count + 1), OptaxInfo(size, value)
+    size = norm(grad) if error == "gradient" else displacement(params, state.params)
+    return OptaxState(params, inner, state.count + 1), OptaxInfo(size, value, aux)
 
   return Solver(init, step)

@@ -1,7 +1,7 @@
 """Primal-dual splitting for f(x) + g(K x): Chambolle-Pock (PDHG) and Condat-Vu."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +10,19 @@ import optax
 from jaxopt_robust import _checks
 from jaxopt_robust.solvers._common import (
   add_scaled,
+  displacement,
+  hashable,
   norm,
   pair_of,
   report,
+  rounding,
   scalar_dtype,
   scale,
-  smooth_gradient,
+  smooth_part,
   transpose_of,
 )
 from jaxopt_robust.solvers.types import Solver
-from jaxopt_robust.typing import Array, ArrayLike, ProxFn, PyTree
+from jaxopt_robust.typing import Array, ArrayLike, Penalty, ProxFn, PyTree
 
 __all__ = ["PrimalDualInfo", "PrimalDualState", "chambolle_pock", "condat_vu"]
 
@@ -53,18 +56,22 @@ class PrimalDualInfo(NamedTuple):
     error: sqrt(primal_residual^2 + dual_residual^2).
     value: the objective at ``params`` where one was given, otherwise 0.
     primal_residual: norm of an element of df(x) + grad h(x) + K^T p, zero at a solution.
-    dual_residual: norm of an element of dg*(p) - K x, zero at a solution.
+    dual_residual: norm of an element of dg*(p) - K x, zero at a solution. Both are at least the
+      rounding of their formulas.
+    aux: what ``fun`` returned besides its value (None without ``has_aux``).
   """
 
   error: Array
   value: Array
   primal_residual: Array
   dual_residual: Array
+  aux: Any = None
 
 
+@hashable
 def chambolle_pock(
-  prox_f: ProxFn,
-  prox_g: ProxFn,
+  prox_f: ProxFn | Penalty,
+  prox_g: ProxFn | Penalty,
   op: Callable[..., PyTree],
   *,
   stepsize: ArrayLike,
@@ -122,21 +129,23 @@ def chambolle_pock(
     imaging, 2011, algorithms 1 and 2; the residuals as in Goldstein, Li, Yuan, Esser and Baraniuk,
     Adaptive primal-dual hybrid gradient methods for saddle-point problems, 2013.
   """
-  _checks.check_non_negative("strong_convexity", strong_convexity)
+  _checks.check_non_negative("strong_convexity", strong_convexity, scalar=True)
   return _primal_dual(
-    None, prox_f, prox_g, op, stepsize, dual_stepsize, strong_convexity, objective
+    None, prox_f, prox_g, op, stepsize, dual_stepsize, strong_convexity, objective, False
   )
 
 
+@hashable
 def condat_vu(
-  fun: Callable[..., Array],
-  prox_f: ProxFn,
-  prox_g: ProxFn,
+  fun: Callable[..., Any],
+  prox_f: ProxFn | Penalty,
+  prox_g: ProxFn | Penalty,
   op: Callable[..., PyTree],
   *,
   stepsize: ArrayLike,
   dual_stepsize: ArrayLike,
   objective: Callable[..., Array] | None = None,
+  has_aux: bool = False,
 ) -> Solver:
   r"""Condat-Vu primal-dual method: a smooth term beside the two simple ones.
 
@@ -158,6 +167,7 @@ def condat_vu(
     dual_stepsize: sigma > 0 with 1/tau - sigma ||K||^2 >= L/2, L the Lipschitz constant of grad h;
       may be traced.
     objective: optional ``objective(params, hyper, *data) -> scalar``, reported as ``info.value``.
+    has_aux: static; whether ``fun`` returns a pair ``(scalar, aux)``: aux is ``info.last.aux``.
 
   Returns:
     ``Solver`` with states ``PrimalDualState`` and infos ``PrimalDualInfo``; ``hyper`` is the pair
@@ -181,30 +191,31 @@ def condat_vu(
     monotone inclusions involving cocoercive operators, 2013.
   """
   _checks.check_callable("fun", fun)
-  return _primal_dual(fun, prox_f, prox_g, op, stepsize, dual_stepsize, 0.0, objective)
+  return _primal_dual(fun, prox_f, prox_g, op, stepsize, dual_stepsize, 0.0, objective, has_aux)
 
 
 def _primal_dual(
-  fun: Callable[..., Array] | None,
-  prox_f: ProxFn,
-  prox_g: ProxFn,
+  fun: Callable[..., Any] | None,
+  prox_f: ProxFn | Penalty,
+  prox_g: ProxFn | Penalty,
   op: Callable[..., PyTree],
   stepsize: ArrayLike,
   dual_stepsize: ArrayLike,
   strong_convexity: ArrayLike,
   objective: Callable[..., Array] | None,
+  has_aux: bool,
 ) -> Solver:
-  for name, function in (("prox_f", prox_f), ("prox_g", prox_g), ("op", op)):
-    _checks.check_callable(name, function)
-  _checks.check_positive("stepsize", stepsize)
-  _checks.check_positive("dual_stepsize", dual_stepsize)
+  first, second = _checks.as_prox("prox_f", prox_f), _checks.as_prox("prox_g", prox_g)
+  _checks.check_callable("op", op)
+  _checks.check_positive("stepsize", stepsize, scalar=True)
+  _checks.check_positive("dual_stepsize", dual_stepsize, scalar=True)
   if objective is not None:
     _checks.check_callable("objective", objective)
 
-  def init(params: PyTree, hyper: PyTree, *data: PyTree) -> PrimalDualState:
+  def init(params: PyTree, hyper: PyTree, *data: PyTree, **named: PyTree) -> PrimalDualState:
     pair_of(hyper)
     dtype = scalar_dtype(params)
-    image = op(params, *data)
+    image = op(params, *data, **named)
     return PrimalDualState(
       params,
       optax.tree.zeros_like(image),
@@ -215,28 +226,30 @@ def _primal_dual(
       jnp.zeros((), jnp.int32),
     )
 
-  def step(state: PrimalDualState, hyper: PyTree, *data: PyTree) -> tuple:
+  def step(state: PrimalDualState, hyper: PyTree, *data: PyTree, **named: PyTree) -> tuple:
     hyper_f, hyper_g = pair_of(hyper)
     tau, sigma, x = state.stepsize, state.dual_stepsize, state.params
-    adjoint = transpose_of(op, x, data)
+    adjoint = transpose_of(op, x, data, named)
     # prox_{sigma g*}(v) = v - sigma prox_{g / sigma}(v / sigma)
     v = add_scaled(scale(1 / sigma, state.dual), 1, state.extrapolated)
-    p = scale(sigma, optax.tree.sub(v, prox_g(v, hyper_g, 1 / sigma)))
-    direction = adjoint(p)
+    p = scale(sigma, optax.tree.sub(v, second(v, hyper_g, 1 / sigma)))
+    direction, aux = adjoint(p), None
     if fun is not None:
-      direction = optax.tree.add(direction, smooth_gradient(fun, x, data)[1])
-    x_new = prox_f(add_scaled(x, -tau, direction), hyper_f, tau)
-    image = op(x_new, *data)
+      _, grad, aux = smooth_part(fun, has_aux, x, data, named)
+      direction = optax.tree.add(direction, grad)
+    x_new = first(add_scaled(x, -tau, direction), hyper_f, tau)
+    image = op(x_new, *data, **named)
     mu = jnp.asarray(strong_convexity, tau.dtype)
     theta = 1 / jnp.sqrt(1 + 2 * mu * tau)
     extrapolated = add_scaled(scale(1 + theta, image), -theta, state.image)
 
     # p is the new dual point in both lines above, so that these are elements of sub-differentials.
-    primal = norm(optax.tree.sub(x, x_new)) / tau
+    primal = displacement(x_new, x, tau)
     gap = optax.tree.sub(state.extrapolated, image)
-    dual = norm(add_scaled(gap, 1 / sigma, optax.tree.sub(state.dual, p)))
+    noise = rounding(p) / sigma + rounding(image)
+    dual = jnp.maximum(norm(add_scaled(gap, 1 / sigma, optax.tree.sub(state.dual, p))), noise)
     info = PrimalDualInfo(
-      jnp.sqrt(primal**2 + dual**2), report(objective, x_new, hyper, *data), primal, dual
+      jnp.sqrt(primal**2 + dual**2), report(objective, x_new, hyper, data, named), primal, dual, aux
     )
     new = PrimalDualState(
       x_new, p, image, extrapolated, theta * tau, sigma / theta, state.count + 1

@@ -1,5 +1,6 @@
 """Proximal gradient methods: ISTA and FISTA, fixed step or backtracking, adaptive restart."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,8 +9,20 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_robust import _checks
+from jaxopt_robust.numerics import tree_where
+from jaxopt_robust.solvers._common import (
+  add_scaled,
+  check_stepsize,
+  displacement,
+  hashable,
+  rounding,
+  scalar_dtype,
+  smooth_part,
+  step_at,
+  value_of,
+)
 from jaxopt_robust.solvers.types import Solver
-from jaxopt_robust.typing import Array, ArrayLike, ProxFn, PyTree
+from jaxopt_robust.typing import Array, ArrayLike, Penalty, ProxFn, PyTree
 
 __all__ = ["FistaState", "IstaState", "ProximalGradientInfo", "fista", "ista", "proximal_residual"]
 
@@ -56,20 +69,20 @@ class ProximalGradientInfo(NamedTuple):
   """Diagnostics of a proximal gradient step.
 
   Attributes:
-    error: ``||x_{k+1} - y_k|| / s``, the norm of the gradient mapping at the anchor ``y_k``.
+    error: ``||x_{k+1} - y_k|| / s``, the norm of the gradient mapping at the anchor ``y_k``, and at
+      least the rounding of that formula, eps/2 (||y_k|| / s + ||grad f(y_k)||).
     value: the smooth part at ``y_k``.
     stepsize: the step size ``s`` that was used.
-    stalled: bool, backtracking found no step that decreases the objective.
+    stalled: bool, backtracking found no step that decreases the objective, or rounding hides every
+      further step.
+    aux: what ``fun`` returned besides the value at ``y_k`` (None without ``has_aux``).
   """
 
   error: Array
   value: Array
   stepsize: Array
   stalled: Array
-
-
-def _scalar_dtype(params: PyTree) -> jnp.dtype:
-  return jnp.result_type(*jax.tree.leaves(params))
+  aux: Any = None
 
 
 class _Line(NamedTuple):
@@ -78,51 +91,79 @@ class _Line(NamedTuple):
   accepted: Array
 
 
+class _Step(NamedTuple):
+  """A proximal gradient step: the point, the smooth part where it started, how it was found."""
+
+  params: PyTree
+  value: Array
+  aux: PyTree
+  stepsize: Array
+  stalled: Array
+  error: Array
+
+
+class _Problem(NamedTuple):
+  """The composite objective with everything that its parts take."""
+
+  fun: Callable[..., Any]
+  has_aux: bool
+  prox: ProxFn
+  hyper: PyTree
+  data: tuple
+  named: dict
+
+  def value(self, params: PyTree) -> Array:
+    return value_of(self.fun, self.has_aux)(params, *self.data, **self.named)
+
+  def move(self, anchor: PyTree, grad: PyTree, s: Array) -> PyTree:
+    return self.prox(add_scaled(anchor, -s, grad), self.hyper, s)
+
+
 def _proximal_step(
-  fun: Callable[..., Array],
-  prox: ProxFn,
-  anchor: PyTree,
-  stepsize: Array,
-  hyper: PyTree,
-  data: tuple,
-  *,
-  shrink: float,
-  max_backtracks: int,
-) -> tuple[PyTree, Array, Array, Array]:
-  """One proximal gradient step from ``anchor``; returns the point, value, step size and stalled."""
-  value, grad = jax.value_and_grad(fun)(anchor, *data)
-  if jnp.shape(value) != ():
-    raise ValueError(f"fun must return a scalar; got shape {jnp.shape(value)}.")
+  problem: _Problem, anchor: PyTree, stepsize: Array, settings: "_Settings"
+) -> _Step:
+  """One proximal gradient step from ``anchor``."""
+  value, grad, aux = smooth_part(problem.fun, problem.has_aux, anchor, problem.data, problem.named)
+  s, stalled = stepsize, jnp.zeros((), jnp.bool_)
+  if settings.max_backtracks:
+    s, stalled = _search(problem, anchor, value, grad, stepsize, settings)
+  params = problem.move(anchor, grad, s)
+  # eps/2 ||y|| / s also stands for the rounding of the gradient at y, of size eps/2 L ||y||.
+  error = displacement(params, anchor, s, noise=rounding(grad))
+  return _Step(params, value, aux, s, stalled, error)
 
-  def move(anchor: PyTree, grad: PyTree, hyper: PyTree, s: Array) -> PyTree:
-    target = jax.tree.map(lambda y, g: y - s.astype(y.dtype) * g, anchor, grad)
-    return prox(target, hyper, s)
 
-  if max_backtracks == 0:
-    return move(anchor, grad, hyper, stepsize), value, stepsize, jnp.zeros((), jnp.bool_)
+def _search(
+  problem: _Problem, anchor: PyTree, value: Array, grad: PyTree, stepsize: Array,
+  settings: "_Settings",
+) -> tuple[Array, Array]:  # fmt: skip
+  """The first step size whose quadratic model bounds the objective, and whether there is none.
 
-  # The accepted step is a power of ``shrink``, locally constant in everything: no derivative.
-  fixed = jax.lax.stop_gradient((anchor, grad, value, data, hyper, stepsize))
-  anchor_, grad_, value_, data_, hyper_, stepsize_ = fixed
-  slack = _SLACK_EPSILONS * jnp.finfo(value.dtype).eps * jnp.abs(value_)
+  It is a power of ``shrink``, locally constant in everything: no derivative.
+  """
+  fixed = jax.lax.stop_gradient(
+    (anchor, grad, value, (problem.hyper, problem.data, problem.named), stepsize)
+  )
+  anchor, grad, value, (hyper, data, named), stepsize = fixed
+  problem = problem._replace(hyper=hyper, data=data, named=named)
+  slack = _SLACK_EPSILONS * jnp.finfo(value.dtype).eps * jnp.abs(value)
 
   def accepted(s: Array) -> Array:
-    step = optax.tree.sub(move(anchor_, grad_, hyper_, s), anchor_)
-    model = optax.tree.vdot(grad_, step) + optax.tree.norm(step, squared=True) / (2 * s)
-    moved = jax.tree.map(jnp.add, anchor_, step)
-    return fun(moved, *data_) <= value_ + model + slack
+    step = optax.tree.sub(problem.move(anchor, grad, s), anchor)
+    model = optax.tree.vdot(grad, step) + optax.tree.norm(step, squared=True) / (2 * s)
+    return problem.value(optax.tree.add(anchor, step)) <= value + model + slack
 
   def shorten(line: _Line) -> _Line:
     # The first visit tests the step as given, later ones a shorter one.
-    s = jnp.where(line.tries == 0, line.stepsize, line.stepsize * shrink)
+    s = jnp.where(line.tries == 0, line.stepsize, line.stepsize * settings.shrink)
     return _Line(s, line.tries + 1, accepted(s))
 
   line = jax.lax.while_loop(
-    lambda c: ~c.accepted & (c.tries <= max_backtracks),
+    lambda c: ~c.accepted & (c.tries <= settings.max_backtracks),
     shorten,
-    _Line(stepsize_, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.bool_)),
+    _Line(stepsize, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.bool_)),
   )
-  return move(anchor, grad, hyper, line.stepsize), value, line.stepsize, ~line.accepted
+  return line.stepsize, ~line.accepted
 
 
 class _Settings(NamedTuple):
@@ -133,30 +174,31 @@ class _Settings(NamedTuple):
 
 def _settings(
   fun: Any, prox: Any, stepsize: Any, init_stepsize: Any, shrink: Any, growth: Any, tries: Any
-) -> tuple[ArrayLike, _Settings]:
-  """Checks the arguments that ISTA and FISTA share; returns the first step size and the rest."""
+) -> tuple[Any, ProxFn, _Settings]:
+  """Checks what ISTA and FISTA share; returns the first step size, the operator and the rest."""
   _checks.check_callable("fun", fun)
-  _checks.check_callable("prox", prox)
+  operator = _checks.as_prox("prox", prox)
   if stepsize is not None:
-    _checks.check_positive("stepsize", stepsize)
-    return stepsize, _Settings(0.5, 0, 1.0)
-  _checks.check_positive("init_stepsize", init_stepsize)
-  _checks.check_interval("shrink", shrink, 0.0, 1.0, closed="neither")
-  _checks.check_interval("growth", growth, 1.0, float("inf"), closed="left")
-  return init_stepsize, _Settings(
-    shrink, _checks.check_int("max_backtracks", tries, minimum=1), growth
-  )
+    check_stepsize("stepsize", stepsize)
+    return stepsize, operator, _Settings(0.5, 0, 1.0)
+  _checks.check_positive("init_stepsize", init_stepsize, scalar=True)
+  _checks.check_interval("shrink", shrink, 0.0, 1.0, closed="neither", scalar=True)
+  _checks.check_interval("growth", growth, 1.0, float("inf"), closed="left", scalar=True)
+  tries = _checks.check_int("max_backtracks", tries, minimum=1)
+  return init_stepsize, operator, _Settings(shrink, tries, growth)
 
 
+@hashable
 def ista(
-  fun: Callable[..., Array],
-  prox: ProxFn,
+  fun: Callable[..., Any],
+  prox: ProxFn | Penalty,
   *,
-  stepsize: ArrayLike | None = None,
+  stepsize: ArrayLike | Callable[[Array], ArrayLike] | None = None,
   init_stepsize: ArrayLike = 1.0,
   shrink: float = 0.5,
   growth: float = 1.1,
   max_backtracks: int = 60,
+  has_aux: bool = False,
 ) -> Solver:
   r"""Proximal gradient descent (ISTA, forward-backward splitting).
 
@@ -165,17 +207,19 @@ def ista(
     x_{k+1} = prox(x_k - s grad f(x_k), hyper, s).
 
   The stopping quantity ``info.error`` is ||x_{k+1} - x_k||_2 / s, the norm of the gradient mapping
-  at x_k, which is zero exactly at a solution.
+  at x_k, which is zero exactly at a solution (for non-convex f or g: at a stationary point, which
+  status 0 does not tell from a minimiser).
 
   Args:
     fun: ``fun(params, *data) -> scalar``, the smooth part f, with the scaling that you give it.
-    prox: ``prox(x, hyper, scaling)``, the proximal operator of g.
+    prox: ``prox(x, hyper, scaling)``, the proximal operator of g, or a ``Penalty`` that holds it.
     stepsize: > 0, at most 1/L with L the Lipschitz constant of grad f (below 2/L it still
-      converges); may be traced. None: backtracking.
+      converges); may be traced. A function ``count -> stepsize`` is a schedule. None: backtracking.
     init_stepsize: > 0, first trial step of the backtracking.
     shrink: in (0, 1), factor of a rejected step.
     growth: >= 1, factor by which each iteration's first trial step exceeds the last accepted one.
     max_backtracks: >= 1, static; after so many rejected steps the solve is stalled (status 3).
+    has_aux: static; whether ``fun`` returns a pair ``(scalar, aux)``: aux is ``info.last.aux``.
 
   Returns:
     ``Solver`` with states ``IstaState`` and infos ``ProximalGradientInfo``.
@@ -200,37 +244,44 @@ def ista(
     Beck and Teboulle, A fast iterative shrinkage-thresholding algorithm for linear inverse
     problems, 2009, section 3 (constant step and backtracking). The growth of the step is ours.
   """
-  first, settings = _settings(fun, prox, stepsize, init_stepsize, shrink, growth, max_backtracks)
+  first, operator, settings = _settings(
+    fun, prox, stepsize, init_stepsize, shrink, growth, max_backtracks
+  )
 
-  def init(params: PyTree, hyper: PyTree, *data: PyTree) -> IstaState:
-    del hyper, data
-    return IstaState(params, jnp.asarray(first, _scalar_dtype(params)), jnp.zeros((), jnp.int32))
+  def init(params: PyTree, hyper: PyTree, *data: PyTree, **named: PyTree) -> IstaState:
+    del hyper, data, named
+    count = jnp.zeros((), jnp.int32)
+    return IstaState(params, step_at(first, count, scalar_dtype(params)), count)
 
-  def step(state: IstaState, hyper: PyTree, *data: PyTree) -> tuple[IstaState, Any]:
-    params, value, s, stalled = _proximal_step(
-      fun, prox, state.params, state.stepsize, hyper, data,
-      shrink=settings.shrink, max_backtracks=settings.max_backtracks,
-    )  # fmt: skip
-    error = jax.lax.stop_gradient(optax.tree.norm(optax.tree.sub(params, state.params)) / s)
-    rounding = _GROWTH_EPSILONS * jnp.finfo(value.dtype).eps * jnp.abs(value)
-    trial = jnp.where(0.5 * s * error**2 > rounding, s * settings.growth, s)
-    return (
-      IstaState(params, trial, state.count + 1),
-      ProximalGradientInfo(error, value, s, stalled),
-    )
+  def step(
+    state: IstaState, hyper: PyTree, *data: PyTree, **named: PyTree
+  ) -> tuple[IstaState, Any]:
+    problem = _Problem(fun, has_aux, operator, hyper, data, named)
+    found = _proximal_step(problem, state.params, state.stepsize, settings)
+    s, count = found.stepsize, state.count + 1
+    if callable(first):
+      trial = step_at(first, count, s.dtype)
+    else:
+      noise = _GROWTH_EPSILONS * jnp.finfo(found.value.dtype).eps * jnp.abs(found.value)
+      trial = jnp.where(0.5 * s * found.error**2 > noise, s * settings.growth, s)
+    info = ProximalGradientInfo(found.error, found.value, s, found.stalled, found.aux)
+    return IstaState(found.params, trial, count), info
 
   return Solver(init, step)
 
 
+@hashable
 def fista(
-  fun: Callable[..., Array],
-  prox: ProxFn,
+  fun: Callable[..., Any],
+  prox: ProxFn | Penalty,
   *,
-  stepsize: ArrayLike | None = None,
+  stepsize: ArrayLike | Callable[[Array], ArrayLike] | None = None,
   restart: str | None = "gradient",
   init_stepsize: ArrayLike = 1.0,
   shrink: float = 0.5,
   max_backtracks: int = 60,
+  monotone: bool | None = None,
+  has_aux: bool = False,
 ) -> Solver:
   r"""Accelerated proximal gradient descent (FISTA), with adaptive restart.
 
@@ -243,29 +294,40 @@ def fista(
   The stopping quantity ``info.error`` is ||x_{k+1} - y_k||_2 / s, the norm of the gradient mapping
   at y_k, zero exactly at a solution.
 
+  For non-convex g extrapolation may lead away from a good stationary point. The monotone variant
+  takes a second step v = prox(x_k - s grad f(x_k), hyper, s) from the iterate itself, keeps the one
+  of x_{k+1} and v with the lower f + g, and stops by ||v - x_k||_2 / s: it never increases the
+  objective, and status 0 says that its result is a stationary point of f + g (a minimiser where
+  both are convex).
+
   Args:
     fun: ``fun(params, *data) -> scalar``, the smooth part f, with the scaling that you give it.
-    prox: ``prox(x, hyper, scaling)``, the proximal operator of g.
-    stepsize: > 0, at most 1/L with L the Lipschitz constant of grad f; may be traced. None:
-      backtracking.
+    prox: ``prox(x, hyper, scaling)``, the proximal operator of g, or a ``Penalty`` that holds it.
+    stepsize: > 0, at most 1/L with L the Lipschitz constant of grad f; may be traced. A function
+      ``count -> stepsize`` is a schedule. None: backtracking.
     restart: ``"gradient"`` sets t back to 1 where <y_k - x_{k+1}, x_{k+1} - x_k> > 0, which keeps
       the linear rate of strongly convex problems without knowing their constant; None never does.
     init_stepsize: > 0, first trial step of the backtracking; steps never grow (the rate needs
       that), so choose it too large rather than too small.
     shrink: in (0, 1), factor of a rejected step.
     max_backtracks: >= 1, static; after so many rejected steps the solve is stalled (status 3).
+    monotone: static; whether to use the monotone variant, which needs a ``Penalty`` and twice the
+      gradients. None: where ``prox`` is a ``Penalty`` that is not convex.
+    has_aux: static; whether ``fun`` returns a pair ``(scalar, aux)``: aux is ``info.last.aux``.
 
   Returns:
     ``Solver`` with states ``FistaState`` and infos ``ProximalGradientInfo``.
 
   Raises:
     TypeError: when ``fun`` or ``prox`` is not a function.
-    ValueError: when ``restart`` is unknown, a step size or factor is out of its range, or ``fun``
-      is not scalar.
+    ValueError: when ``restart`` is unknown, ``monotone`` has no penalty's value, a step size or
+      factor is out of its range, or ``fun`` is not scalar.
 
   Note:
-    The objective gap is at most 2 L ||x_0 - x*||^2 / (k + 1)^2; it is not monotone. For non-convex
-    g use ``ista``. Backtracking's step size is treated as a constant by derivatives.
+    The objective gap is at most 2 L ||x_0 - x*||^2 / (k + 1)^2; it is not monotone. Of a bare
+    operator nothing tells that its g is not convex: give the ``Penalty``, or use ``ista``. With a
+    fixed step that is too long nothing is monotone. Backtracking's step size is treated as a
+    constant by derivatives.
 
   Example:
     >>> solver = fista(lambda x, b: 0.5 * jnp.sum((x - b) ** 2), jr.prox.prox_lasso)
@@ -278,23 +340,42 @@ def fista(
     Beck and Teboulle, A fast iterative shrinkage-thresholding algorithm for linear inverse
     problems, 2009, section 4; O'Donoghue and Candes, Adaptive restart for accelerated gradient
     schemes, 2015, equation 13 (gradient scheme, with the gradient mapping in place of the
-    gradient).
+    gradient); Li and Lin, Accelerated proximal gradient methods for nonconvex programming, 2015,
+    algorithm 1 (monotone variant; their extrapolation has a third term).
   """
-  first, settings = _settings(fun, prox, stepsize, init_stepsize, shrink, 1.0, max_backtracks)
+  first, operator, settings = _settings(
+    fun, prox, stepsize, init_stepsize, shrink, 1.0, max_backtracks
+  )
   _checks.check_option("restart", restart, ("gradient", None))
+  if monotone is None:
+    monotone = isinstance(prox, Penalty) and not prox.convex
+  value_of_g = prox.value if isinstance(prox, Penalty) else None
+  if monotone and value_of_g is None:
+    raise ValueError("monotone needs the value of g: give a Penalty(value, prox) as prox.")
 
-  def init(params: PyTree, hyper: PyTree, *data: PyTree) -> FistaState:
-    del hyper, data
-    dtype = _scalar_dtype(params)
-    return FistaState(
-      params, params, jnp.ones((), dtype), jnp.asarray(first, dtype), jnp.zeros((), jnp.int32)
-    )
+  def init(params: PyTree, hyper: PyTree, *data: PyTree, **named: PyTree) -> FistaState:
+    del hyper, data, named
+    dtype, count = scalar_dtype(params), jnp.zeros((), jnp.int32)
+    return FistaState(params, params, jnp.ones((), dtype), step_at(first, count, dtype), count)
 
-  def step(state: FistaState, hyper: PyTree, *data: PyTree) -> tuple[FistaState, Any]:
-    params, value, s, stalled = _proximal_step(
-      fun, prox, state.anchor, state.stepsize, hyper, data,
-      shrink=settings.shrink, max_backtracks=settings.max_backtracks,
-    )  # fmt: skip
+  def best_of(problem: _Problem, state: FistaState, found: _Step) -> _Step:
+    """The better of the accelerated step and a plain one, with the error of the plain one."""
+    assert value_of_g is not None
+    plain = _proximal_step(problem, state.params, found.stepsize, settings)
+    objective = lambda x: problem.value(x) + value_of_g(x, problem.hyper)
+    is_better = objective(found.params) <= objective(plain.params)
+    params = tree_where(is_better, found.params, plain.params)
+    return plain._replace(params=params, stalled=plain.stalled | found.stalled)
+
+  def step(
+    state: FistaState, hyper: PyTree, *data: PyTree, **named: PyTree
+  ) -> tuple[FistaState, Any]:
+    problem = _Problem(fun, has_aux, operator, hyper, data, named)
+    found = _proximal_step(problem, state.anchor, state.stepsize, settings)
+    if monotone:
+      found = best_of(problem, state, found)
+    params = found.params
+    s, count = found.stepsize, state.count + 1
     moved = optax.tree.sub(params, state.anchor)
     gain = optax.tree.sub(params, state.params)
     t_next = 0.5 * (1 + jnp.sqrt(1 + 4 * state.t**2))
@@ -303,18 +384,23 @@ def fista(
       again = jax.lax.stop_gradient(optax.tree.vdot(moved, gain) < 0)
       momentum = jnp.where(again, jnp.zeros_like(momentum), momentum)
       t_next = jnp.where(again, jnp.ones_like(t_next), t_next)
-    anchor = jax.tree.map(lambda x, d: x + momentum.astype(x.dtype) * d, params, gain)
-    error = jax.lax.stop_gradient(optax.tree.norm(moved) / s)
-    return (
-      FistaState(params, anchor, t_next, s, state.count + 1),
-      ProximalGradientInfo(error, value, s, stalled),
-    )
+    anchor = add_scaled(params, momentum, gain)
+    # The momentum counts on, but a point that no step moves stays where it is.
+    still = [jnp.all(leaf == 0) for leaf in jax.tree.leaves((moved, gain))]
+    stalled = found.stalled | (functools.reduce(jnp.logical_and, still) & (not callable(first)))
+    following = step_at(first, count, s.dtype) if callable(first) else s
+    info = ProximalGradientInfo(found.error, found.value, s, stalled, found.aux)
+    return FistaState(params, anchor, t_next, following, count), info
 
   return Solver(init, step)
 
 
 def proximal_residual(
-  fun: Callable[..., Array], prox: ProxFn, *, stepsize: ArrayLike = 1.0
+  fun: Callable[..., Any],
+  prox: ProxFn | Penalty,
+  *,
+  stepsize: ArrayLike = 1.0,
+  has_aux: bool = False,
 ) -> Callable[..., PyTree]:
   r"""The optimality condition of a composite problem, as a residual for ``implicit``.
 
@@ -323,12 +409,13 @@ def proximal_residual(
 
   Args:
     fun: ``fun(params, *data) -> scalar``, the smooth part f.
-    prox: ``prox(x, hyper, scaling)``, the proximal operator of g.
+    prox: ``prox(x, hyper, scaling)``, the proximal operator of g, or a ``Penalty`` that holds it.
     stepsize: > 0; the solution does not depend on it, the conditioning of the linear system does:
       take the step size of the solve. May be traced.
+    has_aux: whether ``fun`` returns a pair ``(scalar, aux)``.
 
   Returns:
-    ``residual(params, hyper, *data) -> params_like``.
+    ``residual(params, hyper, *data, **named) -> params_like``.
 
   Raises:
     TypeError: when ``fun`` or ``prox`` is not a function.
@@ -343,13 +430,13 @@ def proximal_residual(
     Parikh and Boyd, Proximal algorithms, 2014, section 4.2 (fixed points of forward-backward).
   """
   _checks.check_callable("fun", fun)
-  _checks.check_callable("prox", prox)
-  _checks.check_positive("stepsize", stepsize)
+  operator = _checks.as_prox("prox", prox)
+  _checks.check_positive("stepsize", stepsize, scalar=True)
+  value = value_of(fun, has_aux)
 
-  def residual(params: PyTree, hyper: PyTree, *data: PyTree) -> PyTree:
-    s = jnp.asarray(stepsize, _scalar_dtype(params))
-    grad = jax.grad(fun)(params, *data)
-    target = jax.tree.map(lambda x, g: x - s.astype(x.dtype) * g, params, grad)
-    return optax.tree.sub(params, prox(target, hyper, s))
+  def residual(params: PyTree, hyper: PyTree, *data: PyTree, **named: PyTree) -> PyTree:
+    s = jnp.asarray(stepsize, scalar_dtype(params))
+    grad = jax.grad(value)(params, *data, **named)
+    return optax.tree.sub(params, operator(add_scaled(params, -s, grad), hyper, s))
 
   return residual

@@ -10,15 +10,17 @@ import optax
 from jaxopt_robust import _checks
 from jaxopt_robust.solvers._common import (
   add_scaled,
-  norm,
+  displacement,
+  hashable,
   pair_of,
   report,
+  rounding,
   scalar_dtype,
   scale,
-  smooth_gradient,
+  smooth_part,
 )
 from jaxopt_robust.solvers.types import Solver
-from jaxopt_robust.typing import Array, ArrayLike, ProxFn, PyTree
+from jaxopt_robust.typing import Array, ArrayLike, Penalty, ProxFn, PyTree
 
 __all__ = ["SplittingInfo", "SplittingState", "davis_yin", "douglas_rachford"]
 
@@ -41,22 +43,27 @@ class SplittingInfo(NamedTuple):
   """Diagnostics of a splitting step.
 
   Attributes:
-    error: ||z - x||_2 / stepsize, the distance of the two copies of the solution over the step.
+    error: ||z - x||_2 / stepsize, the distance of the two copies of the solution over the step, and
+      at least the rounding of that formula.
     value: the objective at ``params`` where one was given, otherwise 0.
+    aux: what ``fun`` returned besides its value (None without ``has_aux``).
   """
 
   error: Array
   value: Array
+  aux: Any = None
 
 
+@hashable
 def davis_yin(
-  fun: Callable[..., Array],
-  prox_f: ProxFn,
-  prox_g: ProxFn,
+  fun: Callable[..., Any],
+  prox_f: ProxFn | Penalty,
+  prox_g: ProxFn | Penalty,
   *,
   stepsize: ArrayLike,
   relaxation: ArrayLike = 1.0,
   objective: Callable[..., Array] | None = None,
+  has_aux: bool = False,
 ) -> Solver:
   r"""Davis-Yin three-operator splitting.
 
@@ -77,6 +84,7 @@ def davis_yin(
     stepsize: gamma > 0, below 2/L with L the Lipschitz constant of grad h; may be traced.
     relaxation: lambda > 0, below 2 - gamma L / 2; may be traced.
     objective: optional ``objective(params, hyper, *data) -> scalar``, reported as ``info.value``.
+    has_aux: static; whether ``fun`` returns a pair ``(scalar, aux)``: aux is ``info.last.aux``.
 
   Returns:
     ``Solver`` with states ``SplittingState`` and infos ``SplittingInfo``; ``hyper`` is the pair of
@@ -98,12 +106,13 @@ def davis_yin(
     algorithm 1.
   """
   _checks.check_callable("fun", fun)
-  return _three_operators(fun, prox_f, prox_g, stepsize, relaxation, objective)
+  return _three_operators(fun, prox_f, prox_g, stepsize, relaxation, objective, has_aux)
 
 
+@hashable
 def douglas_rachford(
-  prox_f: ProxFn,
-  prox_g: ProxFn,
+  prox_f: ProxFn | Penalty,
+  prox_g: ProxFn | Penalty,
   *,
   stepsize: ArrayLike = 1.0,
   relaxation: ArrayLike = 1.5,
@@ -151,42 +160,47 @@ def douglas_rachford(
     and Bertsekas, On the Douglas-Rachford splitting method and the proximal point algorithm for
     maximal monotone operators, 1992 (relaxation).
   """
-  _checks.check_interval("relaxation", relaxation, 0.0, 2.0, closed="neither")
-  return _three_operators(None, prox_f, prox_g, stepsize, relaxation, objective)
+  _checks.check_interval("relaxation", relaxation, 0.0, 2.0, closed="neither", scalar=True)
+  return _three_operators(None, prox_f, prox_g, stepsize, relaxation, objective, False)
 
 
 def _three_operators(
-  fun: Callable[..., Array] | None,
-  prox_f: ProxFn,
-  prox_g: ProxFn,
+  fun: Callable[..., Any] | None,
+  prox_f: ProxFn | Penalty,
+  prox_g: ProxFn | Penalty,
   stepsize: ArrayLike,
   relaxation: ArrayLike,
   objective: Callable[..., Array] | None,
+  has_aux: bool,
 ) -> Solver:
-  _checks.check_callable("prox_f", prox_f)
-  _checks.check_callable("prox_g", prox_g)
-  _checks.check_positive("stepsize", stepsize)
-  _checks.check_positive("relaxation", relaxation)
+  first, second = _checks.as_prox("prox_f", prox_f), _checks.as_prox("prox_g", prox_g)
+  _checks.check_positive("stepsize", stepsize, scalar=True)
+  _checks.check_positive("relaxation", relaxation, scalar=True)
   if objective is not None:
     _checks.check_callable("objective", objective)
 
-  def init(params: PyTree, hyper: PyTree, *data: PyTree) -> SplittingState:
-    del data
+  def init(params: PyTree, hyper: PyTree, *data: PyTree, **named: PyTree) -> SplittingState:
+    del data, named
     pair_of(hyper)
     return SplittingState(params, params, jnp.zeros((), jnp.int32))
 
-  def step(state: SplittingState, hyper: PyTree, *data: PyTree) -> tuple[SplittingState, Any]:
+  def step(
+    state: SplittingState, hyper: PyTree, *data: PyTree, **named: PyTree
+  ) -> tuple[SplittingState, Any]:
     hyper_f, hyper_g = pair_of(hyper)
     s = state.auxiliary
     gamma = jnp.asarray(stepsize, scalar_dtype(s))
     # x belongs to the s of the last step: one operator each a step, and params are prox_g's output.
-    x = prox_g(s, hyper_g, gamma)
-    reflected = optax.tree.sub(scale(2, x), s)
+    x = second(s, hyper_g, gamma)
+    reflected, aux = optax.tree.sub(scale(2, x), s), None
     if fun is not None:
-      reflected = add_scaled(reflected, -gamma, smooth_gradient(fun, x, data)[1])
-    z = prox_f(reflected, hyper_f, gamma)
+      _, grad, aux = smooth_part(fun, has_aux, x, data, named)
+      reflected = add_scaled(reflected, -gamma, grad)
+    z = first(reflected, hyper_f, gamma)
     moved = optax.tree.sub(z, x)
-    info = SplittingInfo(norm(moved) / gamma, report(objective, x, hyper, *data))
+    # z and x come from s, and carry its rounding.
+    error = displacement(z, x, gamma, noise=rounding(s) / gamma)
+    info = SplittingInfo(error, report(objective, x, hyper, data, named), aux)
     new = SplittingState(x, add_scaled(s, relaxation, moved), state.count + 1)
     return jax.tree.map(jnp.asarray, new), info
 

@@ -273,19 +273,46 @@ def _bad(fn: str, what: str, call: Callable, error: type[Exception], match: str)
 
 
 BAD_INPUTS = [
-  _bad("run_until", "text", lambda: _run("text"), TypeError, "array of numbers"),
+  _bad("run_until", "None", lambda: _run(None), TypeError, "params must be an array or a pytree"),
+  _bad("run_until", "text", lambda: _run("text"), TypeError, "params must be a number"),
+  _bad(
+    "run_until", "uncalled factory",
+    lambda: solvers.run_until(solvers.fista, X, 1.0, tol=0.1, max_steps=5), TypeError,
+    "call it, fista",
+  ),
+  _bad("run_until", "vector tol", lambda: _run(X, tol=[0.1, 0.2]), ValueError, "tol must be a sc"),
+  _bad(
+    "run_until", "vector steps", lambda: _run(X, max_steps=np.array([1, 2])), ValueError,
+    "max_steps must be a scalar",
+  ),
+  _bad("run_until", "half steps", lambda: _run(X, max_steps=2.5), TypeError, "must hold int"),
+  _bad(
+    "run_until", "64 bits", lambda: _run(X, max_steps=2**32 + 1), ValueError, "max_steps must fit",
+  ),
   _bad("run_until", "empty", lambda: _run({}), ValueError, "empty pytree"),
   _bad("run_until", "no leaves", lambda: _run(()), ValueError, "empty pytree"),
   _bad("run_until", "tol", lambda: _run(X, tol=-1.0), ValueError, "tol must be >= 0; got -1"),
   _bad("run_until", "steps", lambda: _run(X, max_steps=-1), ValueError, "max_steps must be >= 0"),
   _bad("run_until", "info", lambda: _no_info(X), TypeError, "fields 'error' and 'value'"),
   _bad(
-    "run_steps", "text", lambda: solvers.run_steps(ISTA, "text", 1.0, num_steps=2),
-    TypeError, "array of numbers",
+    "run_steps", "solver", lambda: solvers.run_steps(3, X, 1.0, num_steps=2), TypeError,
+    r"solver must be a Solver\(init, step\); got int 3",
   ),
   _bad(
     "run_steps", "zero", lambda: solvers.run_steps(ISTA, X, 1.0, num_steps=0), ValueError,
     "num_steps must be at least 1",
+  ),
+  _bad(
+    "run_steps", "params", lambda: solvers.run_steps(ISTA, None, 1.0, num_steps=2), TypeError,
+    "params must be an array",
+  ),
+  _bad(
+    "at", "state", lambda: solvers.at(ISTA, X, X, 1.0), TypeError, "state must be a solver's state",
+  ),
+  _bad("at", "solver", lambda: solvers.at(3, X, X, 1.0), TypeError, "solver must be a Solver"),
+  _bad(
+    "at", "shape", lambda: solvers.at(ISTA, ISTA.init(X, 1.0), jnp.ones(3), 1.0), ValueError,
+    "must agree in shapes",
   ),
   _bad(
     "run_steps", "float", lambda: solvers.run_steps(ISTA, X, 1.0, num_steps=2.0), TypeError,
@@ -305,15 +332,38 @@ BAD_INPUTS = [
   ),
   _bad(
     "implicit", "params",
-    lambda: solvers.implicit(SOLVE, RESIDUAL)("text", 1.0), TypeError, "array of numbers",
+    lambda: solvers.implicit(SOLVE, RESIDUAL)(None, 1.0), TypeError, "params must be an array",
   ),
   _bad(
     "proximal_residual", "prox", lambda: solvers.proximal_residual(QUADRATIC, None), TypeError,
-    "prox must be callable",
+    "prox must be a proximal operator",
+  ),
+  _bad(
+    "proximal_residual", "vector step",
+    lambda: solvers.proximal_residual(QUADRATIC, prox.lasso, stepsize=X), ValueError,
+    "stepsize must be a scalar",
   ),
   _bad(
     "proximal_residual", "stepsize",
     lambda: solvers.proximal_residual(QUADRATIC, prox.prox_lasso, stepsize=0.0), ValueError, "> 0",
+  ),
+  *(
+    case
+    for name in ("solve_cg", "solve_bicgstab", "solve_gmres", "solve_dense")
+    for case in (
+      _bad(
+        name, "matvec", lambda f=name: getattr(solvers, f)(None, X), TypeError,
+        "matvec must be callable",
+      ),
+      _bad(
+        name, "b", lambda f=name: getattr(solvers, f)(lambda v: v, "b"), TypeError,
+        "b must be a number or an array",
+      ),
+    )
+  ),
+  _bad(
+    "solve_gmres", "vector tol", lambda: solvers.solve_gmres(lambda v: v, X, tol=X), ValueError,
+    "tol must be a scalar",
   ),
   _bad(
     "solve_cg", "tol", lambda: solvers.solve_cg(lambda v: v, X, tol=-1.0), ValueError, "> 0",
@@ -332,7 +382,16 @@ for _name in ("ista", "fista"):
   _vector_fun = _make(lambda w: w, prox.prox_lasso, stepsize=1.0)
   BAD_INPUTS += [
     _bad(_name, "fun", lambda m=_make: m(None, prox.prox_lasso), TypeError, "fun must be callable"),
-    _bad(_name, "prox", lambda m=_make: m(QUADRATIC, 1.0), TypeError, "prox must be callable"),
+    _bad(_name, "prox", lambda m=_make: m(QUADRATIC, 1.0), TypeError, "prox must be a prox"),
+    _bad(
+      _name, "vector step", lambda m=_make: m(QUADRATIC, prox.lasso, stepsize=X), ValueError,
+      "stepsize must be a scalar",
+    ),
+    _bad(
+      _name, "vector schedule", lambda m=_make: solvers.run_until(
+        m(QUADRATIC, prox.lasso, stepsize=lambda count: X), X, 1.0, tol=0.1, max_steps=3
+      ), ValueError, "must return a scalar",
+    ),
     _bad(
       _name, "stepsize", lambda m=_make: m(QUADRATIC, prox.prox_lasso, stepsize=-1.0), ValueError,
       "stepsize must be > 0; got -1",
@@ -355,6 +414,10 @@ BAD_INPUTS += [
   _bad(
     "fista", "mode", lambda: solvers.fista(QUADRATIC, prox.prox_lasso, restart="speed"),
     ValueError, "restart must be one of 'gradient', None; got 'speed'",
+  ),
+  _bad(
+    "fista", "monotone", lambda: solvers.fista(QUADRATIC, prox.prox_l0, monotone=True), ValueError,
+    "monotone needs the value of g",
   ),
   _bad(
     "ista", "growth", lambda: solvers.ista(QUADRATIC, prox.prox_lasso, growth=0.5), ValueError,

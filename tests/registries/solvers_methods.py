@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import optax
+from jax.experimental import sparse
 
 from jaxopt_robust import prox, solvers
 from tests.helpers import BadInput
@@ -24,11 +25,16 @@ def _run(solver, params=X, hyper=None, *data):
   return solvers.run_until(solver, params, hyper, *data, tol=1e-3, max_steps=2)
 
 
+def _svrg(**options):
+  base = {"fun": FUN, "prox": SOFT, "stepsize": 0.1, "key": jax.random.key(0)}
+  return solvers.prox_svrg(**{**base, **options})
+
+
 BAD_INPUTS = [
   # douglas_rachford, davis_yin
   _bad(
     "douglas_rachford", "prox", lambda: solvers.douglas_rachford(None, SOFT), TypeError,
-    "prox_f must be callable",
+    "prox_f must be a proximal operator",
   ),
   _bad(
     "douglas_rachford", "relaxation",
@@ -64,7 +70,7 @@ BAD_INPUTS = [
   ),
   # admm
   _bad("admm", "argmin", lambda: solvers.admm(None, SOFT), TypeError, "argmin_f must be callable"),
-  _bad("admm", "prox", lambda: solvers.admm(SOFT, 1.0), TypeError, "prox_g must be callable"),
+  _bad("admm", "prox", lambda: solvers.admm(SOFT, 1.0), TypeError, "prox_g must be a prox"),
   _bad("admm", "op", lambda: solvers.admm(SOFT, SOFT, EYE), TypeError, "op must be callable"),
   _bad("admm", "weight", lambda: solvers.admm(SOFT, SOFT, weight=-1.0), ValueError, "weight must"),
   _bad(
@@ -296,13 +302,30 @@ BAD_INPUTS = [
     lambda: _run(solvers.htp(sparsity=2), X, None, jnp.ones((1, 2)), jnp.ones(1)), ValueError,
     "number of measurements, 1; got 2",
   ),
+  # prox-SVRG
+  *(
+    _bad("prox_svrg", what, lambda o=options: _svrg(**o), error, match)
+    for what, options, error, match in (
+      ("fun", {"fun": None}, TypeError, "fun must be callable"),
+      ("prox", {"prox": 3}, TypeError, "prox must be a proximal operator"),
+      ("key", {"key": 0}, TypeError, "key must be a typed key"),
+      ("batch", {"batch_size": 0}, ValueError, "batch_size must be at least 1"),
+      ("inner", {"num_inner": 0}, ValueError, "num_inner must be at least 1"),
+      ("step", {"stepsize": 0.0}, ValueError, "stepsize must be > 0"),
+    )
+  ),
+  _bad("prox_svrg", "no data", lambda: _run(_svrg(), X, 1.0), ValueError, "data must hold arrays"),
+  _bad(
+    "prox_svrg", "lengths", lambda: _run(_svrg(), X, 1.0, EYE, jnp.ones(3)), ValueError,
+    "leading axes",
+  ),
   # PALM
   _bad("palm", "fun", lambda: solvers.palm(None, [SOFT], [FUN]), TypeError, "fun must be callable"),
   _bad(
     "palm", "blocks", lambda: solvers.palm(FUN, [SOFT, SOFT], [FUN]), ValueError,
     "one function a block; got 2 and 1",
   ),
-  _bad("palm", "prox", lambda: solvers.palm(FUN, [1], [FUN]), TypeError, "proxes must be callable"),
+  _bad("palm", "prox", lambda: solvers.palm(FUN, [1], [FUN]), TypeError, "proxes must be a prox"),
   _bad(
     "palm", "safety", lambda: solvers.palm(FUN, [SOFT], [FUN], safety=1.0), ValueError,
     "safety must be > 1",
@@ -371,6 +394,35 @@ BAD_INPUTS = [
     lambda: solvers.support_residual(FUN, prox.lasso, support=X), TypeError, "support must be",
   ),
   _bad(
+    "solve_neumann", "matvec", lambda: solvers.solve_neumann(None, X, num_terms=1), TypeError,
+    "matvec must be callable",
+  ),
+  _bad(
+    "condat_vu", "vector step",
+    lambda: solvers.condat_vu(FUN, SOFT, SOFT, SAME, stepsize=X, dual_stepsize=0.1), ValueError,
+    "stepsize must be a scalar",
+  ),
+  _bad(
+    "davis_yin", "vector step", lambda: solvers.davis_yin(FUN, SOFT, SOFT, stepsize=X), ValueError,
+    "stepsize must be a scalar",
+  ),
+  _bad(
+    "mirror_descent", "vector step", lambda: solvers.mirror_descent(FUN, SAME, stepsize=X),
+    ValueError, "stepsize must be a scalar",
+  ),
+  _bad(
+    "entropic_step", "stepsize", lambda: solvers.entropic_step(X, X, -1.0), ValueError,
+    "stepsize must be > 0",
+  ),
+  _bad(
+    "block_coordinate_descent", "sparse integers",
+    lambda: _run(
+      solvers.block_coordinate_descent(FUN, SOFT, curvature=1.0), X, 1.0,
+      sparse.BCOO.fromdense(jnp.eye(2, dtype=int)), X,
+    ),
+    TypeError, "X must hold real floating-point numbers",
+  ),
+  _bad(
     "solve_neumann", "terms", lambda: solvers.solve_neumann(SAME, X, num_terms=-1), ValueError,
     "num_terms must be at least 0",
   ),
@@ -398,6 +450,21 @@ for _name in ("lasso", "non_negative_lasso", "elastic_net", "group_lasso", "logi
       f"{_name}_duality_gap", "text",
       lambda g=_gap, w=_w, h=_h: g("text", EYE, w, hyperparams=h(1.0)), TypeError,
       "array of numbers",
+    ),
+    _bad(
+      f"{_name}_duality_gap", "strengths",
+      lambda g=_gap, w=_w, h=_h: g(w, EYE, w, hyperparams=h(jnp.ones(3))), ValueError,
+      "a scalar or one number for each of the 2 features",
+    ),
+    _bad(
+      f"{_name}_duality_gap", "weights",
+      lambda g=_gap, w=_w, h=_h: g(w, EYE, w, hyperparams=h(1.0), sample_weight=-X), ValueError,
+      "sample_weight must be >= 0",
+    ),
+    _bad(
+      f"{_name}_duality_gap", "weights' length",
+      lambda g=_gap, w=_w, h=_h: g(w, EYE, w, hyperparams=h(1.0), sample_weight=jnp.ones(3)),
+      ValueError, "sample_weight and the rows of y must have equal shapes",
     ),
   ]  # fmt: skip
 BAD_INPUTS += [
