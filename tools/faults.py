@@ -233,8 +233,9 @@ def with_probes(source: str, path: str) -> str:
   """The source with ``_probe_hit(path, line)`` called before each statement inside a function."""
 
   def called(statement: ast.stmt) -> ast.stmt:
-    call = f"__import__('builtins')._probe_hit({path!r}, {statement.lineno})"
-    return ast.parse(call).body[0]
+    # Nothing listens in processes that a test starts.
+    hook = "vars(__import__('builtins')).get('_probe_hit', lambda *_: None)"
+    return ast.parse(f"{hook}({path!r}, {statement.lineno})").body[0]
 
   def probe(node: ast.AST, inside: bool) -> None:
     inside = inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)

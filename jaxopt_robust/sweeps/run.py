@@ -165,8 +165,9 @@ def run(
     again. A chunk that cannot be read is computed again too, but kept beside the others under the
     name that the warning tells. An interrupt lets the chunk that is being written be finished. A
     run that was killed leaves its store free at once; one on another machine, after a minute. With
-    ``lanes`` a store may be resumed on another number of devices; its chunk size is kept then. Rows
-    of a padded last chunk are computed twice and dropped.
+    ``lanes`` a store may be resumed on another number of devices; its chunk size is kept then, and
+    between one device and several a warning says that the last bits may differ. Rows of a padded
+    last chunk are computed twice and dropped.
 
   Example:
     >>> result = run(lambda lam: lam**2, jnp.array([1.0, 2.0, 3.0]), chunk=2, progress=False)
@@ -207,7 +208,8 @@ def run(
   if store is not None:
     text = _program_text(mapped, lowered, first, prepared, lanes)
     identity = _identity(grid, shared, text, num=num, devices=devices, lanes=lanes)
-    chunks = ChunkStore(store, identity | {"chunk size": chunk, "chunk asked for": asked})
+    identity |= {"chunk size": chunk, "chunk asked for": asked, "several devices": devices > 1}
+    chunks = ChunkStore(store, identity)
 
   program = None  # compiled when the first chunk is missing
   parts: list[list[np.ndarray]] = []
@@ -217,7 +219,15 @@ def run(
     for number, start, stop in _chunks(num, chunk):
       leaves = None if chunks is None else chunks.load_or_lock(number, shapes)
       if leaves is None:
-        program = lowered.compile() if program is None else program
+        if program is None:
+          program = lowered.compile()
+          if number and chunks is not None and chunks.made_on_several not in (None, devices > 1):
+            warnings.warn(
+              f"the store {store} was made on {'several devices' if devices == 1 else 'one device'}"
+              f", and goes on with {devices}: points computed now may differ from what they would "
+              "be there by a rounding, since programs for one device are compiled differently.",
+              stacklevel=2,
+            )
         leaves = jax.tree.leaves(gather(program(points(start, stop), prepared)))
         if chunks is not None:
           chunks.save(number, leaves)

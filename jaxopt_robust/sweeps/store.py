@@ -35,6 +35,8 @@ _EXPLAINS = {
   "number of devices",
 }
 
+_NOT_COMPARED = {"chunk asked for", "several devices"}
+
 
 class StoreMismatchError(ValueError):
   """A store belongs to another grid, function or machine set-up than the one it was opened for."""
@@ -152,7 +154,7 @@ def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> Iterator[str]
   explained = False
   for field, value in wanted.items():
     other = found.get(field)
-    if other == value or field == "chunk asked for":
+    if other == value or field in _NOT_COMPARED:
       continue
     if field == "number of devices" and field not in found:  # a store with lanes
       continue
@@ -182,6 +184,7 @@ class ChunkStore:
     self._identity = {"format": _FORMAT, **identity}
     self._lock = StoreLock(self._path)
     self._locked = False
+    self.made_on_several: bool | None = None
     if not self._is_mine():
       self.lock()
       try:
@@ -218,6 +221,7 @@ class ChunkStore:
     found = read_manifest(self._path)
     if found is None:
       return False
+    self.made_on_several = found.get("several devices")
     differences = list(_differences(found, self._identity))
     if differences:
       raise StoreMismatchError(

@@ -235,7 +235,8 @@ def sweep(
       in maintenance mode in JAX).
     lanes: >= 1, static: a device works its share off in groups of so many points. By default all
       at once, which is fastest for small points. With ``lanes`` the bits of a point's result do not
-      depend on the number of devices, and a group waits for its own slowest solve only.
+      depend on the number of devices, as long as there are several, and a group waits for its own
+      slowest solve only.
 
   Returns:
     ``mapped(*grids, shared=()) -> outputs``: each grid is a pytree of arrays with one common
@@ -253,8 +254,9 @@ def sweep(
     With several processes (``jax.distributed``) every process calls it with equal arguments and
     gets all outputs. It is a plain map, so it serves as NumPyro's ``chain_method`` too. A matrix
     product rounds differently for another number of columns, so a function that multiplies a shared
-    matrix gives the same bits on 1 and on 8 devices only with ``lanes``; entrywise functions and
-    sums do so anyway.
+    matrix gives the same bits on 2 and on 8 devices only with ``lanes``; entrywise functions and
+    sums do so anyway. A program for one device is compiled by other passes than one for several:
+    most functions give the same bits there, but a long chaotic one may differ by roundings.
 
   Example:
     >>> square_sum = sweep(lambda lam, b: lam * jnp.sum(b * b))

@@ -187,7 +187,8 @@ def test_with_lanes_a_store_goes_on_with_another_number_of_devices(tmp_path, mon
     with pytest.raises(InterruptedError):
       jr.sweeps.run(solve_lasso, strengths, mesh=some_devices(devices), **options)
     monkeypatch.undo()
-  resumed = jr.sweeps.run(solve_lasso, strengths, mesh=some_devices(1), **options)
+  with pytest.warns(UserWarning, match="made on several devices, and goes on with 1: points comp"):
+    resumed = jr.sweeps.run(solve_lasso, strengths, mesh=some_devices(1), **options)
   assert (resumed.num_restored, resumed.num_computed) == (16, 1)
   again = jr.sweeps.run(solve_lasso, strengths, mesh=some_devices(8), **options)
   assert again.num_computed == 0
