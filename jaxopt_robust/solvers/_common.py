@@ -14,8 +14,8 @@ from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
 
 def scalar_dtype(params: PyTree) -> jnp.dtype:
-  """The type of scalars that go with a pytree."""
-  return jnp.result_type(*jax.tree.leaves(params))
+  """The real type of scalars that go with a pytree."""
+  return jnp.finfo(jnp.result_type(*jax.tree.leaves(params))).dtype
 
 
 def add_scaled(x: PyTree, scale: Any, y: PyTree) -> PyTree:
@@ -69,12 +69,21 @@ def report(
 def smooth_part(
   fun: Callable[..., Any], has_aux: bool, params: PyTree, data: tuple, named: dict
 ) -> tuple[Array, PyTree, PyTree]:
-  """Value, gradient and auxiliary output (None without one) of a smooth part."""
+  """Value, gradient and auxiliary output (None without one) of a smooth part.
+
+  The gradient of complex parameters is the direction of steepest ascent, the conjugate of JAX's.
+  """
   out = jax.value_and_grad(fun, has_aux=has_aux)(params, *data, **named)
   (value, aux), grad = out if has_aux else ((out[0], None), out[1])
   if jnp.shape(value) != ():
     raise ValueError(f"fun must return a scalar; got shape {jnp.shape(value)}.")
-  return value, grad, jax.lax.stop_gradient(aux)
+  return value, jax.tree.map(jnp.conj, grad), jax.lax.stop_gradient(aux)
+
+
+def inner_product(a: PyTree, b: PyTree) -> Array:
+  """The real inner product of two trees."""
+  products = jax.tree.map(lambda x, y: jnp.sum((jnp.conj(x) * y).real), a, b)
+  return functools.reduce(jnp.add, jax.tree.leaves(products))
 
 
 def value_of(fun: Callable[..., Any], has_aux: bool) -> Callable[..., Array]:

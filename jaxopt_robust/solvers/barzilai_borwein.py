@@ -11,6 +11,7 @@ from jaxopt_robust import _checks
 from jaxopt_robust.solvers._common import (
   add_scaled,
   hashable,
+  inner_product,
   norm,
   rounding,
   scalar_dtype,
@@ -175,7 +176,7 @@ def spectral_proximal_gradient(
     moved = optax.tree.sub(params, state.params)
     square = optax.tree.norm(moved, squared=True)
     turned = optax.tree.sub(grad, state.grad)
-    curvature = optax.tree.vdot(moved, turned)
+    curvature = inner_product(moved, turned)
     convex = curvature > 0
     quotient = jnp.where(convex, square / jnp.where(convex, curvature, 1), max_stepsize)
     trial = jnp.where(square > 0, jnp.clip(quotient, min=min_stepsize, max=max_stepsize), s)

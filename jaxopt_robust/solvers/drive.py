@@ -133,7 +133,7 @@ def run_until(
 
   Args:
     solver: the method; ``params``, ``hyper`` and ``data`` are what its ``step`` takes.
-    params: pytree of float arrays, the starting point.
+    params: pytree of float arrays, the starting point; complex where the method's parts take it.
     hyper: pytree of hyper-parameters (for example the strength of a penalty); may be traced.
     *data: pytrees that the objective needs. Pass arrays here instead of closing over them: then one
       compile serves all data of one shape.
@@ -173,7 +173,7 @@ def run_until(
     optimisation in JAX and Equinox, 2024.
   """
   _checks.check_solver("solver", solver)
-  params = _checks.check_float_tree("params", params)
+  params = _checks.check_float_tree("params", params, complex_ok=True)
   rest = _strip_weak_types((hyper, data, named))
   return _run(_until_from_params, solver, (), params, *rest, _bound(tol), _limit(max_steps))
 
@@ -329,7 +329,7 @@ def at(
   missing = [name for name in ("params", "count") if not hasattr(state, name)]
   if missing:
     raise TypeError(f"state must be a solver's state; {type(state).__name__} lacks {missing}.")
-  params = _checks.check_float_tree("params", params)
+  params = _checks.check_float_tree("params", params, complex_ok=True)
   _checks.check_same_structure("params", params, "state.params", state.params)
   fresh = solver.init(params, hyper, *data, **named)
   return fresh._replace(**{name: getattr(state, name) for name in CONTROL if hasattr(state, name)})
@@ -349,7 +349,7 @@ def run_steps(
 
   Args:
     solver: the method; ``params``, ``hyper`` and ``data`` are what its ``step`` takes.
-    params: pytree of float arrays, the starting point.
+    params: pytree of float arrays, the starting point; complex where the method's parts take it.
     hyper: pytree of hyper-parameters; may be traced.
     *data: pytrees that the objective needs.
     num_steps: >= 1, static.
@@ -384,7 +384,7 @@ def run_steps(
     2008, chapter 15.
   """
   _checks.check_solver("solver", solver)
-  params = _checks.check_float_tree("params", params)
+  params = _checks.check_float_tree("params", params, complex_ok=True)
   num_steps = _checks.check_int("num_steps", num_steps, minimum=1)
   if truncate is not None:
     truncate = _checks.check_int("truncate", truncate, minimum=0)

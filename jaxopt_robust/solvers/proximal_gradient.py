@@ -15,6 +15,7 @@ from jaxopt_robust.solvers._common import (
   check_stepsize,
   displacement,
   hashable,
+  inner_product,
   rounding,
   scalar_dtype,
   smooth_part,
@@ -150,7 +151,7 @@ def _search(
 
   def accepted(s: Array) -> Array:
     step = optax.tree.sub(problem.move(anchor, grad, s), anchor)
-    model = optax.tree.vdot(grad, step) + optax.tree.norm(step, squared=True) / (2 * s)
+    model = inner_product(grad, step) + optax.tree.norm(step, squared=True) / (2 * s)
     return problem.value(optax.tree.add(anchor, step)) <= value + model + slack
 
   def shorten(line: _Line) -> _Line:
@@ -381,7 +382,7 @@ def fista(
     t_next = 0.5 * (1 + jnp.sqrt(1 + 4 * state.t**2))
     momentum = (state.t - 1) / t_next
     if restart == "gradient":
-      again = jax.lax.stop_gradient(optax.tree.vdot(moved, gain) < 0)
+      again = jax.lax.stop_gradient(inner_product(moved, gain) < 0)
       momentum = jnp.where(again, jnp.zeros_like(momentum), momentum)
       t_next = jnp.where(again, jnp.ones_like(t_next), t_next)
     anchor = add_scaled(params, momentum, gain)
@@ -436,7 +437,7 @@ def proximal_residual(
 
   def residual(params: PyTree, hyper: PyTree, *data: PyTree, **named: PyTree) -> PyTree:
     s = jnp.asarray(stepsize, scalar_dtype(params))
-    grad = jax.grad(value)(params, *data, **named)
+    grad = jax.tree.map(jnp.conj, jax.grad(value)(params, *data, **named))
     return optax.tree.sub(params, operator(add_scaled(params, -s, grad), hyper, s))
 
   return residual

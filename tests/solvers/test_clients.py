@@ -154,6 +154,28 @@ def test_a_state_at_other_parameters_forgets_the_old_ones():
   assert not np.allclose(stale.params, right.params), "replacing the field alone is not enough"
 
 
+@pytest.mark.parametrize("name", ["ista", "fista", "spectral", "davis_yin"])
+def test_complex_parameters_shrink_radially(name):
+  """Soft thresholding of complex numbers: the modulus loses 1, the phase stays."""
+  fun = lambda w, b: 0.5 * jnp.sum(jnp.abs(w - b) ** 2)
+  size = lambda w, lam: lam * jnp.sum(jnp.abs(w))
+
+  def shrink(w, lam, scaling):
+    return w * jnp.maximum(1 - lam * scaling / jnp.maximum(jnp.abs(w), 1e-30), 0)
+
+  solver = {
+    "ista": lambda: solvers.ista(fun, shrink),
+    "fista": lambda: solvers.fista(fun, shrink, stepsize=0.5),
+    "spectral": lambda: solvers.spectral_proximal_gradient(fun, Penalty(size, shrink)),
+    "davis_yin": lambda: solvers.davis_yin(fun, lambda w, h, s: w, shrink, stepsize=0.5),
+  }[name]()
+  b = jnp.array([3 + 4j, 0.1j, -2j])
+  hyper = PAIR if name == "davis_yin" else 1.0
+  w, info = solvers.run_until(solver, jnp.zeros(3, complex), hyper, b, tol=1e-5, max_steps=200)
+  assert int(info.status) == solvers.CONVERGED
+  np.testing.assert_allclose(w, [2.4 + 3.2j, 0, -1j], atol=1e-4)
+
+
 def test_implicit_takes_data_by_keyword():
   solver = solvers.ista(square, prox.lasso, stepsize=0.9)
   run = functools.partial(solvers.run_until, solver, tol=1e-6, max_steps=99)
