@@ -1,7 +1,10 @@
 """Numerically safe building blocks: norms, quotients, masked and log-domain means, thresholds."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxopt_robust import _checks
 from jaxopt_robust._deprecations import install_getattr
@@ -29,10 +32,10 @@ def upcast(x: ArrayLike) -> Array:
   Reductions and exponentials are computed in at least float32; the caller casts the result back.
 
   Args:
-    x: float[...] array.
+    x: float[...] or complex[...] array.
 
   Returns:
-    float[...] of dtype float32 or wider.
+    An array like ``x`` of dtype float32, complex64 or wider.
 
   Example:
     >>> upcast(jnp.ones(2, jnp.bfloat16)).dtype
@@ -46,19 +49,24 @@ def upcast(x: ArrayLike) -> Array:
 
 
 def safe_norm(x: ArrayLike, *, axis: int | tuple[int, ...] | None = None) -> Array:
-  r"""Euclidean norm whose derivative at zero is zero instead of NaN.
+  r"""Euclidean norm of any scale, whose derivative at zero is zero instead of NaN.
 
-  Computes ||x||_2 = sqrt(sum_i x_i^2) over ``axis``.
+  Computes ||x||_2 = sqrt(sum_i |x_i|^2) over ``axis``, as m sqrt(sum_i |x_i / m|^2) with m the
+  largest magnitude.
 
   Args:
-    x: float[...] array.
+    x: float[...] or complex[...] array.
     axis: axes to reduce; all of them by default.
 
   Returns:
-    float[...] without the reduced axes.
+    float[...] without the reduced axes, real also for complex ``x``. 0 where nothing is reduced.
+
+  Raises:
+    TypeError: when ``x`` holds no numbers.
 
   Note:
-    At x = 0 the sub-differential is the unit ball; its element 0 is returned. NaN stays NaN.
+    No square overflows or vanishes; half precision is summed in float32. At x = 0 the
+    sub-differential is the unit ball; its element 0 is returned. NaN stays NaN; inf gives inf.
 
   Example:
     >>> float(jax.grad(lambda v: safe_norm(v))(jnp.zeros(3)).sum())
@@ -67,10 +75,41 @@ def safe_norm(x: ArrayLike, *, axis: int | tuple[int, ...] | None = None) -> Arr
   Reference:
     The sub-differential of a norm: Rockafellar, Convex Analysis, 1970, section 23.
   """
-  array = jnp.asarray(x)
-  square = jnp.sum(array * array, axis=axis)
+  array = _checks.check_float_array("x", x, non_empty=False, complex_ok=True)
+  wide = upcast(array)
+  norm = norm_by(
+    wide,
+    lambda v: jnp.sum(v, axis=axis, keepdims=True),
+    lambda v: jnp.max(v, axis=axis, keepdims=True, initial=0),
+  )
+  shape = jax.eval_shape(lambda v: jnp.sum(v, axis=axis), wide).shape
+  return norm.reshape(shape).astype(jnp.finfo(array.dtype).dtype)
+
+
+def norm_by(
+  x: Array,
+  total: Callable[[Array], Array],
+  largest: Callable[[Array], Array],
+  back: Callable[[Array], Array] = lambda v: v,
+) -> Array:
+  """Norms of the groups of real or complex ``x`` that ``total`` and ``largest`` reduce.
+
+  ``back`` expands a number a group to the entries. These are divided by the largest of their group
+  first: squares of 1e-30 or 1e30 do not fit in float32. The derivative at a zero group is 0.
+  """
+  halves = (x.real, x.imag) if jnp.iscomplexobj(x) else (x,)
+  sizes = [jnp.abs(half) for half in jax.lax.stop_gradient(halves)]
+  top = largest(sizes[0] if len(sizes) == 1 else jnp.maximum(*sizes))
+  scale = jnp.where((top > 0) & (top < jnp.inf), top, 1)  # NaN and inf pass through the sum
+  squares = [(half / back(scale)) ** 2 for half in halves]
+  square = total(squares[0] if len(squares) == 1 else squares[0] + squares[1])
   is_zero = square == 0  # False for NaN, which stays NaN
-  return jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, square)))
+  return scale * jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, square)))
+
+
+def magnitude(x: Array) -> Array:
+  """|x| of real or complex numbers, whose derivative at 0 is 0."""
+  return norm_by(x, lambda v: v, lambda v: v) if jnp.iscomplexobj(x) else jnp.abs(x)
 
 
 def safe_divide(numerator: ArrayLike, denominator: ArrayLike, *, default: ArrayLike = 0.0) -> Array:
@@ -191,15 +230,29 @@ def log_average(log_old: ArrayLike, log_new: ArrayLike, rate: ArrayLike) -> Arra
   return jnp.where(jnp.isneginf(old), new, mixed)
 
 
+def _sizes(x: ArrayLike, threshold: ArrayLike) -> tuple[Array, Array, Array]:
+  """The array, its magnitudes and the threshold in their dtype, checked where known."""
+  array = _checks.check_float_array("x", x, non_empty=False, complex_ok=True)
+  threshold = _checks.check_float_array("threshold", threshold, non_empty=False)
+  if _checks.is_concrete(threshold) and np.any(np.asarray(threshold) < 0):
+    raise ValueError(f"threshold must be >= 0; got {np.min(np.asarray(threshold))}.")
+  size = magnitude(array)
+  return array, size, jnp.asarray(threshold, size.dtype)
+
+
 def soft_threshold(x: ArrayLike, threshold: ArrayLike) -> Array:
   r"""Soft thresholding, sign(x) max(|x| - threshold, 0).
 
   Args:
-    x: float[...].
+    x: float[...], or complex[...]: then sign(x) = x / |x|.
     threshold: >= 0, a scalar or an array of the shape of ``x``; may be traced.
 
   Returns:
-    float[...] of the dtype of ``x``; NaN entries stay NaN.
+    An array of the shape and dtype of ``x``; NaN in an entry or its threshold gives NaN.
+
+  Raises:
+    TypeError: when ``x`` or the threshold holds no numbers.
+    ValueError: when a known threshold is negative.
 
   Note:
     At |x| = threshold the derivative is 0.
@@ -211,19 +264,26 @@ def soft_threshold(x: ArrayLike, threshold: ArrayLike) -> Array:
   Reference:
     Donoho and Johnstone, Ideal spatial adaptation by wavelet shrinkage, 1994.
   """
-  array = jnp.asarray(x)
-  return jnp.sign(array) * jax.nn.relu(jnp.abs(array) - jnp.asarray(threshold, array.dtype))
+  array, size, threshold = _sizes(x, threshold)
+  left = jax.nn.relu(size - threshold)
+  if jnp.iscomplexobj(array):
+    return array * safe_divide(left, size, default=left)
+  return jnp.sign(array) * left
 
 
 def hard_threshold(x: ArrayLike, threshold: ArrayLike) -> Array:
   r"""Hard thresholding: x where |x| > threshold, else 0.
 
   Args:
-    x: float[...].
+    x: float[...] or complex[...].
     threshold: >= 0, a scalar or an array of the shape of ``x``; may be traced.
 
   Returns:
-    float[...] of the dtype of ``x``; NaN entries stay NaN.
+    An array of the shape and dtype of ``x``; NaN in an entry or its threshold gives NaN.
+
+  Raises:
+    TypeError: when ``x`` or the threshold holds no numbers.
+    ValueError: when a known threshold is negative.
 
   Note:
     At |x| = threshold the value is 0.
@@ -235,9 +295,9 @@ def hard_threshold(x: ArrayLike, threshold: ArrayLike) -> Array:
   Reference:
     Blumensath and Davies, Iterative thresholding for sparse approximations, 2008, equation 2.
   """
-  array = jnp.asarray(x)
-  drop = jnp.abs(array) <= jnp.asarray(threshold, array.dtype)  # False for NaN, which is kept
-  return jnp.where(drop, jnp.zeros_like(array), array)
+  array, size, threshold = _sizes(x, threshold)
+  kept = jnp.where(size <= threshold, 0, array)
+  return jnp.where(jnp.isnan(size) | jnp.isnan(threshold), jnp.nan, kept)
 
 
 def tree_all_finite(tree: PyTree) -> Array:

@@ -22,6 +22,40 @@ def test_safe_norm_and_its_derivatives(rng):
   assert np.isnan(numerics.safe_norm(jnp.asarray([1.0, jnp.nan])))
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-25, 1.0, 1e25, 1e30])
+def test_safe_norm_does_not_depend_on_the_units(size):
+  """||c (3, 4)|| = 5 c with the slope (3, 4) / 5 for every c of float32."""
+  x = jnp.asarray([3.0, 4.0]) * size
+  norm, slope = jax.value_and_grad(numerics.safe_norm)(x)
+  np.testing.assert_allclose([norm / size, *slope], [5.0, 0.6, 0.8], rtol=5e-7)
+  assert float(numerics.safe_norm(jnp.float32(size))) == np.float32(size)
+  rows = numerics.safe_norm(jnp.stack([x, 0 * x, x / size]), axis=1)
+  np.testing.assert_allclose(rows, [5 * size, 0, 5], rtol=5e-7)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_safe_norm_of_half_precision(dtype):
+  """300^2 does not fit in float16; 10,000 ones do not add up in bfloat16."""
+  x = jnp.full((3, 3), 100, dtype)
+  norm, slope = jax.value_and_grad(numerics.safe_norm)(x)
+  assert norm.dtype == dtype and float(norm) == 300
+  np.testing.assert_allclose(slope.astype(jnp.float32), 1 / 3, rtol=4e-3)
+  assert float(numerics.safe_norm(jnp.ones(10_000, dtype))) == float(jnp.asarray(100, dtype))
+
+
+def test_safe_norm_of_complex_numbers_nothing_inf_and_nan():
+  z = jnp.asarray([3 + 4j, 0.0, 12j]) * 1e25
+  norm, slope = jax.value_and_grad(numerics.safe_norm)(z)
+  assert norm.dtype == jnp.float32
+  np.testing.assert_allclose(norm, 13e25, rtol=1e-6)
+  np.testing.assert_allclose(slope, jnp.conj(z) / norm, rtol=1e-6)  # the convention of jax.grad
+  assert jax.grad(numerics.safe_norm)(0 * z).tolist() == [0, 0, 0]
+  assert float(numerics.safe_norm(jnp.zeros(0))) == 0.0
+  assert numerics.safe_norm(jnp.zeros((0, 2)), axis=0).tolist() == [0.0, 0.0]
+  assert float(numerics.safe_norm(jnp.asarray([1.0, jnp.inf]))) == np.inf
+  assert np.isnan(numerics.safe_norm(jnp.asarray([jnp.inf, jnp.nan])))
+
+
 def test_safe_divide_never_leaks_nan():
   f = lambda d: numerics.safe_divide(1.0, d, default=7.0)
   assert float(f(0.0)) == 7.0 and float(jax.grad(f)(0.0)) == 0.0
@@ -52,6 +86,17 @@ def test_thresholds_keep_nan_and_choose_zero_at_the_kink():
   assert np.isnan(soft[0]) and soft[1:].tolist() == [0.0, 0.0, 1.0]
   assert np.isnan(hard[0]) and hard[1:].tolist() == [0.0, 0.0, 2.0]
   assert float(jax.grad(numerics.soft_threshold)(1.0, 1.0)) == 0.0
+
+
+def test_thresholds_of_nan_and_of_complex_numbers():
+  x, z = jnp.asarray([-3.0, 0.5]), jnp.asarray([3 + 4j, 0.1j, 0.0])
+  for threshold in (numerics.soft_threshold, numerics.hard_threshold):
+    assert np.isnan(threshold(x, jnp.nan)).all()
+    assert np.isnan(threshold(x, jnp.asarray([jnp.nan, 1.0]))).tolist() == [True, False]
+    assert np.isnan(threshold(z, jnp.nan)).all()
+    assert bool(jnp.isfinite(jax.grad(lambda v, f=threshold: jnp.abs(f(v, 1.0)[1]))(z)).all())
+  np.testing.assert_allclose(numerics.soft_threshold(z, 1.0), [2.4 + 3.2j, 0, 0], rtol=1e-6)
+  assert numerics.hard_threshold(z, 1.0).tolist() == [3 + 4j, 0, 0]
 
 
 def test_tree_helpers():

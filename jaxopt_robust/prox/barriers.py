@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
-from jaxopt_robust.prox._common import entrywise, root, spread, start, total_of
+from jaxopt_robust.prox._common import entrywise, spread, start, strength, total_of
+from jaxopt_robust.prox._stationary import bracketed_newton, hypotenuse, pull, stationary
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
 __all__ = [
@@ -21,17 +21,83 @@ __all__ = [
   "prox_poisson",
 ]
 
-_NEWTON_STEPS = 8  # of the entropy: rounding in float64 from this start
 
-
-def _positive_root(v: Array, g: Array) -> Array:
-  """The root y >= 0 of y^2 - v y = g, without cancellation and without squares that overflow."""
-  top = jax.lax.stop_gradient(jnp.maximum(jnp.abs(v), 2 * jnp.sqrt(g)))
-  scale = jnp.where((top > 0) & (top < jnp.inf), top, 1)
-  square = scale * root((v / scale) ** 2 + 4 * (g / scale) / scale)
+def _positive_root(v: Array, g: Array, b: Array) -> Array:
+  """The root y >= 0 of y^2 - v y = g b, without cancellation and squares that overflow."""
+  low, high = jnp.minimum(g, b), jnp.maximum(g, b)
+  middle = jnp.sqrt(low) * jnp.sqrt(high)
+  square = hypotenuse(jnp.abs(v), 2 * middle)
   below = v < 0
-  denominator = jnp.where(below, square - v, 1)
-  return jnp.where(below, 2 * g / denominator, (v + square) / 2)
+  half = jnp.where(below, square / 2 - v / 2, 1)
+  negative = high * (low / jnp.where(half > 0, half, 1))
+  return jnp.where(below, negative, v / 2 + square / 2)
+
+
+def _neg_log(v: Array, g: Array) -> Array:
+  return _positive_root(v, g, jnp.ones_like(g))
+
+
+def _neg_log_slopes(y: Array, v: Array, g: Array) -> tuple[Array, Array]:
+  positive = y > 0
+  safe = jnp.where(positive, y, 1)
+  sum_ = safe + g / safe
+  return jnp.where(positive, safe / sum_, 0), jnp.where(positive, 1 / sum_, 0)
+
+
+def _poisson(v: Array, g: Array, b: Array) -> Array:
+  return _positive_root(v - g, g, b)
+
+
+def _poisson_slopes(y: Array, v: Array, g: Array, b: Array) -> tuple[Array, Array, Array]:
+  positive = y > 0
+  safe = jnp.where(positive, y, 1)
+  share = jnp.minimum(g, b) / safe * jnp.maximum(g, b)  # g b / y, at most y + g
+  gain = jnp.where(positive, safe / (safe + share), 0)
+  slope = pull(1 - b / safe, 1 + b / safe, y, v, g)
+  return gain, -slope * gain, jnp.where(positive, g / (safe + share), 0)
+
+
+def _log_root(r: Array) -> tuple[Array, Array, Array]:
+  """Start and bracket of the root w of exp(w) + w = r."""
+  big = r > 1
+  log_r = jnp.log(jnp.where(big, r, 1))
+  first = jnp.where(big, jnp.log(jnp.where(big, r - log_r, 1)), jnp.minimum(r, 1))
+  return first, jnp.where(big, 0, r - 3), jnp.where(big, log_r, r)
+
+
+def _log_equation(w: Array, r: Array) -> tuple[Array, Array, Array]:
+  u = jnp.exp(w)
+  return u + w - r, u + 1, u + jnp.abs(w) + jnp.abs(r)
+
+
+def log_root(r: Array) -> Array:
+  """The root w of exp(w) + w = r: log u for u + log u = r. No derivative."""
+  return bracketed_newton(_log_equation, *_log_root(r), r)
+
+
+def _entropy(v: Array, g: Array) -> Array:
+  positive = g > 0
+  safe = jnp.where(positive, g, 1)
+  ratio = v / safe
+  # y = g u with u + log u = v / g - 1 - log g; so large a ratio leaves y = v - g (1 + log y).
+  huge = jnp.sqrt(jnp.finfo(v.dtype).max)
+  r = jnp.clip(ratio, -huge, huge) - 1 - jnp.log(safe)
+  inside = safe * jnp.exp(log_root(r))
+  # A last Newton step on y itself: the large logarithm of g has gone out of the equation.
+  some = inside > 0
+  u = jnp.where(some, inside, 1)
+  inside = inside - jnp.where(some, u * ((u - v + safe * (1 + jnp.log(u))) / (u + safe)), 0)
+  above = jnp.maximum(v, 0)
+  above = above - g * (1 + jnp.log(jnp.where(above > 0, above, 1)))
+  return jnp.where(positive & ~(ratio > huge), inside, above)
+
+
+def _entropy_slopes(y: Array, v: Array, g: Array) -> tuple[Array, Array]:
+  positive = y > 0
+  safe = jnp.where(positive, y, 1)
+  gain = jnp.where(positive, safe / (safe + g), 0)
+  log = jnp.log(safe)
+  return gain, -pull(1 + log, 1 + jnp.abs(log), y, v, g) * gain
 
 
 def prox_neg_log(x: PyTree, lam: Any = None, scaling: ArrayLike = 1.0) -> PyTree:
@@ -65,7 +131,11 @@ def prox_neg_log(x: PyTree, lam: Any = None, scaling: ArrayLike = 1.0) -> PyTree
     Combettes and Pesquet, Proximal splitting methods in signal processing, 2011, table 10.2.
   """
   x = start(x, scaling)
-  return entrywise(lambda v, s, l: _positive_root(v, s * l), x, scaling, spread("lam", lam, x))
+
+  def one(v: Array, s: Array, l: Array) -> Array:
+    return stationary(_neg_log, _neg_log_slopes, v, strength(s, l))
+
+  return entrywise(one, x, scaling, spread("lam", lam, x))
 
 
 def penalty_neg_log(x: PyTree, lam: Any = None) -> Array:
@@ -134,13 +204,11 @@ def prox_poisson(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTre
   """
   lam, count = _checks.parts(hyperparams, "lam", "count")
   x = start(x, scaling)
-  return entrywise(
-    lambda v, s, l, b: _positive_root(v - s * l, s * l * b),
-    x,
-    scaling,
-    spread("lam", lam, x),
-    spread("count", count, x),
-  )
+
+  def one(v: Array, s: Array, l: Array, b: Array) -> Array:
+    return stationary(_poisson, _poisson_slopes, v, strength(s, l), b)
+
+  return entrywise(one, x, scaling, spread("lam", lam, x), spread("count", count, x))
 
 
 def penalty_poisson(x: PyTree, hyperparams: Any) -> Array:
@@ -213,22 +281,7 @@ def prox_entropy(x: PyTree, lam: Any = None, scaling: ArrayLike = 1.0) -> PyTree
   x = start(x, scaling)
 
   def one(v: Array, s: Array, l: Array) -> Array:
-    g = s * l
-    positive = g > 0
-    safe = jnp.where(positive, g, 1)
-    r = v / safe - 1 - jnp.log(safe)
-    big = r > 1
-    first = jnp.where(big, r - jnp.log(jnp.where(big, r, 1)), jnp.exp(jnp.minimum(r, 1)))
-
-    def newton(_: int, w: Array) -> Array:
-      # w = log u: exp(w) + w = r has derivative exp(w) + 1 >= 1, and u cannot become negative.
-      u = jnp.exp(w)
-      return w - (u + w - r) / (u + 1)
-
-    w = jax.lax.fori_loop(
-      0, _NEWTON_STEPS, newton, jnp.where(big, jnp.log(first), jnp.minimum(r, 1))
-    )
-    return jnp.where(positive, safe * jnp.exp(w), jnp.maximum(v, 0))
+    return stationary(_entropy, _entropy_slopes, v, strength(s, l))
 
   return entrywise(one, x, scaling, spread("lam", lam, x))
 

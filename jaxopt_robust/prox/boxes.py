@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxopt_robust import _checks
 from jaxopt_robust.prox._common import entrywise, spread, start, total_of
+from jaxopt_robust.prox._stationary import stationary
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
 __all__ = [
@@ -35,6 +36,22 @@ def _bounds(low: Any, high: Any, x: PyTree) -> tuple[PyTree, PyTree]:
     if _checks.is_concrete((a, b)) and np.any(np.asarray(a) > np.asarray(b)):
       raise ValueError("low must be at most high everywhere; got a larger one.")
   return lows, highs
+
+
+def _weight(s: Array, c: Array) -> Array:
+  """s / (1 + s c), whose parts may overflow."""
+  large = s > 1
+  return jnp.where(large, 1 / (1 / jnp.where(large, s, 1) + c), s / (1 + jnp.minimum(s, 1) * c))
+
+
+def _quadratic(v: Array, s: Array, c: Array, b: Array) -> Array:
+  return v / (1 + s * c) + _weight(s, c) * b
+
+
+def _quadratic_slopes(y: Array, v: Array, s: Array, c: Array, b: Array) -> tuple:
+  gain = 1 / (1 + s * c)
+  weight = _weight(s, c)
+  return gain, (b * gain - c * gain * v) * gain, -weight * y, weight
 
 
 def prox_box(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
@@ -137,7 +154,7 @@ def prox_quadratic(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyT
   curvature, linear = _checks.parts(hyperparams, "curvature", "linear")
   x = start(x, scaling)
   return entrywise(
-    lambda v, s, c, b: (v + s * b) / (1 + s * c), x, scaling,
+    lambda v, s, c, b: stationary(_quadratic, _quadratic_slopes, v, s, c, b), x, scaling,
     spread("curvature", curvature, x), spread("linear", linear, x, check=_any_number),
   )  # fmt: skip
 
@@ -168,7 +185,7 @@ def penalty_quadratic(x: PyTree, hyperparams: Any) -> Array:
   curvature, linear = _checks.parts(hyperparams, "curvature", "linear")
   x = _checks.check_float_tree("x", x)
   return total_of(
-    lambda v, c, b: c * v * v / 2 - b * v, x,
+    lambda v, c, b: v * (c * v / 2 - b), x,
     spread("curvature", curvature, x), spread("linear", linear, x, check=_any_number),
   )  # fmt: skip
 

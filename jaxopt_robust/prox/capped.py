@@ -6,7 +6,8 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import hard_threshold, soft_threshold
-from jaxopt_robust.prox._common import entrywise, root, spread, start, total_of
+from jaxopt_robust.prox._common import entrywise, root, spread, start, strength, total_of
+from jaxopt_robust.prox._stationary import quotient, stationary
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
 __all__ = [
@@ -19,6 +20,35 @@ __all__ = [
 ]
 
 
+def _log1p_ratio(a: Array, e: Array) -> Array:
+  """log(1 + a / e), whose quotient may overflow."""
+  large = a > e / jnp.finfo(a.dtype).eps ** 2
+  inner = jnp.log1p(quotient(jnp.where(large, 0, a), e))
+  return jnp.where(large, jnp.log(jnp.where(large, a, 1)) - jnp.log(e), inner)
+
+
+def _log_sum(v: Array, g: Array, e: Array) -> Array:
+  a = jnp.abs(v)
+  middle, high = a / 2 + e / 2, jnp.sqrt(g)
+  gap = middle - high
+  is_real = ~(gap < 0)  # NaN is kept
+  # r = (a - e) / 2 + sqrt(middle^2 - g), written so that nothing cancels for a small step
+  r = a - g / (middle + jnp.sqrt(jnp.where(is_real, gap, 0)) * jnp.sqrt(middle + high))
+  positive = is_real & ~(r <= 0)
+  r = jnp.where(positive, r, 0)
+  # (r - a)^2 / 2 + g log(1 + r / e) < a^2 / 2, divided by r: squares of tiny numbers are 0
+  better = ~(g * (_log1p_ratio(r, e) / jnp.where(positive, r, 1)) >= a - r / 2)
+  return jnp.where(positive & better, jnp.sign(v) * r, 0)
+
+
+def _log_sum_slopes(y: Array, v: Array, g: Array, e: Array) -> tuple[Array, Array, Array]:
+  keep = y != 0
+  far = jnp.abs(y) + e
+  share = (jnp.sqrt(jnp.where(keep, g, 0)) / far) ** 2  # below 1, the second derivative's part
+  gain = jnp.where(keep, 1 / (1 - jnp.where(share < 1, share, 0)), 0)
+  return gain, -gain * jnp.sign(y) / far, gain * share * jnp.sign(y)
+
+
 def prox_log_sum(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
   r"""Proximal operator of the log-sum penalty.
 
@@ -27,7 +57,7 @@ def prox_log_sum(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTre
   than 0, else 0.
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     hyperparams: pair (lam, eps): lam >= 0, eps > 0, each a scalar, an array of the shape of ``x``
       or a pytree prefix of ``x``; may be traced.
     scaling: >= 0, the step size; may be traced.
@@ -52,19 +82,10 @@ def prox_log_sum(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTre
     the choice between the candidates is checked by brute force.
   """
   lam, eps = _checks.parts(hyperparams, "lam", "eps")
-  x = start(x, scaling)
+  x = start(x, scaling, complex_ok=True)
 
   def one(v: Array, s: Array, l: Array, e: Array) -> Array:
-    a, g = jnp.abs(v), s * l
-    square = (a + e) ** 2 / 4 - g
-    is_real = ~(square < 0)  # NaN is kept
-    # r = (a - e) / 2 + sqrt(square), written so that nothing cancels for a small step
-    r = a - g / ((a + e) / 2 + root(jnp.where(is_real, square, 0)))
-    positive = is_real & ~(r <= 0)
-    r = jnp.where(positive, r, 0)
-    # (r - a)^2 / 2 + g log(1 + r / e) < a^2 / 2, divided by r: squares of tiny numbers are 0
-    better = ~(g * jnp.log1p(r / e) / jnp.where(positive, r, 1) >= a - r / 2)
-    return jnp.where(positive & better, jnp.sign(v) * r, 0)
+    return stationary(_log_sum, _log_sum_slopes, v, strength(s, l), e)
 
   return entrywise(
     one, x, scaling, spread("lam", lam, x), spread("eps", eps, x, check=_checks.check_positive)
@@ -77,7 +98,7 @@ def penalty_log_sum(x: PyTree, hyperparams: Any) -> Array:
   Computes g(x) = sum_i lam log(1 + |x_i| / eps).
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     hyperparams: as in ``prox_log_sum``.
 
   Returns:
@@ -96,9 +117,9 @@ def penalty_log_sum(x: PyTree, hyperparams: Any) -> Array:
     the choice between the candidates is checked by brute force.
   """
   lam, eps = _checks.parts(hyperparams, "lam", "eps")
-  x = _checks.check_float_tree("x", x)
+  x = _checks.check_float_tree("x", x, complex_ok=True)
   return total_of(
-    lambda v, l, e: l * jnp.log1p(jnp.abs(v) / e),
+    lambda v, l, e: l * _log1p_ratio(jnp.abs(v), e),
     x,
     spread("lam", lam, x),
     spread("eps", eps, x, check=_checks.check_positive),
@@ -113,7 +134,7 @@ def prox_capped_l1(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyT
   > sqrt(2 G theta)].
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     hyperparams: pair (lam, theta): lam >= 0, theta > 0, each a scalar, an array of the shape of
       ``x`` or a pytree prefix of ``x``; may be traced.
     scaling: >= 0, the step size; may be traced.
@@ -137,12 +158,12 @@ def prox_capped_l1(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyT
     Zhang, Analysis of multi-stage convex relaxation for sparse regularization, 2010.
   """
   lam, theta = _checks.parts(hyperparams, "lam", "theta")
-  x = start(x, scaling)
+  x = start(x, scaling, complex_ok=True)
 
   def one(v: Array, s: Array, l: Array, t: Array) -> Array:
-    a, g = jnp.abs(v), s * l
+    a, g = jnp.abs(v), strength(s, l)
     low = jnp.where(a <= t + g / 2, soft_threshold(v, g), v)
-    return jnp.where(g < 2 * t, low, hard_threshold(v, root(2 * g * t)))
+    return jnp.where(g < 2 * t, low, hard_threshold(v, root(2 * g) * root(t)))
 
   return entrywise(
     one, x, scaling, spread("lam", lam, x), spread("theta", theta, x, check=_checks.check_positive)
@@ -155,7 +176,7 @@ def penalty_capped_l1(x: PyTree, hyperparams: Any) -> Array:
   Computes g(x) = sum_i lam min(|x_i|, theta).
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     hyperparams: as in ``prox_capped_l1``.
 
   Returns:
@@ -173,9 +194,9 @@ def penalty_capped_l1(x: PyTree, hyperparams: Any) -> Array:
     Zhang, Analysis of multi-stage convex relaxation for sparse regularization, 2010.
   """
   lam, theta = _checks.parts(hyperparams, "lam", "theta")
-  x = _checks.check_float_tree("x", x)
+  x = _checks.check_float_tree("x", x, complex_ok=True)
   return total_of(
-    lambda v, l, t: l * jnp.minimum(jnp.abs(v), t),
+    lambda v, l, t: l * jnp.where(jnp.abs(v) < t, jnp.abs(v), t),
     x,
     spread("lam", lam, x),
     spread("theta", theta, x, check=_checks.check_positive),

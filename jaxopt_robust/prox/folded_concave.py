@@ -6,7 +6,8 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import hard_threshold, soft_threshold
-from jaxopt_robust.prox._common import entrywise, root, spread, start, total_of
+from jaxopt_robust.prox._common import entrywise, root, spread, start, strength, total_of
+from jaxopt_robust.prox._stationary import quotient
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
 __all__ = [
@@ -26,11 +27,18 @@ def _above_two(name: str, value: Any) -> None:
   _checks.check_greater(name, value, 2.0)
 
 
+def _firm(v: Array, slope: Array, share: Array, edge: Array, jump: Array) -> Array:
+  """Operator of slope |y| - share y^2 / 2, flat from ``edge`` on; jumps where share >= 1."""
+  bends = share < 1
+  bend = soft_threshold(v, slope) / jnp.where(bends, 1 - share, 1)
+  inner = jnp.where(jnp.abs(v) <= edge, bend, v)
+  return jnp.where(bends, inner, hard_threshold(v, jump))
+
+
 def _mcp(v: Array, s: Array, lam: Array, theta: Array) -> Array:
-  bends = s < theta
-  bend = soft_threshold(v, s * lam) / jnp.where(bends, 1 - s / theta, 1)
-  inner = jnp.where(jnp.abs(v) <= theta * lam, bend, v)
-  return jnp.where(bends, inner, hard_threshold(v, lam * root(s * theta)))
+  return _firm(
+    v, strength(s, lam), quotient(s, theta), theta * lam, strength(root(s) * root(theta), lam)
+  )
 
 
 def prox_mcp(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
@@ -42,7 +50,7 @@ def prox_mcp(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
   it.
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     hyperparams: pair (lam, theta): lam >= 0, theta > 0, each a scalar, an array of the shape of
       ``x`` or a pytree prefix of ``x``; may be traced.
     scaling: >= 0, the step size; may be traced.
@@ -67,7 +75,7 @@ def prox_mcp(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
     Zhang, Nearly unbiased variable selection under minimax concave penalty, 2010, equation 2.1.
   """
   lam, theta = _checks.parts(hyperparams, "lam", "theta")
-  x = start(x, scaling)
+  x = start(x, scaling, complex_ok=True)
   return entrywise(
     _mcp, x, scaling, spread("lam", lam, x), spread("theta", theta, x, check=_checks.check_positive)
   )
@@ -80,7 +88,7 @@ def penalty_mcp(x: PyTree, hyperparams: Any) -> Array:
   beyond.
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     hyperparams: as in ``prox_mcp``.
 
   Returns:
@@ -98,11 +106,13 @@ def penalty_mcp(x: PyTree, hyperparams: Any) -> Array:
     Zhang, Nearly unbiased variable selection under minimax concave penalty, 2010, equation 2.1.
   """
   lam, theta = _checks.parts(hyperparams, "lam", "theta")
-  x = _checks.check_float_tree("x", x)
+  x = _checks.check_float_tree("x", x, complex_ok=True)
 
   def one(v: Array, l: Array, t: Array) -> Array:
     a = jnp.abs(v)
-    return jnp.where(a <= t * l, l * a - v * v / (2 * t), t * l * l / 2)
+    bends = a <= t * l
+    low, top = jnp.where(bends, a, 0), jnp.where(bends, 0, l)  # what is not taken is 0
+    return jnp.where(bends, low * (l - quotient(low, t) / 2), t * top / 2 * top)
 
   return total_of(
     one, x, spread("lam", lam, x), spread("theta", theta, x, check=_checks.check_positive)
@@ -118,7 +128,7 @@ def prox_scad(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
   lam (s + a + 1) / 2 for s < a + 1 and lam sqrt(s (a + 1)) else; soft thresholding below.
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     hyperparams: pair (lam, a): lam >= 0, a > 2 (3.7 is usual), each a scalar, an array of the shape
       of ``x`` or a pytree prefix of ``x``; may be traced.
     scaling: >= 0, the step size; may be traced.
@@ -144,15 +154,17 @@ def prox_scad(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
     2001, equations 2.7 and 2.8 (s = 1); the other regimes are derived and checked by brute force.
   """
   lam, a = _checks.parts(hyperparams, "lam", "a")
-  x = start(x, scaling)
+  x = start(x, scaling, complex_ok=True)
 
   def one(v: Array, s: Array, l: Array, a: Array) -> Array:
     size = jnp.abs(v)
-    soft = soft_threshold(v, s * l)
+    g = strength(s, l)
+    soft = soft_threshold(v, g)
     bends = s < a - 1
-    bend = ((a - 1) * v - jnp.sign(v) * s * a * l) / jnp.where(bends, a - 1 - s, 1)
+    # divided by a - 1: no product of x or lam with a overflows
+    bend = (v - jnp.sign(v) * g * (a / (a - 1))) / jnp.where(bends, 1 - s / (a - 1), 1)
     inner = jnp.where(size <= l * (1 + s), soft, jnp.where(size <= a * l, bend, v))
-    jump = jnp.where(s < a + 1, l * (s + a + 1) / 2, l * root(s * (a + 1)))
+    jump = jnp.where(s < a + 1, l * (s / 2 + a / 2 + 0.5), l * (root(s) * root(a + 1)))
     return jnp.where(bends, inner, jnp.where(size <= jump, soft, v))
 
   return entrywise(one, x, scaling, spread("lam", lam, x), spread("a", a, x, check=_above_two))
@@ -165,7 +177,7 @@ def penalty_scad(x: PyTree, hyperparams: Any) -> Array:
   lam, lam^2 (a + 1) / 2 beyond.
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     hyperparams: as in ``prox_scad``.
 
   Returns:
@@ -184,12 +196,13 @@ def penalty_scad(x: PyTree, hyperparams: Any) -> Array:
     2001, equations 2.7 and 2.8 (s = 1); the other regimes are derived and checked by brute force.
   """
   lam, a = _checks.parts(hyperparams, "lam", "a")
-  x = _checks.check_float_tree("x", x)
+  x = _checks.check_float_tree("x", x, complex_ok=True)
 
   def one(v: Array, l: Array, a: Array) -> Array:
     size = jnp.abs(v)
-    bend = (2 * a * l * size - v * v - l * l) / (2 * (a - 1))
-    return jnp.where(size <= l, l * size, jnp.where(size <= a * l, bend, l * l * (a + 1) / 2))
+    beyond, top = size - l, jnp.where(size <= a * l, 0, l)
+    bend = l * size - beyond * (beyond / (a - 1) / 2)
+    return jnp.where(size <= l, l * size, jnp.where(size <= a * l, bend, top * (a + 1) / 2 * top))
 
   return total_of(one, x, spread("lam", lam, x), spread("a", a, x, check=_above_two))
 
@@ -202,7 +215,7 @@ def prox_cel0(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
   such.
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     hyperparams: pair (lam, norm): lam >= 0, norm > 0, each a scalar, an array of the shape of ``x``
       or a pytree prefix of ``x``; may be traced.
     scaling: >= 0, the step size; may be traced.
@@ -228,10 +241,13 @@ def prox_cel0(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
     regularized problem, 2015.
   """
   lam, norm = _checks.parts(hyperparams, "lam", "norm")
-  x = start(x, scaling)
+  x = start(x, scaling, complex_ok=True)
 
   def one(v: Array, s: Array, l: Array, c: Array) -> Array:
-    return _mcp(v, s, c * root(2 * l), 1 / (c * c))
+    lam = root(2 * l)
+    return _firm(
+      v, strength(strength(s, c), lam), strength(strength(s, c), c), quotient(lam, c), lam * root(s)
+    )
 
   return entrywise(
     one, x, scaling, spread("lam", lam, x), spread("norm", norm, x, check=_checks.check_positive)
@@ -245,7 +261,7 @@ def penalty_cel0(x: PyTree, hyperparams: Any) -> Array:
   and lam beyond, with c = norm.
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     hyperparams: as in ``prox_cel0``.
 
   Returns:
@@ -264,12 +280,15 @@ def penalty_cel0(x: PyTree, hyperparams: Any) -> Array:
     regularized problem, 2015.
   """
   lam, norm = _checks.parts(hyperparams, "lam", "norm")
-  x = _checks.check_float_tree("x", x)
+  x = _checks.check_float_tree("x", x, complex_ok=True)
 
   def one(v: Array, l: Array, c: Array) -> Array:
-    edge = root(2 * l) / c
+    lam = root(2 * l)
     a = jnp.abs(v)
-    return jnp.where(a <= edge, l - c * c / 2 * (a - edge) ** 2, l)
+    bends = a <= lam / c
+    share = c * jnp.where(bends, a, 0)
+    # l - (c^2 / 2) (a - edge)^2 without its cancellation near 0
+    return jnp.where(bends, share * (lam - share / 2), l)
 
   return total_of(
     one, x, spread("lam", lam, x), spread("norm", norm, x, check=_checks.check_positive)

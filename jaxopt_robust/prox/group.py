@@ -6,15 +6,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
-from jaxopt_robust.numerics import upcast
-from jaxopt_robust.prox._common import start
-from jaxopt_robust.prox._radial import norm_of
+from jaxopt_robust.numerics import safe_norm, upcast
+from jaxopt_robust.prox._common import scaled_for, start, strength, value_dtype
+from jaxopt_robust.prox._stationary import quotient
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
 __all__ = ["group_lasso", "penalty_group_lasso", "prox_group_lasso"]
 
 
-def _strength(l2reg: Any) -> Any:
+def _checked(l2reg: Any) -> Any:
   if l2reg is None:
     return 1.0
   _checks.check_non_negative("l2reg", l2reg)
@@ -27,7 +27,7 @@ def _strength(l2reg: Any) -> Any:
 
 
 def _norm(x: PyTree) -> Array:
-  return norm_of(jnp.stack([norm_of(upcast(leaf)) for leaf in jax.tree.leaves(x)]))
+  return safe_norm(jnp.stack([safe_norm(upcast(leaf)) for leaf in jax.tree.leaves(x)]))
 
 
 def prox_group_lasso(x: PyTree, l2reg: Any = 1.0, scaling: ArrayLike = 1.0) -> PyTree:
@@ -37,13 +37,13 @@ def prox_group_lasso(x: PyTree, l2reg: Any = 1.0, scaling: ArrayLike = 1.0) -> P
   y = max(1 - scaling lam / ||x||_2, 0) x.
 
   Args:
-    x: float[...] array or pytree of arrays: one group. Use ``jax.vmap`` over the rows of an array
-      for many groups of one size.
+    x: float[...] or complex[...] array or pytree of arrays: one group. Use ``jax.vmap`` over the
+      rows of an array for many groups of one size.
     l2reg: lam >= 0, a scalar; may be traced. None means 1.
     scaling: >= 0, the step size; may be traced.
 
   Returns:
-    Same structure, shapes and dtypes as ``x``.
+    Same structure, shapes and dtypes as ``x``. One NaN makes the whole group NaN.
 
   Raises:
     TypeError: when ``x`` holds anything but floating-point arrays.
@@ -60,12 +60,12 @@ def prox_group_lasso(x: PyTree, l2reg: Any = 1.0, scaling: ArrayLike = 1.0) -> P
   Reference:
     Yuan and Lin, Model selection and estimation in regression with grouped variables, 2006.
   """
-  x = start(x, scaling)
+  x = start(x, scaling, complex_ok=True)
   norm = _norm(x)
-  threshold = jnp.asarray(scaling, norm.dtype) * jnp.asarray(_strength(l2reg), norm.dtype)
+  threshold = strength(scaled_for(scaling, norm), jnp.asarray(_checked(l2reg), norm.dtype))
   keep = norm > threshold
-  factor = jnp.where(keep, 1 - threshold / jnp.where(keep, norm, 1), 0)
-  factor = jnp.where(jnp.isnan(norm), norm, factor)  # NaN data stay NaN
+  factor = jnp.where(keep, 1 - quotient(threshold, jnp.where(keep, norm, 1)), 0)
+  factor = jnp.where(jnp.isnan(norm) | jnp.isnan(threshold), jnp.nan, factor)
   return jax.tree.map(lambda v: (factor * upcast(v)).astype(v.dtype), x)
 
 
@@ -75,7 +75,7 @@ def penalty_group_lasso(x: PyTree, l2reg: Any = 1.0) -> Array:
   Computes g(x) = lam ||x||_2 with lam = l2reg.
 
   Args:
-    x: float[...] array or pytree of arrays: one group.
+    x: float[...] or complex[...] array or pytree of arrays: one group.
     l2reg: lam >= 0, a scalar; may be traced. None means 1.
 
   Returns:
@@ -92,10 +92,9 @@ def penalty_group_lasso(x: PyTree, l2reg: Any = 1.0) -> Array:
   Reference:
     Yuan and Lin, Model selection and estimation in regression with grouped variables, 2006.
   """
-  x = _checks.check_float_tree("x", x)
+  x = _checks.check_float_tree("x", x, complex_ok=True)
   norm = _norm(x)
-  dtype = jnp.result_type(*jax.tree.leaves(x))
-  return (jnp.asarray(_strength(l2reg), norm.dtype) * norm).astype(dtype)
+  return (jnp.asarray(_checked(l2reg), norm.dtype) * norm).astype(value_dtype(x))
 
 
 group_lasso = Penalty(penalty_group_lasso, prox_group_lasso)

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxopt_robust import _checks
-from jaxopt_robust.numerics import upcast
+from jaxopt_robust.numerics import norm_by, upcast
 from jaxopt_robust.prox._common import start_array
-from jaxopt_robust.prox._radial import check_shared, factors, norms_of
+from jaxopt_robust.prox._radial import check_shared, factors
 from jaxopt_robust.typing import Array, ArrayLike, Penalty
 
 __all__ = ["group_weights", "groups_to_ids", "make_group_penalty"]
@@ -34,7 +34,7 @@ def check_groups(group_ids: ArrayLike, num_groups: int) -> Array:
 def group_norms(x: Array, ids: Array, num_groups: int) -> Array:
   """Norm of each group of ``x``, float[num_groups]."""
   flat = ids.ravel()
-  return norms_of(
+  return norm_by(
     x.ravel(),
     lambda v: jax.ops.segment_sum(v, flat, num_groups),
     lambda v: jax.ops.segment_max(v, flat, num_groups),

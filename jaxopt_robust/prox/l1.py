@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import soft_threshold
-from jaxopt_robust.prox._common import scaled_for, spread, start, total
+from jaxopt_robust.prox._common import entrywise, scaled_for, spread, start, strength, total_of
+from jaxopt_robust.prox._stationary import stationary
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
 __all__ = [
@@ -23,6 +24,15 @@ __all__ = [
 ]
 
 
+def _elastic_net(v: Array, t: Array, gamma: Array) -> Array:
+  return soft_threshold(v, t) / (1 + t * gamma)
+
+
+def _elastic_net_slopes(y: Array, v: Array, t: Array, gamma: Array) -> tuple[Array, Array, Array]:
+  gain = jnp.where(jnp.abs(v) > t, 1 / (1 + t * gamma), 0)
+  return gain, -(jnp.sign(y) + gamma * y) * gain, -t * gain * y
+
+
 def prox_lasso(x: PyTree, l1reg: Any = None, scaling: ArrayLike = 1.0) -> PyTree:
   r"""Soft thresholding, the proximal operator of the weighted l1 norm.
 
@@ -30,7 +40,7 @@ def prox_lasso(x: PyTree, l1reg: Any = None, scaling: ArrayLike = 1.0) -> PyTree
   y_i = sign(x_i) max(|x_i| - scaling lam_i, 0).
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     l1reg: lam >= 0, a scalar, an array of the shape of ``x`` or a pytree prefix of ``x``; may be
       traced. None means 1.
     scaling: >= 0, the step size; may be traced.
@@ -52,9 +62,11 @@ def prox_lasso(x: PyTree, l1reg: Any = None, scaling: ArrayLike = 1.0) -> PyTree
   Reference:
     Donoho and Johnstone, Ideal spatial adaptation by wavelet shrinkage, 1994.
   """
-  x = start(x, scaling)
+  x = start(x, scaling, complex_ok=True)
   return jax.tree.map(
-    lambda v, lam: soft_threshold(v, scaled_for(scaling, v) * lam), x, spread("l1reg", l1reg, x)
+    lambda v, lam: soft_threshold(v, strength(scaled_for(scaling, v), lam)),
+    x,
+    spread("l1reg", l1reg, x),
   )
 
 
@@ -64,7 +76,7 @@ def penalty_lasso(x: PyTree, l1reg: Any = None) -> Array:
   Computes g(x) = sum_i lam_i |x_i| with lam = l1reg.
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     l1reg: lam >= 0 as in ``prox_lasso``.
 
   Returns:
@@ -81,8 +93,8 @@ def penalty_lasso(x: PyTree, l1reg: Any = None) -> Array:
   Reference:
     Tibshirani, Regression shrinkage and selection via the lasso, 1996, equation 1.
   """
-  x = _checks.check_float_tree("x", x)
-  return total(jax.tree.map(lambda v, lam: lam * jnp.abs(v), x, spread("l1reg", l1reg, x)))
+  x = _checks.check_float_tree("x", x, complex_ok=True)
+  return total_of(lambda v, lam: lam * jnp.abs(v), x, spread("l1reg", l1reg, x))
 
 
 def prox_non_negative_lasso(x: PyTree, l1reg: Any = None, scaling: ArrayLike = 1.0) -> PyTree:
@@ -116,7 +128,9 @@ def prox_non_negative_lasso(x: PyTree, l1reg: Any = None, scaling: ArrayLike = 1
   """
   x = start(x, scaling)
   return jax.tree.map(
-    lambda v, lam: jax.nn.relu(v - scaled_for(scaling, v) * lam), x, spread("l1reg", l1reg, x)
+    lambda v, lam: jax.nn.relu(v - strength(scaled_for(scaling, v), lam)),
+    x,
+    spread("l1reg", l1reg, x),
   )
 
 
@@ -145,7 +159,7 @@ def penalty_non_negative_lasso(x: PyTree, l1reg: Any = None) -> Array:
   """
   x = _checks.check_float_tree("x", x)
   value = lambda v, lam: jnp.where(v < 0, jnp.inf, lam * v)
-  return total(jax.tree.map(value, x, spread("l1reg", l1reg, x)))
+  return total_of(value, x, spread("l1reg", l1reg, x))
 
 
 def prox_elastic_net(x: PyTree, hyperparams: Any = None, scaling: ArrayLike = 1.0) -> PyTree:
@@ -156,7 +170,7 @@ def prox_elastic_net(x: PyTree, hyperparams: Any = None, scaling: ArrayLike = 1.
   1 + scaling lam_i gamma_i.
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     hyperparams: pair (lam, gamma), both >= 0, each a scalar, an array of the shape of ``x`` or a
       pytree prefix of ``x``; may be traced. None means (1, 1).
     scaling: >= 0, the step size; may be traced.
@@ -182,13 +196,12 @@ def prox_elastic_net(x: PyTree, hyperparams: Any = None, scaling: ArrayLike = 1.
     order and the product lam gamma are those of jaxopt.
   """
   lam, gamma = _checks.parts((1.0, 1.0) if hyperparams is None else hyperparams, "lam", "gamma")
-  x = start(x, scaling)
+  x = start(x, scaling, complex_ok=True)
 
-  def one(v: Array, l: Array, g: Array) -> Array:
-    strength = scaled_for(scaling, v) * l
-    return soft_threshold(v, strength) / (1 + strength * g)
+  def one(v: Array, s: Array, l: Array, g: Array) -> Array:
+    return stationary(_elastic_net, _elastic_net_slopes, v, strength(s, l), g)
 
-  return jax.tree.map(one, x, spread("lam", lam, x), spread("gamma", gamma, x))
+  return entrywise(one, x, scaling, spread("lam", lam, x), spread("gamma", gamma, x))
 
 
 def penalty_elastic_net(x: PyTree, hyperparams: Any = None) -> Array:
@@ -197,7 +210,7 @@ def penalty_elastic_net(x: PyTree, hyperparams: Any = None) -> Array:
   Computes g(x) = sum_i lam_i (|x_i| + (gamma_i / 2) x_i^2) with (lam, gamma) = hyperparams.
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     hyperparams: pair (lam, gamma) as in ``prox_elastic_net``.
 
   Returns:
@@ -215,9 +228,10 @@ def penalty_elastic_net(x: PyTree, hyperparams: Any = None) -> Array:
     Zou and Hastie, Regularization and variable selection via the elastic net, 2005.
   """
   lam, gamma = _checks.parts((1.0, 1.0) if hyperparams is None else hyperparams, "lam", "gamma")
-  x = _checks.check_float_tree("x", x)
-  value = lambda v, l, g: l * (jnp.abs(v) + 0.5 * g * v * v)
-  return total(jax.tree.map(value, x, spread("lam", lam, x), spread("gamma", gamma, x)))
+  x = _checks.check_float_tree("x", x, complex_ok=True)
+  # the strength first: a square that overflows must not meet a strength of 0
+  value = lambda v, l, g: l * jnp.abs(v) + 0.5 * (strength(l, jnp.abs(v)) * g) * jnp.abs(v)
+  return total_of(value, x, spread("lam", lam, x), spread("gamma", gamma, x))
 
 
 lasso = Penalty(penalty_lasso, prox_lasso)

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
-from jaxopt_robust.prox._common import entrywise, spread, start, total_of
+from jaxopt_robust.prox._common import entrywise, spread, start, strength, total_of
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
 __all__ = [
@@ -32,7 +33,7 @@ def prox_huber(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
   scaling lam, x_i / (1 + G) where |x_i| <= delta (1 + G), else x_i - G delta sign(x_i).
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     hyperparams: pair (lam, delta): lam >= 0, delta > 0, each a scalar, an array of the shape of
       ``x`` or a pytree prefix of ``x``; may be traced.
     scaling: >= 0, the step size; may be traced.
@@ -57,11 +58,16 @@ def prox_huber(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
     Proximal splitting methods in signal processing, 2011, table 10.2.
   """
   lam, delta = _checks.parts(hyperparams, "lam", "delta")
-  x = start(x, scaling)
+  x = start(x, scaling, complex_ok=True)
+
+  def one(v: Array, s: Array, l: Array, d: Array) -> Array:
+    g = strength(s, l)
+    inner = v / (1 + g)
+    return jnp.where(jnp.abs(inner) <= d, inner, v - jnp.sign(v) * g * d)
+
   return entrywise(
-    lambda v, s, l, d: v - s * l * jnp.clip(v / (1 + s * l), min=-d, max=d),
-    x, scaling, spread("lam", lam, x), spread("delta", delta, x, check=_checks.check_positive),
-  )  # fmt: skip
+    one, x, scaling, spread("lam", lam, x), spread("delta", delta, x, check=_checks.check_positive)
+  )
 
 
 def penalty_huber(x: PyTree, hyperparams: Any) -> Array:
@@ -71,7 +77,7 @@ def penalty_huber(x: PyTree, hyperparams: Any) -> Array:
   beyond.
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     hyperparams: as in ``prox_huber``.
 
   Returns:
@@ -90,11 +96,12 @@ def penalty_huber(x: PyTree, hyperparams: Any) -> Array:
     Proximal splitting methods in signal processing, 2011, table 10.2.
   """
   lam, delta = _checks.parts(hyperparams, "lam", "delta")
-  x = _checks.check_float_tree("x", x)
+  x = _checks.check_float_tree("x", x, complex_ok=True)
 
   def one(v: Array, l: Array, d: Array) -> Array:
     a = jnp.abs(v)
-    return l * jnp.where(a <= d, v * v / 2, d * a - d * d / 2)
+    low, top = jnp.where(a <= d, a, 0), jnp.where(a <= d, 0, d)  # what is not taken is 0
+    return l * low * (low / 2) + l * top * (a - top / 2)
 
   return total_of(
     one, x, spread("lam", lam, x), spread("delta", delta, x, check=_checks.check_positive)
@@ -109,7 +116,7 @@ def prox_epsilon_insensitive(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1
   sign(x_i) beyond.
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     hyperparams: pair (lam, eps): both >= 0, each a scalar, an array of the shape of ``x`` or a
       pytree prefix of ``x``; may be traced.
     scaling: >= 0, the step size; may be traced.
@@ -134,11 +141,12 @@ def prox_epsilon_insensitive(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1
     checked by brute force.
   """
   lam, eps = _checks.parts(hyperparams, "lam", "eps")
-  x = start(x, scaling)
+  x = start(x, scaling, complex_ok=True)
 
   def one(v: Array, s: Array, l: Array, e: Array) -> Array:
     a = jnp.abs(v)
-    return jnp.where(a <= e, v, jnp.sign(v) * jnp.maximum(a - s * l, e))
+    moved = a - strength(s, l)
+    return jnp.where(a <= e, v, jnp.sign(v) * jnp.maximum(moved, e))
 
   return entrywise(one, x, scaling, spread("lam", lam, x), spread("eps", eps, x))
 
@@ -149,7 +157,7 @@ def penalty_epsilon_insensitive(x: PyTree, hyperparams: Any) -> Array:
   Computes g(x) = sum_i lam max(|x_i| - eps, 0).
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     hyperparams: as in ``prox_epsilon_insensitive``.
 
   Returns:
@@ -168,7 +176,7 @@ def penalty_epsilon_insensitive(x: PyTree, hyperparams: Any) -> Array:
     checked by brute force.
   """
   lam, eps = _checks.parts(hyperparams, "lam", "eps")
-  x = _checks.check_float_tree("x", x)
+  x = _checks.check_float_tree("x", x, complex_ok=True)
   return total_of(
     lambda v, l, e: l * jnp.maximum(jnp.abs(v) - e, 0),
     x,
@@ -212,8 +220,8 @@ def prox_pinball(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTre
   x = start(x, scaling)
 
   def one(v: Array, s: Array, l: Array, t: Array) -> Array:
-    g = s * l
-    return jnp.maximum(v - g * t, 0) + jnp.minimum(v + g * (1 - t), 0)
+    g = strength(s, l)
+    return jax.nn.relu(v - g * t) - jax.nn.relu(-v - g * (1 - t))
 
   return entrywise(one, x, scaling, spread("lam", lam, x), spread("tau", tau, x, check=_unit))
 

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
-from jaxopt_robust.prox._common import entrywise, spread, start, total_of
+from jaxopt_robust.prox._common import entrywise, spread, start, strength, total_of
+from jaxopt_robust.prox._stationary import bracketed_newton, stationary
+from jaxopt_robust.prox.barriers import log_root
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
 __all__ = [
@@ -21,7 +23,44 @@ __all__ = [
   "squared_hinge",
 ]
 
-_NEWTON_STEPS = 12  # of the logistic function: quadratic from a start within its bracket
+
+def _hinge(v: Array, g: Array) -> Array:
+  # by the region of v: a maximum would tie, and halve the slope, where g is lost in v + g
+  return jnp.where(v >= 1, v, jnp.where(v + g < 1, v + g, 1))
+
+
+def _squared_hinge(v: Array, g: Array) -> Array:
+  return jnp.where(v < 1, v / (1 + g) + g / (1 + g), v)
+
+
+def _squared_hinge_slopes(y: Array, v: Array, g: Array) -> tuple[Array, Array]:
+  share = 1 / (1 + g)
+  return jnp.where(v < 1, share, 1), jnp.where(v < 1, (1 - v) * share * share, 0)
+
+
+def _logistic_equation(z: Array, v: Array, g: Array) -> tuple[Array, Array, Array]:
+  p, q = jax.nn.sigmoid(-z), jax.nn.sigmoid(z)
+  return z - v - g * p, 1 + g * p * q, jnp.abs(z) + jnp.abs(v) + g * p
+
+
+def _logistic(v: Array, g: Array) -> Array:
+  # z - v = g / (1 + exp(z)) stays the same with z, v -> -z, -(v + g): z >= 0 is enough.
+  flip = v + g / 2 < 0
+  w = jnp.where(flip, -(v + g), v)
+  low = jnp.maximum(w, 0)
+  # For z >= 0 the right side lies between g exp(-z) / 2 and g exp(-z), whose roots w + u with
+  # u + log u = log g - w (- log 2) are at most log 2 apart.
+  log_g = jnp.log(jnp.where(g > 0, g, 1))
+  u = jnp.exp(log_root(log_g - w - jnp.log(2.0).astype(v.dtype)))
+  start = jnp.clip(w + u, low, w + g / 2)
+  z = bracketed_newton(_logistic_equation, start, low, jnp.maximum(w + g / 2, low), w, g)
+  return jnp.where(g > 0, jnp.where(flip, -z, z), v)
+
+
+def _logistic_slopes(y: Array, v: Array, g: Array) -> tuple[Array, Array]:
+  p, q = jax.nn.sigmoid(-y), jax.nn.sigmoid(y)
+  gain = 1 / (1 + g * p * q)
+  return gain, p * gain
 
 
 def prox_hinge(x: PyTree, lam: Any = None, scaling: ArrayLike = 1.0) -> PyTree:
@@ -45,7 +84,7 @@ def prox_hinge(x: PyTree, lam: Any = None, scaling: ArrayLike = 1.0) -> PyTree:
       fit.
 
   Note:
-    At the kinks the mean of both derivatives is returned.
+    At the kinks one of the two derivatives is returned: 0 at 1 - G, 1 at 1.
 
   Example:
     >>> prox_hinge(jnp.array([-4.0, 0.5, 2.0]), 1.0)
@@ -55,9 +94,7 @@ def prox_hinge(x: PyTree, lam: Any = None, scaling: ArrayLike = 1.0) -> PyTree:
     Combettes and Pesquet, Proximal splitting methods in signal processing, 2011, table 10.2.
   """
   x = start(x, scaling)
-  return entrywise(
-    lambda v, s, l: jnp.maximum(v, jnp.minimum(v + s * l, 1)), x, scaling, spread("lam", lam, x)
-  )
+  return entrywise(lambda v, s, l: _hinge(v, strength(s, l)), x, scaling, spread("lam", lam, x))
 
 
 def penalty_hinge(x: PyTree, lam: Any = None) -> Array:
@@ -84,7 +121,7 @@ def penalty_hinge(x: PyTree, lam: Any = None) -> Array:
     Combettes and Pesquet, Proximal splitting methods in signal processing, 2011, table 10.2.
   """
   x = _checks.check_float_tree("x", x)
-  return total_of(lambda v, l: l * jnp.maximum(1 - v, 0), x, spread("lam", lam, x))
+  return total_of(lambda v, l: l * jax.nn.relu(1 - v), x, spread("lam", lam, x))
 
 
 def prox_squared_hinge(x: PyTree, lam: Any = None, scaling: ArrayLike = 1.0) -> PyTree:
@@ -108,7 +145,7 @@ def prox_squared_hinge(x: PyTree, lam: Any = None, scaling: ArrayLike = 1.0) -> 
       fit.
 
   Note:
-    At x_i = 1 the mean of both derivatives is returned.
+    At x_i = 1 the derivative is 1.
 
   Example:
     >>> prox_squared_hinge(jnp.array([-1.0, 2.0]), 1.0)
@@ -118,12 +155,11 @@ def prox_squared_hinge(x: PyTree, lam: Any = None, scaling: ArrayLike = 1.0) -> 
     Combettes and Pesquet, Proximal splitting methods in signal processing, 2011, table 10.2.
   """
   x = start(x, scaling)
-  return entrywise(
-    lambda v, s, l: v + s * l * jnp.maximum(1 - v, 0) / (1 + s * l),
-    x,
-    scaling,
-    spread("lam", lam, x),
-  )
+
+  def one(v: Array, s: Array, l: Array) -> Array:
+    return stationary(_squared_hinge, _squared_hinge_slopes, v, strength(s, l))
+
+  return entrywise(one, x, scaling, spread("lam", lam, x))
 
 
 def penalty_squared_hinge(x: PyTree, lam: Any = None) -> Array:
@@ -150,14 +186,16 @@ def penalty_squared_hinge(x: PyTree, lam: Any = None) -> Array:
     Combettes and Pesquet, Proximal splitting methods in signal processing, 2011, table 10.2.
   """
   x = _checks.check_float_tree("x", x)
-  return total_of(lambda v, l: l * jnp.maximum(1 - v, 0) ** 2 / 2, x, spread("lam", lam, x))
+  return total_of(
+    lambda v, l: l * jax.nn.relu(1 - v) * (jax.nn.relu(1 - v) / 2), x, spread("lam", lam, x)
+  )
 
 
 def prox_logistic(x: PyTree, lam: Any = None, scaling: ArrayLike = 1.0) -> PyTree:
   r"""Proximal operator of the logistic function.
 
   Solves argmin_y 1/2 ||y - x||_2^2 + scaling * sum_i lam_i log(1 + exp(-y_i)): the root of
-  y - x_i = scaling lam_i / (1 + exp(y)), by safeguarded Newton in [x_i, x_i + scaling lam_i].
+  y - x_i = scaling lam_i / (1 + exp(y)), by Newton steps with a bracket.
 
   Args:
     x: float[...] array or pytree of arrays.
@@ -174,7 +212,8 @@ def prox_logistic(x: PyTree, lam: Any = None, scaling: ArrayLike = 1.0) -> PyTre
       fit.
 
   Note:
-    No closed form; the derivative of the residual is at least 1, so that Newton is stable.
+    No closed form. The start is within log 2 of the root, and bisection replaces a step that would
+    leave the bracket: every x and strength converge. The derivative is that of the equation.
 
   Example:
     >>> round(float(prox_logistic(jnp.array([0.0]), 1.0)[0]), 2)
@@ -186,14 +225,7 @@ def prox_logistic(x: PyTree, lam: Any = None, scaling: ArrayLike = 1.0) -> PyTre
   x = start(x, scaling)
 
   def one(v: Array, s: Array, l: Array) -> Array:
-    g = s * l
-
-    def newton(_: int, z: Array) -> Array:
-      p = jax.nn.sigmoid(-z)
-      z = z - (z - v - g * p) / (1 + g * p * (1 - p))
-      return jnp.clip(z, min=v, max=v + g)
-
-    return jax.lax.fori_loop(0, _NEWTON_STEPS, newton, v + g * jax.nn.sigmoid(-(v + g / 2)))
+    return stationary(_logistic, _logistic_slopes, v, strength(s, l))
 
   return entrywise(one, x, scaling, spread("lam", lam, x))
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import hard_threshold
-from jaxopt_robust.prox._common import entrywise, root, spread, start, total_of
+from jaxopt_robust.prox._common import entrywise, root, spread, start, strength, total_of
+from jaxopt_robust.prox._stationary import bracketed_newton, falling_newton, stationary
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
 __all__ = [
@@ -25,11 +26,10 @@ __all__ = [
   "two_thirds",
 ]
 
-_NEWTON_STEPS = 8  # six reach rounding in float64 for q <= 0.95
-_NEWTON_STEPS_SINGLE = 5  # four leave 7e-8
 _ROOT_STEPS = 6  # at the threshold, their worst case, five leave 2e-11 of the root
 
 
+@jax.custom_jvp
 def cbrt(x: Array) -> Array:
   """Cube root of x >= 0, with derivative 0 at 0.
 
@@ -43,6 +43,89 @@ def cbrt(x: Array) -> Array:
   return jnp.where(is_zero, 0, t)
 
 
+@cbrt.defjvp
+def _cbrt_rule(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+  t = cbrt(*primals)
+  is_zero = t == 0
+  safe = jnp.where(is_zero, 1, t)
+  return t, jnp.where(is_zero, 0, 1 / (3 * safe * safe)) * tangents[0]
+
+
+def _kept(y: Array, v: Array) -> tuple[Array, Array, Array]:
+  """Where y is not dropped, y / v there, and |y| (else 1)."""
+  keep = y != 0
+  return keep, jnp.where(keep, y / jnp.where(keep, v, 1), 1), jnp.where(keep, jnp.abs(y), 1)
+
+
+def _half_equation(u: Array, c: Array) -> tuple[Array, Array]:
+  return (u * u - 1) * u + c, 3 * u * u - 1
+
+
+def _half(v: Array, g: Array) -> Array:
+  a = jnp.abs(v)
+  base = cbrt(g) ** 2
+  keep = ~(a <= 1.5 * base)  # NaN is kept
+  ratio = jnp.where(keep, base, 0) / jnp.where(keep & (a > 0), a, 1)  # 0 where it is dropped
+  c = ratio * jnp.sqrt(ratio) / 2
+  # u = sqrt(|y| / a) is the largest root of a function that is convex for u > 0; c < 0.28
+  u = falling_newton(_half_equation, jnp.ones_like(a), _ROOT_STEPS, c)
+  return jnp.where(keep, v * u * u, 0)
+
+
+def _half_slopes(y: Array, v: Array, g: Array) -> tuple[Array, Array]:
+  keep, ratio, size = _kept(y, v)
+  gain = jnp.where(keep, 2 * ratio / (3 * ratio - 1), 0)
+  return gain, -gain * jnp.sign(y) / (2 * jnp.sqrt(size))
+
+
+def _two_thirds_equation(t: Array, c: Array) -> tuple[Array, Array]:
+  cube = t * t * t
+  return (cube - 1) * t + c, 4 * cube - 1
+
+
+def _two_thirds(v: Array, g: Array) -> Array:
+  a = jnp.abs(v)
+  base = jnp.sqrt(jnp.sqrt(2 / 3 * g)) ** 3
+  keep = ~(a <= 2 * base)  # NaN is kept
+  ratio = jnp.where(keep, base, 0) / jnp.where(keep & (a > 0), a, 1)
+  c = ratio * cbrt(ratio)
+  # t = (|y| / a)^{1/3} is the largest root of a function that is convex; c < 0.4
+  t = falling_newton(_two_thirds_equation, jnp.ones_like(a), _ROOT_STEPS, c)
+  return jnp.where(keep, v * t * t * t, 0)
+
+
+def _two_thirds_slopes(y: Array, v: Array, g: Array) -> tuple[Array, Array]:
+  keep, ratio, size = _kept(y, v)
+  gain = jnp.where(keep, 3 * ratio / (4 * ratio - 1), 0)
+  return gain, -gain * 2 * jnp.sign(y) / (3 * cbrt(size))
+
+
+def _lq_equation(t: Array, c: Array, q: Array) -> tuple[Array, Array, Array]:
+  power = c * t ** (q - 1)  # t + power = 1 where t = |y| / |x|
+  return t + power - 1, 1 - (1 - q) * power / t, t + power + 1
+
+
+def _lq(v: Array, g: Array, q: Array) -> Array:
+  a = jnp.abs(v)
+  b = (2 * g * (1 - q)) ** (1 / (2 - q))
+  # the threshold b + g q b^{q - 1}, by b^{2 - q} = 2 g (1 - q)
+  keep = (g > 0) & ~(a <= b * (1 + q / (2 * (1 - q))))  # NaN is kept
+  scale = jnp.where(keep, a, 1)
+  c = jnp.where(keep, q * g, 0) / scale * scale ** (q - 1)
+  low = jnp.where(keep, b / scale, 1)
+  one = jnp.ones_like(a)
+  # Convex and increasing on [b, a]: Newton falls from 1. The bracket serves q near 1.
+  t = bracketed_newton(_lq_equation, one, low, one, c, jnp.broadcast_to(q, a.shape))
+  return jnp.where(g > 0, jnp.where(keep, v * t, 0), v)
+
+
+def _lq_slopes(y: Array, v: Array, g: Array, q: Array) -> tuple[Array, Array, Array]:
+  keep, ratio, size = _kept(y, v)
+  gain = jnp.where(keep, ratio / (ratio - (1 - q) * (1 - ratio)), 0)
+  power = jnp.sign(y) * size ** (q - 1)
+  return gain, -q * power * gain, -g * power * (1 + q * jnp.log(size)) * gain
+
+
 def _open_unit(name: str, value: Any) -> None:
   _checks.check_interval(name, value, 0.0, 1.0, closed="neither")
 
@@ -54,7 +137,7 @@ def prox_l0(x: PyTree, lam: Any = None, scaling: ArrayLike = 1.0) -> PyTree:
   y_i = x_i 1[|x_i| > sqrt(2 scaling lam_i)].
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     lam: >= 0, a scalar, an array of the shape of ``x`` or a pytree prefix of ``x``; may be traced.
       None means 1.
     scaling: >= 0, the step size; may be traced.
@@ -78,9 +161,9 @@ def prox_l0(x: PyTree, lam: Any = None, scaling: ArrayLike = 1.0) -> PyTree:
   Reference:
     Blumensath and Davies, Iterative thresholding for sparse approximations, 2008.
   """
-  x = start(x, scaling)
+  x = start(x, scaling, complex_ok=True)
   return entrywise(
-    lambda v, s, l: hard_threshold(v, root(2 * s * l)), x, scaling, spread("lam", lam, x)
+    lambda v, s, l: hard_threshold(v, root(2 * s) * root(l)), x, scaling, spread("lam", lam, x)
   )
 
 
@@ -90,7 +173,7 @@ def penalty_l0(x: PyTree, lam: Any = None) -> Array:
   Computes g(x) = sum_i lam_i 1[x_i != 0].
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     lam: >= 0 as in ``prox_l0``.
 
   Returns:
@@ -107,7 +190,7 @@ def penalty_l0(x: PyTree, lam: Any = None) -> Array:
   Reference:
     Blumensath and Davies, Iterative thresholding for sparse approximations, 2008.
   """
-  x = _checks.check_float_tree("x", x)
+  x = _checks.check_float_tree("x", x, complex_ok=True)
   return total_of(lambda v, l: jnp.where(v != 0, l, 0), x, spread("lam", lam, x))
 
 
@@ -120,7 +203,7 @@ def prox_half(x: PyTree, lam: Any = None, scaling: ArrayLike = 1.0) -> PyTree:
   Newton's method from u = 1 finds it to rounding in six steps, several times faster.
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     lam: >= 0, a scalar, an array of the shape of ``x`` or a pytree prefix of ``x``; may be traced.
       None means 1.
     scaling: >= 0, the step size; may be traced.
@@ -145,20 +228,10 @@ def prox_half(x: PyTree, lam: Any = None, scaling: ArrayLike = 1.0) -> PyTree:
     Xu, Chang, Xu and Zhang, L1/2 regularization: a thresholding representation theory and a fast
     solver, 2012.
   """
-  x = start(x, scaling)
+  x = start(x, scaling, complex_ok=True)
 
   def one(v: Array, s: Array, l: Array) -> Array:
-    a, g = jnp.abs(v), s * l
-    jump = 1.5 * cbrt(g) ** 2
-    keep = ~(a <= jump)  # NaN is kept
-    scale = jnp.where(keep & (a > 0), a, 1)  # where it is dropped, harmless arguments
-    c = jnp.where(keep, g, 0) / scale / jnp.sqrt(scale) / 2
-
-    def newton(_: int, u: Array) -> Array:  # u = sqrt(|y| / a) solves u^3 - u + c = 0
-      return u - ((u * u - 1) * u + c) / (3 * u * u - 1)
-
-    u = jax.lax.fori_loop(0, _ROOT_STEPS, newton, jnp.ones_like(a), unroll=True)
-    return jnp.where(keep, v * u * u, 0)
+    return stationary(_half, _half_slopes, v, strength(s, l))
 
   return entrywise(one, x, scaling, spread("lam", lam, x))
 
@@ -169,7 +242,7 @@ def penalty_half(x: PyTree, lam: Any = None) -> Array:
   Computes g(x) = sum_i lam_i sqrt(|x_i|).
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     lam: >= 0 as in ``prox_half``.
 
   Returns:
@@ -187,7 +260,7 @@ def penalty_half(x: PyTree, lam: Any = None) -> Array:
     Xu, Chang, Xu and Zhang, L1/2 regularization: a thresholding representation theory and a fast
     solver, 2012.
   """
-  x = _checks.check_float_tree("x", x)
+  x = _checks.check_float_tree("x", x, complex_ok=True)
   return total_of(lambda v, l: l * root(jnp.abs(v)), x, spread("lam", lam, x))
 
 
@@ -199,7 +272,7 @@ def prox_two_thirds(x: PyTree, lam: Any = None, scaling: ArrayLike = 1.0) -> PyT
   t^4 - t + (2 G / 3) a^{-4/3} = 0, which Newton's method finds from t = 1 in six steps.
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     lam: >= 0, a scalar, an array of the shape of ``x`` or a pytree prefix of ``x``; may be traced.
       None means 1.
     scaling: >= 0, the step size; may be traced.
@@ -223,21 +296,10 @@ def prox_two_thirds(x: PyTree, lam: Any = None, scaling: ArrayLike = 1.0) -> PyT
     Cao, Sun and Xu, Fast image deconvolution using closed-form thresholding formulas of Lq
     (q = 1/2, 2/3) regularization, 2013.
   """
-  x = start(x, scaling)
+  x = start(x, scaling, complex_ok=True)
 
   def one(v: Array, s: Array, l: Array) -> Array:
-    a, g = jnp.abs(v), s * l
-    jump = 2 * root(root(2 * g / 3)) ** 3
-    keep = ~(a <= jump)  # NaN is kept
-    scale = jnp.where(keep & (a > 0), a, 1)
-    c = 2 * jnp.where(keep, g, 0) / 3 / scale / cbrt(scale)
-
-    def newton(_: int, t: Array) -> Array:  # t = (|y| / a)^{1/3} solves t^4 - t + c = 0
-      cube = t * t * t
-      return t - ((cube - 1) * t + c) / (4 * cube - 1)
-
-    t = jax.lax.fori_loop(0, _ROOT_STEPS, newton, jnp.ones_like(a), unroll=True)
-    return jnp.where(keep, v * t * t * t, 0)
+    return stationary(_two_thirds, _two_thirds_slopes, v, strength(s, l))
 
   return entrywise(one, x, scaling, spread("lam", lam, x))
 
@@ -248,7 +310,7 @@ def penalty_two_thirds(x: PyTree, lam: Any = None) -> Array:
   Computes g(x) = sum_i lam_i |x_i|^{2/3}.
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     lam: >= 0 as in ``prox_two_thirds``.
 
   Returns:
@@ -266,7 +328,7 @@ def penalty_two_thirds(x: PyTree, lam: Any = None) -> Array:
     Cao, Sun and Xu, Fast image deconvolution using closed-form thresholding formulas of Lq
     (q = 1/2, 2/3) regularization, 2013.
   """
-  x = _checks.check_float_tree("x", x)
+  x = _checks.check_float_tree("x", x, complex_ok=True)
   return total_of(lambda v, l: l * cbrt(jnp.abs(v)) ** 2, x, spread("lam", lam, x))
 
 
@@ -278,7 +340,7 @@ def prox_lq(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
   else sign(x_i) z for the root z in [b, a] of z + G q z^{q - 1} = a, found by Newton from z = a.
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     hyperparams: pair (lam, q): lam >= 0 and q in (0, 1), each a scalar, an array of the shape of
       ``x`` or a pytree prefix of ``x``; may be traced.
     scaling: >= 0, the step size; may be traced.
@@ -292,9 +354,9 @@ def prox_lq(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
       do not fit.
 
   Note:
-    Two minimisers at the threshold: 0 is returned. From z = a Newton decreases monotonically and
-    is exact to rounding in six steps for q <= 0.95. For q = 1/2 and 2/3 ``prox_half`` and
-    ``prox_two_thirds`` are faster: their iterations need no powers.
+    Two minimisers at the threshold: 0 is returned. From z = a Newton decreases monotonically. For
+    q = 1/2 and 2/3 ``prox_half`` and ``prox_two_thirds`` are faster: their iterations need no
+    powers.
 
   Example:
     >>> prox_lq(jnp.array([-4.0, 1.0]), (1.0, 0.5)).round(3)
@@ -304,24 +366,10 @@ def prox_lq(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
     Marjanovic and Solo, On lq optimization and matrix completion, 2012, theorem 1.
   """
   lam, q = _checks.parts(hyperparams, "lam", "q")
-  x = start(x, scaling)
+  x = start(x, scaling, complex_ok=True)
 
   def one(v: Array, s: Array, l: Array, q: Array) -> Array:
-    a, g = jnp.abs(v), s * l
-    positive = g > 0
-    g_safe = jnp.where(positive, g, 1)
-    b = (2 * g_safe * (1 - q)) ** (1 / (2 - q))
-    jump = jnp.where(positive, b + g_safe * q * b ** (q - 1), 0)
-    keep = positive & ~(a <= jump)  # NaN is kept
-    target = jnp.where(keep, a, 2 * (b + g_safe * q * b ** (q - 1)))
-
-    def newton(_: int, z: Array) -> Array:
-      slope = g_safe * q * z ** (q - 2)
-      return jnp.maximum(z - (z + slope * z - target) / (1 + (q - 1) * slope), b)
-
-    steps = _NEWTON_STEPS if v.dtype == jnp.float64 else _NEWTON_STEPS_SINGLE
-    z = jax.lax.fori_loop(0, steps, newton, target)
-    return jnp.where(positive, jnp.where(keep, jnp.sign(v) * z, 0), v)
+    return stationary(_lq, _lq_slopes, v, strength(s, l), q)
 
   return entrywise(one, x, scaling, spread("lam", lam, x), spread("q", q, x, check=_open_unit))
 
@@ -332,7 +380,7 @@ def penalty_lq(x: PyTree, hyperparams: Any) -> Array:
   Computes g(x) = sum_i lam_i |x_i|^{q_i}.
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     hyperparams: as in ``prox_lq``.
 
   Returns:
@@ -350,7 +398,7 @@ def penalty_lq(x: PyTree, hyperparams: Any) -> Array:
     Marjanovic and Solo, On lq optimization and matrix completion, 2012, theorem 1.
   """
   lam, q = _checks.parts(hyperparams, "lam", "q")
-  x = _checks.check_float_tree("x", x)
+  x = _checks.check_float_tree("x", x, complex_ok=True)
 
   def one(v: Array, l: Array, q: Array) -> Array:
     present = v != 0

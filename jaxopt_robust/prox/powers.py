@@ -5,7 +5,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
-from jaxopt_robust.prox._common import entrywise, root, spread, start, total_of
+from jaxopt_robust.prox._common import entrywise, root, spread, start, strength, total_of
+from jaxopt_robust.prox._stationary import hypotenuse, stationary
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
 __all__ = [
@@ -20,6 +21,51 @@ __all__ = [
   "three_halves",
 ]
 
+_ROOT_12 = 12.0**0.5  # not under the root: 12 G may overflow where G does not
+
+
+def _three_halves(v: Array, g: Array) -> Array:
+  a = jnp.abs(v)
+  bottom = 1.5 * g + hypotenuse(1.5 * g, 2 * jnp.sqrt(a))
+  flat = bottom == 0  # a = 0 and no penalty
+  u = 2 * a / jnp.where(flat, 1, bottom)
+  return jnp.sign(v) * jnp.where(g > 0, u * u, a)
+
+
+def _three_halves_slopes(y: Array, v: Array, g: Array) -> tuple[Array, Array]:
+  u = root(jnp.abs(y))
+  bottom = u + 0.75 * g
+  flat = bottom == 0
+  gain = jnp.where(flat, 1, u / jnp.where(flat, 1, bottom))
+  return gain, -1.5 * jnp.sign(v) * u * gain
+
+
+def _cube(v: Array, g: Array) -> Array:
+  return 2 * v / (1 + hypotenuse(jnp.ones_like(v), jnp.sqrt(g) * (_ROOT_12 * jnp.sqrt(jnp.abs(v)))))
+
+
+def _cube_slopes(y: Array, v: Array, g: Array) -> tuple[Array, Array]:
+  gain = 1 / (1 + 6 * (g * jnp.abs(y)))
+  return gain, -3 * (jnp.abs(y) * gain) * y
+
+
+def _fourth_power(v: Array, g: Array) -> Array:
+  w = _ROOT_12 / 2 * jnp.sqrt(g)
+  free = w == 0
+  safe = jnp.where(free, 1, w)
+  p = 3 * safe * jnp.abs(v)
+  # sinh(asinh(p) / 3) is the cube root of p / 4 to rounding from here on; p itself may overflow
+  large = p > 10 * jnp.finfo(v.dtype).eps ** -1.5
+  inner = jnp.sinh(jnp.arcsinh(jnp.where(large, 0, p)) / 3) / safe
+  outer = jnp.cbrt(jnp.abs(v) / 4) / jnp.cbrt(jnp.where(free, 1, g))
+  return jnp.sign(v) * jnp.where(free, jnp.abs(v), jnp.where(large, outer, inner))
+
+
+def _fourth_power_slopes(y: Array, v: Array, g: Array) -> tuple[Array, Array]:
+  t = jnp.sqrt(g) * y
+  gain = 1 / (1 + 12 * t * t)
+  return gain, -4 * (y * gain * y) * y
+
 
 def prox_three_halves(x: PyTree, lam: Any = None, scaling: ArrayLike = 1.0) -> PyTree:
   r"""Proximal operator of the power 3/2.
@@ -28,7 +74,7 @@ def prox_three_halves(x: PyTree, lam: Any = None, scaling: ArrayLike = 1.0) -> P
   a = |x_i|, |y_i| = u^2 for the positive root u of u^2 + (3/2) G u = a.
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     lam: >= 0, a scalar, an array of the shape of ``x`` or a pytree prefix of ``x``; may be traced.
       None means 1.
     scaling: >= 0, the step size; may be traced.
@@ -51,14 +97,10 @@ def prox_three_halves(x: PyTree, lam: Any = None, scaling: ArrayLike = 1.0) -> P
     Chaux, Combettes, Pesquet and Wajs, A variational formulation for frame-based inverse problems,
     2007, example 4.4.
   """
-  x = start(x, scaling)
+  x = start(x, scaling, complex_ok=True)
 
   def one(v: Array, s: Array, l: Array) -> Array:
-    a, g = jnp.abs(v), s * l
-    bottom = 1.5 * g + root(2.25 * g * g + 4 * a)
-    flat = bottom == 0  # a = 0 and no penalty
-    u = 2 * a / jnp.where(flat, 1, bottom)
-    return jnp.sign(v) * jnp.where(g > 0, u * u, a)
+    return stationary(_three_halves, _three_halves_slopes, v, strength(s, l))
 
   return entrywise(one, x, scaling, spread("lam", lam, x))
 
@@ -69,7 +111,7 @@ def penalty_three_halves(x: PyTree, lam: Any = None) -> Array:
   Computes g(x) = sum_i lam_i |x_i|^{3/2}.
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     lam: >= 0 as in ``prox_three_halves``.
 
   Returns:
@@ -87,7 +129,7 @@ def penalty_three_halves(x: PyTree, lam: Any = None) -> Array:
     Chaux, Combettes, Pesquet and Wajs, A variational formulation for frame-based inverse problems,
     2007.
   """
-  x = _checks.check_float_tree("x", x)
+  x = _checks.check_float_tree("x", x, complex_ok=True)
   return total_of(lambda v, l: l * jnp.abs(v) * root(jnp.abs(v)), x, spread("lam", lam, x))
 
 
@@ -98,7 +140,7 @@ def prox_cube(x: PyTree, lam: Any = None, scaling: ArrayLike = 1.0) -> PyTree:
   y_i = 2 x_i / (1 + sqrt(1 + 12 scaling lam_i |x_i|)).
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     lam: >= 0, a scalar, an array of the shape of ``x`` or a pytree prefix of ``x``; may be traced.
       None means 1.
     scaling: >= 0, the step size; may be traced.
@@ -118,11 +160,12 @@ def prox_cube(x: PyTree, lam: Any = None, scaling: ArrayLike = 1.0) -> PyTree:
     Chaux, Combettes, Pesquet and Wajs, A variational formulation for frame-based inverse problems,
     2007, example 4.4.
   """
-  x = start(x, scaling)
-  return entrywise(
-    lambda v, s, l: 2 * v / (1 + jnp.sqrt(1 + 12 * s * l * jnp.abs(v))),
-    x, scaling, spread("lam", lam, x),
-  )  # fmt: skip
+  x = start(x, scaling, complex_ok=True)
+
+  def one(v: Array, s: Array, l: Array) -> Array:
+    return stationary(_cube, _cube_slopes, v, strength(s, l))
+
+  return entrywise(one, x, scaling, spread("lam", lam, x))
 
 
 def penalty_cube(x: PyTree, lam: Any = None) -> Array:
@@ -131,7 +174,7 @@ def penalty_cube(x: PyTree, lam: Any = None) -> Array:
   Computes g(x) = sum_i lam_i |x_i|^3.
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     lam: >= 0 as in ``prox_cube``.
 
   Returns:
@@ -149,7 +192,7 @@ def penalty_cube(x: PyTree, lam: Any = None) -> Array:
     Chaux, Combettes, Pesquet and Wajs, A variational formulation for frame-based inverse problems,
     2007.
   """
-  x = _checks.check_float_tree("x", x)
+  x = _checks.check_float_tree("x", x, complex_ok=True)
   return total_of(lambda v, l: l * jnp.abs(v) * v * v, x, spread("lam", lam, x))
 
 
@@ -160,7 +203,7 @@ def prox_fourth_power(x: PyTree, lam: Any = None, scaling: ArrayLike = 1.0) -> P
   y_i = sinh( asinh(3 w x_i) / 3 ) / w with w = sqrt(3 scaling lam_i).
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     lam: >= 0, a scalar, an array of the shape of ``x`` or a pytree prefix of ``x``; may be traced.
       None means 1.
     scaling: >= 0, the step size; may be traced.
@@ -184,13 +227,10 @@ def prox_fourth_power(x: PyTree, lam: Any = None, scaling: ArrayLike = 1.0) -> P
     Chaux, Combettes, Pesquet and Wajs, A variational formulation for frame-based inverse problems,
     2007, example 4.4; the hyperbolic form is ours.
   """
-  x = start(x, scaling)
+  x = start(x, scaling, complex_ok=True)
 
   def one(v: Array, s: Array, l: Array) -> Array:
-    w = root(3 * s * l)
-    free = w == 0
-    safe = jnp.where(free, 1, w)
-    return jnp.where(free, v, jnp.sinh(jnp.arcsinh(3 * safe * v) / 3) / safe)
+    return stationary(_fourth_power, _fourth_power_slopes, v, strength(s, l))
 
   return entrywise(one, x, scaling, spread("lam", lam, x))
 
@@ -201,7 +241,7 @@ def penalty_fourth_power(x: PyTree, lam: Any = None) -> Array:
   Computes g(x) = sum_i lam_i x_i^4.
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     lam: >= 0 as in ``prox_fourth_power``.
 
   Returns:
@@ -219,8 +259,8 @@ def penalty_fourth_power(x: PyTree, lam: Any = None) -> Array:
     Chaux, Combettes, Pesquet and Wajs, A variational formulation for frame-based inverse problems,
     2007.
   """
-  x = _checks.check_float_tree("x", x)
-  return total_of(lambda v, l: l * v**4, x, spread("lam", lam, x))
+  x = _checks.check_float_tree("x", x, complex_ok=True)
+  return total_of(lambda v, l: l * v * v * v * v, x, spread("lam", lam, x))
 
 
 three_halves = Penalty(penalty_three_halves, prox_three_halves)

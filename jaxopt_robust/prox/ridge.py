@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
-from jaxopt_robust.prox._common import scaled_for, spread, start, total
+from jaxopt_robust.prox._common import scaled_for, spread, start, total_of
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
 __all__ = [
@@ -26,7 +26,7 @@ def prox_ridge(x: PyTree, l2reg: Any = 1.0, scaling: ArrayLike = 1.0) -> PyTree:
   y_i = x_i / (1 + scaling lam_i).
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     l2reg: lam >= 0, a scalar, an array of the shape of ``x`` or a pytree prefix of ``x``; may be
       traced. None means 1.
     scaling: >= 0, the step size; may be traced.
@@ -49,7 +49,7 @@ def prox_ridge(x: PyTree, l2reg: Any = 1.0, scaling: ArrayLike = 1.0) -> PyTree:
   Reference:
     Parikh and Boyd, Proximal algorithms, 2014, section 6.1.1.
   """
-  x = start(x, scaling)
+  x = start(x, scaling, complex_ok=True)
   return jax.tree.map(
     lambda v, lam: v / (1 + scaled_for(scaling, v) * lam), x, spread("l2reg", l2reg, x)
   )
@@ -61,7 +61,7 @@ def penalty_ridge(x: PyTree, l2reg: Any = 1.0) -> Array:
   Computes g(x) = sum_i (lam_i / 2) x_i^2 with lam = l2reg.
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     l2reg: lam >= 0 as in ``prox_ridge``.
 
   Returns:
@@ -78,8 +78,8 @@ def penalty_ridge(x: PyTree, l2reg: Any = 1.0) -> Array:
   Reference:
     Hoerl and Kennard, Ridge regression: biased estimation for nonorthogonal problems, 1970.
   """
-  x = _checks.check_float_tree("x", x)
-  return total(jax.tree.map(lambda v, lam: 0.5 * lam * v * v, x, spread("l2reg", l2reg, x)))
+  x = _checks.check_float_tree("x", x, complex_ok=True)
+  return total_of(lambda v, lam: 0.5 * lam * v * v, x, spread("l2reg", l2reg, x))
 
 
 def prox_non_negative_ridge(x: PyTree, l2reg: Any = 1.0, scaling: ArrayLike = 1.0) -> PyTree:
@@ -111,7 +111,7 @@ def prox_non_negative_ridge(x: PyTree, l2reg: Any = 1.0, scaling: ArrayLike = 1.
   Reference:
     Parikh and Boyd, Proximal algorithms, 2014, section 6.1.1 with the constraint added.
   """
-  shrunk = prox_ridge(x, l2reg, scaling)
+  shrunk = prox_ridge(start(x, scaling), l2reg, scaling)
   return jax.tree.map(jax.nn.relu, shrunk)
 
 
@@ -139,8 +139,8 @@ def penalty_non_negative_ridge(x: PyTree, l2reg: Any = 1.0) -> Array:
     Parikh and Boyd, Proximal algorithms, 2014, section 6.1.1 with the constraint added.
   """
   x = _checks.check_float_tree("x", x)
-  value = lambda v, lam: jnp.where(v < 0, jnp.inf, 0.5 * lam * v * v)
-  return total(jax.tree.map(value, x, spread("l2reg", l2reg, x)))
+  value = lambda v, lam: jnp.where(v < 0, jnp.inf, 0.5 * lam * jax.nn.relu(v) * jax.nn.relu(v))
+  return total_of(value, x, spread("l2reg", l2reg, x))
 
 
 ridge = Penalty(penalty_ridge, prox_ridge)

@@ -5,9 +5,9 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
-from jaxopt_robust.numerics import upcast
+from jaxopt_robust.numerics import norm_by, upcast
 from jaxopt_robust.prox._common import start_array
-from jaxopt_robust.prox._radial import check_shared, factors, norms_of
+from jaxopt_robust.prox._radial import check_shared, factors
 from jaxopt_robust.prox.l1 import lasso
 from jaxopt_robust.typing import Array, ArrayLike, Penalty
 
@@ -15,7 +15,7 @@ __all__ = ["l21", "make_row_penalty", "penalty_l21", "prox_l21"]
 
 
 def _row_norms(x: Array) -> Array:
-  return norms_of(
+  return norm_by(
     x, lambda v: jnp.sum(v, -1), lambda v: jnp.max(v, -1), lambda v: jnp.expand_dims(v, -1)
   )
 

@@ -21,4 +21,19 @@ BAD_INPUTS = [
     "numerics.log_mean_exp", "dtype", lambda: numerics.log_mean_exp(X, where=jnp.ones(3)),
     TypeError, "boolean mask",
   ),
+  BadInput(
+    "numerics.soft_threshold", "negative", lambda: numerics.soft_threshold(X, -2.0), ValueError,
+    "threshold must be >= 0; got -2",
+  ),
+  BadInput(
+    "numerics.hard_threshold", "negative", lambda: numerics.hard_threshold(X, [1.0, -1.0, 0.0]),
+    ValueError, "threshold must be >= 0; got -1",
+  ),
+  BadInput(
+    "numerics.soft_threshold", "none", lambda: numerics.soft_threshold(X, None), TypeError,
+    "threshold must be a number",
+  ),
+  BadInput(
+    "numerics.safe_norm", "string", lambda: numerics.safe_norm("abc"), TypeError, "x must be"
+  ),
 ]  # fmt: skip
