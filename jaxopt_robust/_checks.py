@@ -4,9 +4,10 @@ Facts about shapes and dtypes are always checked. Facts about values are checked
 value is known while tracing: this is the one file that asks whether something is a tracer.
 """
 
+import contextlib
 import difflib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -413,14 +414,30 @@ def check_state(name: str, value: Any, kind: type) -> Any:
   return jax.tree.map(lambda leaf: leaf if _is_jax(leaf) else jnp.asarray(leaf), value)
 
 
-def parts(hyperparams: Any, *names: str, name: str = "hyperparams") -> tuple:
-  """The members of a tuple of hyper-parameters, by name."""
+def parts(hyperparams: Any, *names: str, name: str = "hyperparams", example: Any = None) -> tuple:
+  """The members of a tuple of hyper-parameters, by name; ``example`` is shown where it is none."""
   if not isinstance(hyperparams, tuple | list) or len(hyperparams) != len(names):
     kind = {2: "pair", 3: "triple"}.get(len(names), f"tuple of {len(names)}")
-    raise ValueError(
-      f"{name} must be a {kind} ({', '.join(names)}); got a {type(hyperparams).__name__}."
-    )
+    usage = "" if example is None else f": pass {example}"
+    if isinstance(hyperparams, tuple | list):
+      got = f"{len(hyperparams)} of them"
+    elif hasattr(hyperparams, "dtype"):
+      got = _describe(hyperparams)  # of a traced array too
+    else:
+      got = f"a {type(hyperparams).__name__}"
+    raise ValueError(f"{name} must be a {kind} ({', '.join(names)}){usage}; got {got}.")
   return tuple(hyperparams)
+
+
+@contextlib.contextmanager
+def within(argument: str) -> Iterator[None]:
+  """Errors about a part of an argument, raised where only the part is known, name the argument."""
+  try:
+    yield
+  except (TypeError, ValueError) as error:
+    if type(error) not in (TypeError, ValueError) or argument in str(error):
+      raise
+    raise type(error)(f"{argument}: {error}") from error
 
 
 def check_penalty(name: str, value: Any) -> None:

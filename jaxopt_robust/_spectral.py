@@ -34,6 +34,11 @@ def clean(values: Array, size: int) -> Array:
   return values - jax.lax.stop_gradient(jnp.where(small, values, 0))
 
 
+def adjoint(x: Array) -> Array:
+  """The conjugate transpose."""
+  return x.conj().T
+
+
 def _outer(op: Callable[[Array, Array], Array], a: Array, b: Array) -> Array:
   return op(a[:, None], b[None, :])
 
@@ -76,37 +81,37 @@ def _by_params(fun: Callable[..., Array], values: Array, params: tuple, tangents
 @jax.custom_jvp
 def _svd(x: Array) -> tuple[Array, Array, Array]:
   u, s, vt = jnp.linalg.svd(x, full_matrices=False)
-  return u, s, vt.T
+  return u, s, adjoint(vt)
 
 
 @_svd.defjvp
 def _svd_rule(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
   (x,), (h,) = primals, tangents
   u, s, v = _svd(x)
-  p = u.T @ h @ v
+  p = adjoint(u) @ h @ v
   rounding = _rounding(s, max(x.shape))
   difference, total = _outer(jnp.subtract, s, s), _outer(jnp.add, s, s)
   tied, null = jnp.abs(difference) <= rounding, total <= rounding
   # Both rotations: their sum meets the difference of two values, their difference the sum.
-  both = -_safe_ratio((p + p.T) / 2, difference, jnp.zeros_like(p), tied)
-  apart = _safe_ratio((p - p.T) / 2, total, jnp.zeros_like(p), null)
+  both = -_safe_ratio((p + adjoint(p)) / 2, difference, jnp.zeros_like(p), tied)
+  apart = _safe_ratio((p - adjoint(p)) / 2, total, jnp.zeros_like(p), null)
   du, dv = u @ (both + apart), v @ (both - apart)
   inverse = _safe_ratio(jnp.ones_like(s), s, jnp.zeros_like(s), s <= rounding)
   if x.shape[0] > x.shape[1]:
     du += (h @ v - u @ p) * inverse[None, :]
   if x.shape[0] < x.shape[1]:
-    dv += (h.T @ u - v @ p.T) * inverse[None, :]
-  return (u, s, v), (du, jnp.diagonal(p), dv)
+    dv += (adjoint(h) @ u - v @ adjoint(p)) * inverse[None, :]
+  return (u, s, v), (du, jnp.diagonal(p).real, dv)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def singular_map(fun: ValueMap, x: Array, *params: Any) -> Array:
-  """U diag(fun(s, *params)) V^T for x = U diag(s) V^T, float[m, n]; s in falling order.
+  """U diag(fun(s, *params)) V^H for x = U diag(s) V^H, real or complex [m, n]; s falls.
 
   fun(0) = 0 unless x has full rank: else the derivative is that of one choice of U and V.
   """
   u, s, v = _svd(x)
-  return (u * fun(s, *params)[None, :]) @ v.T
+  return (u * fun(s, *params)[None, :]) @ adjoint(v)
 
 
 @singular_map.defjvp
@@ -122,16 +127,16 @@ def _singular_map_rule(fun: ValueMap, primals: tuple, tangents: tuple) -> tuple[
   sums = _safe_ratio(
     _outer(jnp.add, f, f), total, _outer(jnp.add, slopes, slopes) / 2, total <= rounding
   )
-  p = u.T @ h @ v
-  inner = _differences(s, f, jacobian, size) * (p + p.T) / 2 + sums * (p - p.T) / 2
-  diagonal = jacobian @ jnp.diagonal(p) + _by_params(fun, s, tuple(params), tuple(dparams))
-  out = u @ (inner + jnp.diag(diagonal)) @ v.T
+  p = adjoint(u) @ h @ v
+  inner = _differences(s, f, jacobian, size) * (p + adjoint(p)) / 2 + sums * (p - adjoint(p)) / 2
+  diagonal = jacobian @ jnp.diagonal(p).real + _by_params(fun, s, tuple(params), tuple(dparams))
+  out = u @ (inner + jnp.diag(diagonal)) @ adjoint(v)
   ratio = _safe_ratio(f, s, slopes, s <= rounding)
   if x.shape[0] > x.shape[1]:
-    out += ((h @ v - u @ p) * ratio[None, :]) @ v.T
+    out += ((h @ v - u @ p) * ratio[None, :]) @ adjoint(v)
   if x.shape[0] < x.shape[1]:
-    out += (u * ratio[None, :]) @ (u.T @ h - p @ v.T)
-  return (u * f[None, :]) @ v.T, out
+    out += (u * ratio[None, :]) @ (adjoint(u) @ h - p @ adjoint(v))
+  return (u * f[None, :]) @ adjoint(v), out
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -145,7 +150,7 @@ def _singular_sum_rule(fun: Callable, primals: tuple, tangents: tuple) -> tuple[
   (x, *params), (h, *dparams) = primals, tangents
   gradient = singular_map(partial(_gradient_of, fun, max(x.shape)), x, *params)
   by_params = singular_sum(partial(_by_params_of, fun), x, tuple(params), tuple(dparams))
-  return singular_sum(fun, x, *params), jnp.sum(gradient * h) + by_params
+  return singular_sum(fun, x, *params), jnp.sum(jnp.conj(gradient) * h).real + by_params
 
 
 def _gradient_of(fun: Callable, size: int, values: Array, *params: Any) -> Array:

@@ -76,15 +76,6 @@ def start_array(
   return jax.lax.convert_element_type(array, array.dtype)  # without weak types
 
 
-def total(terms: PyTree) -> Array:
-  """Sum of all entries of a pytree, accumulated in float32 at least."""
-  leaves = jax.tree.leaves(terms)
-  dtype = jnp.result_type(*leaves)
-  return sum((jnp.sum(upcast(leaf)) for leaf in leaves[1:]), jnp.sum(upcast(leaves[0]))).astype(
-    dtype
-  )
-
-
 def scaled_for(scaling: ArrayLike, leaf: Array) -> Array:
   """The scaling in the real dtype of one leaf, so that it promotes nothing."""
   return jnp.asarray(scaling, real_dtype(leaf.dtype))
@@ -148,8 +139,8 @@ def total_of(fun: Callable[..., Array], x: PyTree, *params: PyTree) -> Array:
     wides = [upcast(leaf) for leaf in leaves]
     return jnp.sum(_nan_where(fun(wide, *wides), wide, *wides))
 
-  sums = jax.tree.leaves(jax.tree.map(one, x, *params))
-  return sum(sums[1:], sums[0]).astype(value_dtype(x))
+  sums: list[Array] = jax.tree.leaves(jax.tree.map(one, x, *params))
+  return jnp.asarray(sum(sums), value_dtype(x))
 
 
 def value_dtype(x: PyTree) -> Any:

@@ -8,13 +8,16 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import upcast
-from jaxopt_robust.prox._common import start
+from jaxopt_robust.prox._common import scaled_for, start
 from jaxopt_robust.typing import Array, ArrayLike
 
 
-def check_blocks_of(x: Any, rank: int, scaling: ArrayLike = 1.0) -> Array:
+def check_blocks_of(
+  x: Any, rank: int, scaling: ArrayLike = 1.0, *, complex_ok: bool = False
+) -> Array:
   """A float array of at least this rank (1: lines, 2: images), and a scaling >= 0."""
-  return _checks.check_float_array("x", start(x, scaling), min_rank=rank)
+  x = start(x, scaling, complex_ok=complex_ok)
+  return _checks.check_float_array("x", x, min_rank=rank, non_empty=False, complex_ok=complex_ok)
 
 
 def scalar_strength(name: str, value: Any, like: Array) -> Array:
@@ -26,12 +29,14 @@ def scalar_strength(name: str, value: Any, like: Array) -> Array:
     raise ValueError(
       f"{name} must be a scalar (use jax.vmap for several); got shape {jnp.shape(value)}."
     )
-  return jnp.asarray(value, like.dtype)
+  return scaled_for(value, like)
 
 
 def over_blocks(fun: Callable[[Array], Array], x: Array, rank: int) -> Array:
   """``fun`` on every block of the last ``rank`` axes, in float32 at least; dtype of ``x``."""
   wide = upcast(x)
+  if not x.size:
+    return x
   if x.ndim == rank:
     return fun(wide).astype(x.dtype)
   out = jax.vmap(fun)(wide.reshape(-1, *x.shape[-rank:]))

@@ -202,13 +202,15 @@ def prox_poisson(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTre
   Reference:
     Combettes and Pesquet, Proximal splitting methods in signal processing, 2011, table 10.2.
   """
-  lam, count = _checks.parts(hyperparams, "lam", "count")
+  lam, count = _checks.parts(hyperparams, "lam", "count", example=(1.0, 3.0))
   x = start(x, scaling)
 
   def one(v: Array, s: Array, l: Array, b: Array) -> Array:
     return stationary(_poisson, _poisson_slopes, v, strength(s, l), b)
 
-  return entrywise(one, x, scaling, spread("lam", lam, x), spread("count", count, x))
+  return entrywise(
+    one, x, scaling, spread("lam of hyperparams", lam, x), spread("count of hyperparams", count, x)
+  )
 
 
 def penalty_poisson(x: PyTree, hyperparams: Any) -> Array:
@@ -235,7 +237,7 @@ def penalty_poisson(x: PyTree, hyperparams: Any) -> Array:
   Reference:
     Combettes and Pesquet, Proximal splitting methods in signal processing, 2011, table 10.2.
   """
-  lam, count = _checks.parts(hyperparams, "lam", "count")
+  lam, count = _checks.parts(hyperparams, "lam", "count", example=(1.0, 3.0))
   x = _checks.check_float_tree("x", x)
 
   def one(v: Array, l: Array, b: Array) -> Array:
@@ -244,7 +246,9 @@ def penalty_poisson(x: PyTree, hyperparams: Any) -> Array:
     edge = jnp.where((v == 0) & (l * b == 0), 0, jnp.inf)
     return jnp.where(inside, value, edge)
 
-  return total_of(one, x, spread("lam", lam, x), spread("count", count, x))
+  return total_of(
+    one, x, spread("lam of hyperparams", lam, x), spread("count of hyperparams", count, x)
+  )
 
 
 def prox_entropy(x: PyTree, lam: Any = None, scaling: ArrayLike = 1.0) -> PyTree:

@@ -30,11 +30,11 @@ def _not_nan(name: str, value: Any) -> None:
 
 
 def _bounds(low: Any, high: Any, x: PyTree) -> tuple[PyTree, PyTree]:
-  lows = spread("low", low, x, check=_not_nan)
-  highs = spread("high", high, x, check=_not_nan)
+  lows = spread("low of hyperparams", low, x, check=_not_nan)
+  highs = spread("high of hyperparams", high, x, check=_not_nan)
   for a, b in zip(jax.tree.leaves(lows), jax.tree.leaves(highs), strict=True):
     if _checks.is_concrete((a, b)) and np.any(np.asarray(a) > np.asarray(b)):
-      raise ValueError("low must be at most high everywhere; got a larger one.")
+      raise ValueError("low of hyperparams must be at most high everywhere; got a larger one.")
   return lows, highs
 
 
@@ -84,7 +84,7 @@ def prox_box(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
   Reference:
     Parikh and Boyd, Proximal algorithms, 2014, chapter 6.
   """
-  low, high = _checks.parts(hyperparams, "low", "high")
+  low, high = _checks.parts(hyperparams, "low", "high", example=(0.0, 1.0))
   x = start(x, scaling)
   low, high = _bounds(low, high, x)
   return entrywise(lambda v, s, a, b: jnp.minimum(jnp.maximum(v, a), b), x, scaling, low, high)
@@ -113,7 +113,7 @@ def penalty_box(x: PyTree, hyperparams: Any) -> Array:
   Reference:
     Parikh and Boyd, Proximal algorithms, 2014, chapter 6.
   """
-  low, high = _checks.parts(hyperparams, "low", "high")
+  low, high = _checks.parts(hyperparams, "low", "high", example=(0.0, 1.0))
   x = _checks.check_float_tree("x", x)
   low, high = _bounds(low, high, x)
   return total_of(
@@ -151,11 +151,12 @@ def prox_quadratic(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyT
   Reference:
     Parikh and Boyd, Proximal algorithms, 2014, chapter 6.
   """
-  curvature, linear = _checks.parts(hyperparams, "curvature", "linear")
+  curvature, linear = _checks.parts(hyperparams, "curvature", "linear", example=(1.0, 0.5))
   x = start(x, scaling)
   return entrywise(
     lambda v, s, c, b: stationary(_quadratic, _quadratic_slopes, v, s, c, b), x, scaling,
-    spread("curvature", curvature, x), spread("linear", linear, x, check=_any_number),
+    spread("curvature of hyperparams", curvature, x),
+    spread("linear of hyperparams", linear, x, check=_any_number),
   )  # fmt: skip
 
 
@@ -182,11 +183,12 @@ def penalty_quadratic(x: PyTree, hyperparams: Any) -> Array:
   Reference:
     Parikh and Boyd, Proximal algorithms, 2014, chapter 6.
   """
-  curvature, linear = _checks.parts(hyperparams, "curvature", "linear")
+  curvature, linear = _checks.parts(hyperparams, "curvature", "linear", example=(1.0, 0.5))
   x = _checks.check_float_tree("x", x)
   return total_of(
     lambda v, c, b: v * (c * v / 2 - b), x,
-    spread("curvature", curvature, x), spread("linear", linear, x, check=_any_number),
+    spread("curvature of hyperparams", curvature, x),
+    spread("linear of hyperparams", linear, x, check=_any_number),
   )  # fmt: skip
 
 

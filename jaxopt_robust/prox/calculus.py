@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxopt_robust import _checks
+from jaxopt_robust.numerics import magnitude
+from jaxopt_robust.prox._common import scaled_for
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
 __all__ = ["add_quadratic", "precompose_affine", "precompose_semi_orthogonal", "ravelled"]
@@ -22,7 +24,7 @@ def precompose_affine(
   (prox_{c^2 s psi}(c x + b) - b) / c.
 
   Args:
-    penalty: ``Penalty`` psi of float arrays.
+    penalty: ``Penalty`` psi of float (or complex) arrays.
     scale: a scalar other than 0; may be traced.
     shift: a scalar or an array of the shape of ``x``; may be traced.
 
@@ -53,14 +55,14 @@ def precompose_affine(
     return jnp.asarray(scale, x.dtype) * x + jnp.asarray(shift, x.dtype)
 
   def value(x: ArrayLike, hyperparams: Any = None) -> Array:
-    array = _checks.check_float_array("x", x)
+    array = _checks.check_float_array("x", x, non_empty=False, complex_ok=True)
     return penalty.value(inner(array), hyperparams)
 
   def prox(x: ArrayLike, hyperparams: Any = None, scaling: ArrayLike = 1.0) -> Array:
     _checks.check_non_negative("scaling", scaling)
-    array = _checks.check_float_array("x", x)
+    array = _checks.check_float_array("x", x, non_empty=False, complex_ok=True)
     c = jnp.asarray(scale, array.dtype)
-    step = c * c * jnp.asarray(scaling, array.dtype)
+    step = jnp.real(c * c) * scaled_for(scaling, array)
     return (penalty.prox(inner(array), hyperparams, step) - jnp.asarray(shift, array.dtype)) / c
 
   return Penalty(value, prox, penalty.convex)
@@ -73,7 +75,7 @@ def add_quadratic(penalty: Penalty, *, weight: ArrayLike, center: ArrayLike = 0.
   prox_{s / (1 + s mu) psi}((x + s mu c) / (1 + s mu)).
 
   Args:
-    penalty: ``Penalty`` psi of float arrays.
+    penalty: ``Penalty`` psi of float (or complex) arrays.
     weight: >= 0, a scalar; may be traced.
     center: a scalar or an array of the shape of ``x``; may be traced.
 
@@ -98,16 +100,16 @@ def add_quadratic(penalty: Penalty, *, weight: ArrayLike, center: ArrayLike = 0.
     raise ValueError(f"weight must be a scalar; got shape {jnp.shape(weight)}.")
 
   def value(x: ArrayLike, hyperparams: Any = None) -> Array:
-    array = _checks.check_float_array("x", x)
-    off = array - jnp.asarray(center, array.dtype)
-    square = jnp.asarray(weight, array.dtype) / 2 * jnp.sum(off * off)
+    array = _checks.check_float_array("x", x, non_empty=False, complex_ok=True)
+    off = magnitude(array - jnp.asarray(center, array.dtype))
+    square = scaled_for(weight, array) / 2 * jnp.sum(off * off)
     return penalty.value(array, hyperparams) + square
 
   def prox(x: ArrayLike, hyperparams: Any = None, scaling: ArrayLike = 1.0) -> Array:
     _checks.check_non_negative("scaling", scaling)
-    array = _checks.check_float_array("x", x)
-    step = jnp.asarray(scaling, array.dtype)
-    pull = step * jnp.asarray(weight, array.dtype)
+    array = _checks.check_float_array("x", x, non_empty=False, complex_ok=True)
+    step = scaled_for(scaling, array)
+    pull = step * scaled_for(weight, array)
     mean = (array + pull * jnp.asarray(center, array.dtype)) / (1 + pull)
     return penalty.prox(mean, hyperparams, step / (1 + pull))
 
@@ -119,12 +121,12 @@ def precompose_semi_orthogonal(
 ) -> Penalty:
   r"""The penalty of a transform, such as wavelet coefficients.
 
-  g(x) = psi(L x) with L L^T = nu I; its operator with step s is
-  x + (1 / nu) L^T (prox_{nu s psi}(L x) - L x).
+  g(x) = psi(L x) with L L^H = nu I; its operator with step s is
+  x + (1 / nu) L^H (prox_{nu s psi}(L x) - L x).
 
   Args:
-    penalty: ``Penalty`` psi of float arrays.
-    matvec: ``matvec(x) -> L x``, linear; the transpose is taken by ``jax.linear_transpose``.
+    penalty: ``Penalty`` psi of float (or complex) arrays.
+    matvec: ``matvec(x) -> L x``, linear; its adjoint L^H is taken by ``jax.linear_transpose``.
     nu: > 0, a scalar; may be traced. 1 for orthogonal L.
 
   Returns:
@@ -135,7 +137,7 @@ def precompose_semi_orthogonal(
     ValueError: when nu is not positive or not a scalar.
 
   Note:
-    L L^T = nu I is not checked; for any other L the result is the operator of no function in
+    L L^H = nu I is not checked; for any other L the result is the operator of no function in
     general.
 
   Example:
@@ -153,16 +155,19 @@ def precompose_semi_orthogonal(
     raise ValueError(f"nu must be a scalar; got shape {jnp.shape(nu)}.")
 
   def value(x: ArrayLike, hyperparams: Any = None) -> Array:
-    return penalty.value(matvec(_checks.check_float_array("x", x)), hyperparams)
+    return penalty.value(
+      matvec(_checks.check_float_array("x", x, non_empty=False, complex_ok=True)), hyperparams
+    )
 
   def prox(x: ArrayLike, hyperparams: Any = None, scaling: ArrayLike = 1.0) -> Array:
     _checks.check_non_negative("scaling", scaling)
-    array = _checks.check_float_array("x", x)
-    factor = jnp.asarray(nu, array.dtype)
+    array = _checks.check_float_array("x", x, non_empty=False, complex_ok=True)
+    factor = scaled_for(nu, array)
     coefficients = matvec(array)
-    step = factor * jnp.asarray(scaling, array.dtype)
+    step = factor * scaled_for(scaling, array)
     change = penalty.prox(coefficients, hyperparams, step) - coefficients
-    return array + jax.linear_transpose(matvec, array)(change)[0] / factor
+    back = jax.linear_transpose(matvec, array)(jnp.conj(change))[0]  # L^H, by conjugates on L^T
+    return array + jnp.conj(back) / factor
 
   return Penalty(value, prox, penalty.convex)
 
@@ -199,10 +204,12 @@ def ravelled(penalty: Penalty) -> Penalty:
   _checks.check_penalty("penalty", penalty)
 
   def value(x: PyTree, hyperparams: Any = None) -> Array:
-    return penalty.value(ravel_pytree(_checks.check_float_tree("x", x))[0], hyperparams)
+    return penalty.value(
+      ravel_pytree(_checks.check_float_tree("x", x, complex_ok=True))[0], hyperparams
+    )
 
   def prox(x: PyTree, hyperparams: Any = None, scaling: ArrayLike = 1.0) -> PyTree:
-    flat, unravel = ravel_pytree(_checks.check_float_tree("x", x))
+    flat, unravel = ravel_pytree(_checks.check_float_tree("x", x, complex_ok=True))
     return unravel(penalty.prox(flat, hyperparams, scaling))
 
   return Penalty(value, prox, penalty.convex)

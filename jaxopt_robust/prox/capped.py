@@ -81,14 +81,18 @@ def prox_log_sum(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTre
     Candes, Wakin and Boyd, Enhancing sparsity by reweighted l1 minimization, 2008 (penalty);
     the choice between the candidates is checked by brute force.
   """
-  lam, eps = _checks.parts(hyperparams, "lam", "eps")
+  lam, eps = _checks.parts(hyperparams, "lam", "eps", example=(1.0, 0.5))
   x = start(x, scaling, complex_ok=True)
 
   def one(v: Array, s: Array, l: Array, e: Array) -> Array:
     return stationary(_log_sum, _log_sum_slopes, v, strength(s, l), e)
 
   return entrywise(
-    one, x, scaling, spread("lam", lam, x), spread("eps", eps, x, check=_checks.check_positive)
+    one,
+    x,
+    scaling,
+    spread("lam of hyperparams", lam, x),
+    spread("eps of hyperparams", eps, x, check=_checks.check_positive),
   )
 
 
@@ -116,13 +120,13 @@ def penalty_log_sum(x: PyTree, hyperparams: Any) -> Array:
     Candes, Wakin and Boyd, Enhancing sparsity by reweighted l1 minimization, 2008 (penalty);
     the choice between the candidates is checked by brute force.
   """
-  lam, eps = _checks.parts(hyperparams, "lam", "eps")
+  lam, eps = _checks.parts(hyperparams, "lam", "eps", example=(1.0, 0.5))
   x = _checks.check_float_tree("x", x, complex_ok=True)
   return total_of(
     lambda v, l, e: l * _log1p_ratio(jnp.abs(v), e),
     x,
-    spread("lam", lam, x),
-    spread("eps", eps, x, check=_checks.check_positive),
+    spread("lam of hyperparams", lam, x),
+    spread("eps of hyperparams", eps, x, check=_checks.check_positive),
   )
 
 
@@ -157,7 +161,7 @@ def prox_capped_l1(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyT
   Reference:
     Zhang, Analysis of multi-stage convex relaxation for sparse regularization, 2010.
   """
-  lam, theta = _checks.parts(hyperparams, "lam", "theta")
+  lam, theta = _checks.parts(hyperparams, "lam", "theta", example=(1.0, 3.0))
   x = start(x, scaling, complex_ok=True)
 
   def one(v: Array, s: Array, l: Array, t: Array) -> Array:
@@ -166,7 +170,11 @@ def prox_capped_l1(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyT
     return jnp.where(g < 2 * t, low, hard_threshold(v, root(2 * g) * root(t)))
 
   return entrywise(
-    one, x, scaling, spread("lam", lam, x), spread("theta", theta, x, check=_checks.check_positive)
+    one,
+    x,
+    scaling,
+    spread("lam of hyperparams", lam, x),
+    spread("theta of hyperparams", theta, x, check=_checks.check_positive),
   )
 
 
@@ -193,13 +201,13 @@ def penalty_capped_l1(x: PyTree, hyperparams: Any) -> Array:
   Reference:
     Zhang, Analysis of multi-stage convex relaxation for sparse regularization, 2010.
   """
-  lam, theta = _checks.parts(hyperparams, "lam", "theta")
+  lam, theta = _checks.parts(hyperparams, "lam", "theta", example=(1.0, 3.0))
   x = _checks.check_float_tree("x", x, complex_ok=True)
   return total_of(
     lambda v, l, t: l * jnp.where(jnp.abs(v) < t, jnp.abs(v), t),
     x,
-    spread("lam", lam, x),
-    spread("theta", theta, x, check=_checks.check_positive),
+    spread("lam of hyperparams", lam, x),
+    spread("theta of hyperparams", theta, x, check=_checks.check_positive),
   )
 
 

@@ -20,10 +20,10 @@ def _onto(projection: Projection, x: Array, of_set: Any) -> Array:
 
 
 def _strength(hyperparams: Any, x: Array) -> tuple[Array, Any]:
-  lam, of_set = _checks.parts(hyperparams, "lam", "hyper-parameters of the set")
-  _checks.check_non_negative("lam", lam)
+  lam, of_set = _checks.parts(hyperparams, "lam", "of_set", example="(1.0, None)")
+  _checks.check_non_negative("lam of hyperparams", lam)
   if jnp.ndim(lam) != 0:
-    raise ValueError(f"lam must be a scalar; got shape {jnp.shape(lam)}.")
+    raise ValueError(f"lam of hyperparams must be a scalar; got shape {jnp.shape(lam)}.")
   return jnp.asarray(lam, x.dtype), of_set
 
 
@@ -59,14 +59,14 @@ def distance(projection: Projection) -> Penalty:
   _checks.check_callable("projection", projection)
 
   def value(x: ArrayLike, hyperparams: Any = (1.0, None)) -> Array:
-    array = _checks.check_float_array("x", x)
+    array = _checks.check_float_array("x", x, non_empty=False)
     wide = upcast(array)
     lam, of_set = _strength(hyperparams, wide)
     return (lam * safe_norm(wide - _onto(projection, wide, of_set))).astype(array.dtype)
 
   def prox(x: ArrayLike, hyperparams: Any = (1.0, None), scaling: ArrayLike = 1.0) -> Array:
     _checks.check_non_negative("scaling", scaling)
-    array = _checks.check_float_array("x", x)
+    array = _checks.check_float_array("x", x, non_empty=False)
     wide = upcast(array)
     lam, of_set = _strength(hyperparams, wide)
     nearest = _onto(projection, wide, of_set)
@@ -107,7 +107,7 @@ def squared_distance(projection: Projection) -> Penalty:
   _checks.check_callable("projection", projection)
 
   def value(x: ArrayLike, hyperparams: Any = (1.0, None)) -> Array:
-    array = _checks.check_float_array("x", x)
+    array = _checks.check_float_array("x", x, non_empty=False)
     wide = upcast(array)
     lam, of_set = _strength(hyperparams, wide)
     off = wide - _onto(projection, wide, of_set)
@@ -115,7 +115,7 @@ def squared_distance(projection: Projection) -> Penalty:
 
   def prox(x: ArrayLike, hyperparams: Any = (1.0, None), scaling: ArrayLike = 1.0) -> Array:
     _checks.check_non_negative("scaling", scaling)
-    array = _checks.check_float_array("x", x)
+    array = _checks.check_float_array("x", x, non_empty=False)
     wide = upcast(array)
     lam, of_set = _strength(hyperparams, wide)
     step = jnp.asarray(scaling, wide.dtype) * lam
@@ -155,7 +155,7 @@ def indicator(projection: Projection, *, tol: float = 1e-5) -> Penalty:
   _checks.check_non_negative("tol", tol)
 
   def value(x: ArrayLike, hyperparams: Any = None) -> Array:
-    array = _checks.check_float_array("x", x)
+    array = _checks.check_float_array("x", x, non_empty=False)
     off = jnp.max(jnp.abs(array - _onto(projection, array, hyperparams)))
     inside = off <= tol * jnp.maximum(1, jnp.max(jnp.abs(array)))
     return jnp.where(inside, 0, jnp.where(jnp.isnan(off), jnp.nan, jnp.inf)).astype(array.dtype)

@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
-from jaxopt_robust.prox._common import start
+from jaxopt_robust.prox._common import start, value_dtype
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
 __all__ = ["make_prox_from_projection", "penalty_none", "prox_none"]
@@ -19,7 +18,7 @@ def prox_none(x: PyTree, hyperparams: Any = None, scaling: ArrayLike = 1.0) -> P
   Solves argmin_y 1/2 ||y - x||_2^2, that is y = x.
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     hyperparams: ignored.
     scaling: ignored.
 
@@ -37,7 +36,7 @@ def prox_none(x: PyTree, hyperparams: Any = None, scaling: ArrayLike = 1.0) -> P
     Parikh and Boyd, Proximal algorithms, 2014, section 1.1.
   """
   del hyperparams, scaling
-  return _checks.check_float_tree("x", x)
+  return _checks.check_float_tree("x", x, complex_ok=True)
 
 
 def penalty_none(x: PyTree, hyperparams: Any = None) -> Array:
@@ -46,7 +45,7 @@ def penalty_none(x: PyTree, hyperparams: Any = None) -> Array:
   Computes g(x) = 0.
 
   Args:
-    x: float[...] array or pytree of arrays.
+    x: float[...] or complex[...] array or pytree of arrays.
     hyperparams: ignored.
 
   Returns:
@@ -63,8 +62,7 @@ def penalty_none(x: PyTree, hyperparams: Any = None) -> Array:
     Parikh and Boyd, Proximal algorithms, 2014, section 1.1.
   """
   del hyperparams
-  leaves = jax.tree.leaves(_checks.check_float_tree("x", x))
-  return jnp.zeros((), jnp.result_type(*leaves))
+  return jnp.zeros((), value_dtype(_checks.check_float_tree("x", x, complex_ok=True)))
 
 
 def make_prox_from_projection(

@@ -74,10 +74,14 @@ def prox_mcp(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
   Reference:
     Zhang, Nearly unbiased variable selection under minimax concave penalty, 2010, equation 2.1.
   """
-  lam, theta = _checks.parts(hyperparams, "lam", "theta")
+  lam, theta = _checks.parts(hyperparams, "lam", "theta", example=(1.0, 3.0))
   x = start(x, scaling, complex_ok=True)
   return entrywise(
-    _mcp, x, scaling, spread("lam", lam, x), spread("theta", theta, x, check=_checks.check_positive)
+    _mcp,
+    x,
+    scaling,
+    spread("lam of hyperparams", lam, x),
+    spread("theta of hyperparams", theta, x, check=_checks.check_positive),
   )
 
 
@@ -105,7 +109,7 @@ def penalty_mcp(x: PyTree, hyperparams: Any) -> Array:
   Reference:
     Zhang, Nearly unbiased variable selection under minimax concave penalty, 2010, equation 2.1.
   """
-  lam, theta = _checks.parts(hyperparams, "lam", "theta")
+  lam, theta = _checks.parts(hyperparams, "lam", "theta", example=(1.0, 3.0))
   x = _checks.check_float_tree("x", x, complex_ok=True)
 
   def one(v: Array, l: Array, t: Array) -> Array:
@@ -115,7 +119,10 @@ def penalty_mcp(x: PyTree, hyperparams: Any) -> Array:
     return jnp.where(bends, low * (l - quotient(low, t) / 2), t * top / 2 * top)
 
   return total_of(
-    one, x, spread("lam", lam, x), spread("theta", theta, x, check=_checks.check_positive)
+    one,
+    x,
+    spread("lam of hyperparams", lam, x),
+    spread("theta of hyperparams", theta, x, check=_checks.check_positive),
   )
 
 
@@ -153,7 +160,7 @@ def prox_scad(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
     Fan and Li, Variable selection via nonconcave penalized likelihood and its oracle properties,
     2001, equations 2.7 and 2.8 (s = 1); the other regimes are derived and checked by brute force.
   """
-  lam, a = _checks.parts(hyperparams, "lam", "a")
+  lam, a = _checks.parts(hyperparams, "lam", "a", example=(1.0, 3.7))
   x = start(x, scaling, complex_ok=True)
 
   def one(v: Array, s: Array, l: Array, a: Array) -> Array:
@@ -162,12 +169,18 @@ def prox_scad(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
     soft = soft_threshold(v, g)
     bends = s < a - 1
     # divided by a - 1: no product of x or lam with a overflows
-    bend = (v - jnp.sign(v) * g * (a / (a - 1))) / jnp.where(bends, 1 - s / (a - 1), 1)
+    bend = (v - jnp.sign(v) * g * (1 + 1 / (a - 1))) / jnp.where(bends, 1 - s / (a - 1), 1)
     inner = jnp.where(size <= l * (1 + s), soft, jnp.where(size <= a * l, bend, v))
     jump = jnp.where(s < a + 1, l * (s / 2 + a / 2 + 0.5), l * (root(s) * root(a + 1)))
     return jnp.where(bends, inner, jnp.where(size <= jump, soft, v))
 
-  return entrywise(one, x, scaling, spread("lam", lam, x), spread("a", a, x, check=_above_two))
+  return entrywise(
+    one,
+    x,
+    scaling,
+    spread("lam of hyperparams", lam, x),
+    spread("a of hyperparams", a, x, check=_above_two),
+  )
 
 
 def penalty_scad(x: PyTree, hyperparams: Any) -> Array:
@@ -195,7 +208,7 @@ def penalty_scad(x: PyTree, hyperparams: Any) -> Array:
     Fan and Li, Variable selection via nonconcave penalized likelihood and its oracle properties,
     2001, equations 2.7 and 2.8 (s = 1); the other regimes are derived and checked by brute force.
   """
-  lam, a = _checks.parts(hyperparams, "lam", "a")
+  lam, a = _checks.parts(hyperparams, "lam", "a", example=(1.0, 3.7))
   x = _checks.check_float_tree("x", x, complex_ok=True)
 
   def one(v: Array, l: Array, a: Array) -> Array:
@@ -204,7 +217,9 @@ def penalty_scad(x: PyTree, hyperparams: Any) -> Array:
     bend = l * size - beyond * (beyond / (a - 1) / 2)
     return jnp.where(size <= l, l * size, jnp.where(size <= a * l, bend, top * (a + 1) / 2 * top))
 
-  return total_of(one, x, spread("lam", lam, x), spread("a", a, x, check=_above_two))
+  return total_of(
+    one, x, spread("lam of hyperparams", lam, x), spread("a of hyperparams", a, x, check=_above_two)
+  )
 
 
 def prox_cel0(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
@@ -240,7 +255,7 @@ def prox_cel0(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
     Soubies, Blanc-Feraud and Aubert, A continuous exact l0 penalty (CEL0) for least squares
     regularized problem, 2015.
   """
-  lam, norm = _checks.parts(hyperparams, "lam", "norm")
+  lam, norm = _checks.parts(hyperparams, "lam", "norm", example=(1.0, 1.0))
   x = start(x, scaling, complex_ok=True)
 
   def one(v: Array, s: Array, l: Array, c: Array) -> Array:
@@ -250,7 +265,11 @@ def prox_cel0(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
     )
 
   return entrywise(
-    one, x, scaling, spread("lam", lam, x), spread("norm", norm, x, check=_checks.check_positive)
+    one,
+    x,
+    scaling,
+    spread("lam of hyperparams", lam, x),
+    spread("norm of hyperparams", norm, x, check=_checks.check_positive),
   )
 
 
@@ -279,7 +298,7 @@ def penalty_cel0(x: PyTree, hyperparams: Any) -> Array:
     Soubies, Blanc-Feraud and Aubert, A continuous exact l0 penalty (CEL0) for least squares
     regularized problem, 2015.
   """
-  lam, norm = _checks.parts(hyperparams, "lam", "norm")
+  lam, norm = _checks.parts(hyperparams, "lam", "norm", example=(1.0, 1.0))
   x = _checks.check_float_tree("x", x, complex_ok=True)
 
   def one(v: Array, l: Array, c: Array) -> Array:
@@ -291,7 +310,10 @@ def penalty_cel0(x: PyTree, hyperparams: Any) -> Array:
     return jnp.where(bends, share * (lam - share / 2), l)
 
   return total_of(
-    one, x, spread("lam", lam, x), spread("norm", norm, x, check=_checks.check_positive)
+    one,
+    x,
+    spread("lam of hyperparams", lam, x),
+    spread("norm of hyperparams", norm, x, check=_checks.check_positive),
   )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import norm_by, upcast
-from jaxopt_robust.prox._common import start_array
+from jaxopt_robust.prox._common import real_dtype, start_array
 from jaxopt_robust.prox._radial import check_shared, factors
 from jaxopt_robust.typing import Array, ArrayLike, Penalty
 
@@ -53,14 +53,17 @@ def groups_prox(
   ids, num_groups = layout
   check_shared(hyperparams, (num_groups,), "group")
   norms = group_norms(x, ids, num_groups)
-  return _expand(factors(penalty, norms, hyperparams, scaling), ids) * x
+  with _checks.within("hyperparams"):
+    factor = factors(penalty, norms, hyperparams, scaling)
+  return _expand(factor, ids) * x
 
 
 def groups_value(penalty: Penalty, x: Array, layout: tuple[Array, int], hyperparams: Any) -> Array:
   """``sum_G phi(||x_G||)`` for checked input of float32 or wider."""
   ids, num_groups = layout
   check_shared(hyperparams, (num_groups,), "group")
-  value = penalty.value(group_norms(x, ids, num_groups), hyperparams)
+  with _checks.within("hyperparams"):
+    value = penalty.value(group_norms(x, ids, num_groups), hyperparams)
   return jnp.where(jnp.any(ids >= num_groups), jnp.nan, value)
 
 
@@ -109,11 +112,12 @@ def make_group_penalty(penalty: Penalty, group_ids: ArrayLike, *, num_groups: in
   shape = layout[0].shape
 
   def value(x: ArrayLike, hyperparams: Any = None) -> Array:
-    array = start_array(x, shape=shape)
-    return groups_value(penalty, upcast(array), layout, hyperparams).astype(array.dtype)
+    array = start_array(x, shape=shape, complex_ok=True)
+    total = groups_value(penalty, upcast(array), layout, hyperparams)
+    return total.astype(real_dtype(array.dtype))
 
   def prox(x: ArrayLike, hyperparams: Any = None, scaling: ArrayLike = 1.0) -> Array:
-    array = start_array(x, scaling, shape=shape)
+    array = start_array(x, scaling, shape=shape, complex_ok=True)
     return groups_prox(penalty, upcast(array), layout, hyperparams, scaling).astype(array.dtype)
 
   return Penalty(value, prox, penalty.convex)

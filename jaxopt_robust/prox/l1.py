@@ -195,13 +195,17 @@ def prox_elastic_net(x: PyTree, hyperparams: Any = None, scaling: ArrayLike = 1.
     Zou and Hastie, Regularization and variable selection via the elastic net, 2005; the argument
     order and the product lam gamma are those of jaxopt.
   """
-  lam, gamma = _checks.parts((1.0, 1.0) if hyperparams is None else hyperparams, "lam", "gamma")
+  lam, gamma = _checks.parts(
+    (1.0, 1.0) if hyperparams is None else hyperparams, "lam", "gamma", example=(1.0, 1.0)
+  )
   x = start(x, scaling, complex_ok=True)
 
   def one(v: Array, s: Array, l: Array, g: Array) -> Array:
     return stationary(_elastic_net, _elastic_net_slopes, v, strength(s, l), g)
 
-  return entrywise(one, x, scaling, spread("lam", lam, x), spread("gamma", gamma, x))
+  return entrywise(
+    one, x, scaling, spread("lam of hyperparams", lam, x), spread("gamma of hyperparams", gamma, x)
+  )
 
 
 def penalty_elastic_net(x: PyTree, hyperparams: Any = None) -> Array:
@@ -227,11 +231,15 @@ def penalty_elastic_net(x: PyTree, hyperparams: Any = None) -> Array:
   Reference:
     Zou and Hastie, Regularization and variable selection via the elastic net, 2005.
   """
-  lam, gamma = _checks.parts((1.0, 1.0) if hyperparams is None else hyperparams, "lam", "gamma")
+  lam, gamma = _checks.parts(
+    (1.0, 1.0) if hyperparams is None else hyperparams, "lam", "gamma", example=(1.0, 1.0)
+  )
   x = _checks.check_float_tree("x", x, complex_ok=True)
   # the strength first: a square that overflows must not meet a strength of 0
   value = lambda v, l, g: l * jnp.abs(v) + 0.5 * (strength(l, jnp.abs(v)) * g) * jnp.abs(v)
-  return total_of(value, x, spread("lam", lam, x), spread("gamma", gamma, x))
+  return total_of(
+    value, x, spread("lam of hyperparams", lam, x), spread("gamma of hyperparams", gamma, x)
+  )
 
 
 lasso = Penalty(penalty_lasso, prox_lasso)

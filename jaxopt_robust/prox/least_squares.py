@@ -59,10 +59,10 @@ def least_squares_factor(matrix: ArrayLike) -> LeastSquaresFactor:
 
 
 def _matrix_and_target(x: Array, hyperparams: Any) -> tuple[Any, Array]:
-  a, b = _checks.parts(hyperparams, "A", "b")
+  a, b = _checks.parts(hyperparams, "A", "b", example="(A, b)")
   b = _checks.check_float_array("b", b, rank=1)
   matrix = a.matrix if isinstance(a, LeastSquaresFactor) else a
-  matrix = _checks.check_float_array("A", matrix, rank=2)
+  matrix = _checks.check_float_array("A", matrix, rank=2, non_empty=False)
   if matrix.shape != (b.shape[0], x.shape[0]):
     raise ValueError(
       f"A must have shape {(b.shape[0], x.shape[0])}, the lengths of b and x; got {matrix.shape}."
@@ -100,8 +100,10 @@ def prox_least_squares(x: ArrayLike, hyperparams: Any, scaling: ArrayLike = 1.0)
   Reference:
     Parikh and Boyd, Proximal algorithms, 2014, section 6.1.1.
   """
-  x = _checks.check_float_array("x", start(x, scaling), rank=1)
+  x = _checks.check_float_array("x", start(x, scaling), rank=1, non_empty=False)
   a, b = _matrix_and_target(x, hyperparams)
+  if not x.size:
+    return x
   s = jnp.asarray(scaling, x.dtype)
   if isinstance(a, LeastSquaresFactor):
     target = x + s * (b @ a.matrix)
@@ -139,7 +141,7 @@ def penalty_least_squares(x: ArrayLike, hyperparams: Any) -> Array:
   Reference:
     Parikh and Boyd, Proximal algorithms, 2014, section 6.1.1.
   """
-  x = _checks.check_float_array("x", x, rank=1)
+  x = _checks.check_float_array("x", x, rank=1, non_empty=False)
   a, b = _matrix_and_target(x, hyperparams)
   matrix = a.matrix if isinstance(a, LeastSquaresFactor) else a
   return 0.5 * jnp.sum((matrix @ x - b) ** 2)

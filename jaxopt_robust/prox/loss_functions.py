@@ -57,7 +57,7 @@ def prox_huber(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
     Huber, Robust estimation of a location parameter, 1964 (function); Combettes and Pesquet,
     Proximal splitting methods in signal processing, 2011, table 10.2.
   """
-  lam, delta = _checks.parts(hyperparams, "lam", "delta")
+  lam, delta = _checks.parts(hyperparams, "lam", "delta", example=(1.0, 1.0))
   x = start(x, scaling, complex_ok=True)
 
   def one(v: Array, s: Array, l: Array, d: Array) -> Array:
@@ -66,7 +66,11 @@ def prox_huber(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
     return jnp.where(jnp.abs(inner) <= d, inner, v - jnp.sign(v) * g * d)
 
   return entrywise(
-    one, x, scaling, spread("lam", lam, x), spread("delta", delta, x, check=_checks.check_positive)
+    one,
+    x,
+    scaling,
+    spread("lam of hyperparams", lam, x),
+    spread("delta of hyperparams", delta, x, check=_checks.check_positive),
   )
 
 
@@ -95,7 +99,7 @@ def penalty_huber(x: PyTree, hyperparams: Any) -> Array:
     Huber, Robust estimation of a location parameter, 1964 (function); Combettes and Pesquet,
     Proximal splitting methods in signal processing, 2011, table 10.2.
   """
-  lam, delta = _checks.parts(hyperparams, "lam", "delta")
+  lam, delta = _checks.parts(hyperparams, "lam", "delta", example=(1.0, 1.0))
   x = _checks.check_float_tree("x", x, complex_ok=True)
 
   def one(v: Array, l: Array, d: Array) -> Array:
@@ -104,7 +108,10 @@ def penalty_huber(x: PyTree, hyperparams: Any) -> Array:
     return l * low * (low / 2) + l * top * (a - top / 2)
 
   return total_of(
-    one, x, spread("lam", lam, x), spread("delta", delta, x, check=_checks.check_positive)
+    one,
+    x,
+    spread("lam of hyperparams", lam, x),
+    spread("delta of hyperparams", delta, x, check=_checks.check_positive),
   )
 
 
@@ -140,7 +147,7 @@ def prox_epsilon_insensitive(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1
     Drucker et al., Support vector regression machines, 1996 (function); its operator is derived and
     checked by brute force.
   """
-  lam, eps = _checks.parts(hyperparams, "lam", "eps")
+  lam, eps = _checks.parts(hyperparams, "lam", "eps", example=(1.0, 0.5))
   x = start(x, scaling, complex_ok=True)
 
   def one(v: Array, s: Array, l: Array, e: Array) -> Array:
@@ -148,7 +155,9 @@ def prox_epsilon_insensitive(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1
     moved = a - strength(s, l)
     return jnp.where(a <= e, v, jnp.sign(v) * jnp.maximum(moved, e))
 
-  return entrywise(one, x, scaling, spread("lam", lam, x), spread("eps", eps, x))
+  return entrywise(
+    one, x, scaling, spread("lam of hyperparams", lam, x), spread("eps of hyperparams", eps, x)
+  )
 
 
 def penalty_epsilon_insensitive(x: PyTree, hyperparams: Any) -> Array:
@@ -175,13 +184,13 @@ def penalty_epsilon_insensitive(x: PyTree, hyperparams: Any) -> Array:
     Drucker et al., Support vector regression machines, 1996 (function); its operator is derived and
     checked by brute force.
   """
-  lam, eps = _checks.parts(hyperparams, "lam", "eps")
+  lam, eps = _checks.parts(hyperparams, "lam", "eps", example=(1.0, 0.5))
   x = _checks.check_float_tree("x", x, complex_ok=True)
   return total_of(
     lambda v, l, e: l * jnp.maximum(jnp.abs(v) - e, 0),
     x,
-    spread("lam", lam, x),
-    spread("eps", eps, x),
+    spread("lam of hyperparams", lam, x),
+    spread("eps of hyperparams", eps, x),
   )
 
 
@@ -216,14 +225,20 @@ def prox_pinball(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTre
     Koenker and Bassett, Regression quantiles, 1978 (function); its operator is derived and checked
     by brute force.
   """
-  lam, tau = _checks.parts(hyperparams, "lam", "tau")
+  lam, tau = _checks.parts(hyperparams, "lam", "tau", example=(1.0, 0.5))
   x = start(x, scaling)
 
   def one(v: Array, s: Array, l: Array, t: Array) -> Array:
     g = strength(s, l)
     return jax.nn.relu(v - g * t) - jax.nn.relu(-v - g * (1 - t))
 
-  return entrywise(one, x, scaling, spread("lam", lam, x), spread("tau", tau, x, check=_unit))
+  return entrywise(
+    one,
+    x,
+    scaling,
+    spread("lam of hyperparams", lam, x),
+    spread("tau of hyperparams", tau, x, check=_unit),
+  )
 
 
 def penalty_pinball(x: PyTree, hyperparams: Any) -> Array:
@@ -250,13 +265,13 @@ def penalty_pinball(x: PyTree, hyperparams: Any) -> Array:
     Koenker and Bassett, Regression quantiles, 1978 (function); its operator is derived and checked
     by brute force.
   """
-  lam, tau = _checks.parts(hyperparams, "lam", "tau")
+  lam, tau = _checks.parts(hyperparams, "lam", "tau", example=(1.0, 0.5))
   x = _checks.check_float_tree("x", x)
   return total_of(
     lambda v, l, t: l * jnp.maximum(t * v, (t - 1) * v),
     x,
-    spread("lam", lam, x),
-    spread("tau", tau, x, check=_unit),
+    spread("lam of hyperparams", lam, x),
+    spread("tau of hyperparams", tau, x, check=_unit),
   )
 
 

@@ -14,7 +14,7 @@ from jaxopt_robust._spectral import (
   singular_sum,
 )
 from jaxopt_robust.numerics import upcast
-from jaxopt_robust.prox._common import start_array
+from jaxopt_robust.prox._common import real_dtype, start_array
 from jaxopt_robust.prox._radial import check_shared
 from jaxopt_robust.prox.barriers import neg_log
 from jaxopt_robust.typing import Array, ArrayLike, Penalty
@@ -29,15 +29,17 @@ __all__ = [
 ]
 
 
-def _prepare(x: ArrayLike, lam: Any, scaling: ArrayLike = 0.0) -> tuple[Array, Array, Array]:
-  """The matrices, and their strength without and with the scaling, in float32 at least."""
-  array = start_array(x, scaling, min_rank=2)
+def _prepare(
+  x: ArrayLike, lam: Any, scaling: ArrayLike = 0.0, *, complex_ok: bool = False
+) -> tuple[Array, Array, Array, Array]:
+  """The matrices, in their dtype and in float32 at least; their strength, also with the scaling."""
+  array = start_array(x, scaling, min_rank=2, complex_ok=complex_ok)
   lam = 1.0 if lam is None else lam
   _checks.check_non_negative("lam", lam)
   check_shared(lam, array.shape[:-2], "matrix")
   wide = upcast(array)
-  strength = jnp.asarray(lam, wide.dtype)
-  return wide, strength, jnp.asarray(scaling, wide.dtype) * strength
+  strength = jnp.asarray(lam, real_dtype(wide.dtype))
+  return array, wide, strength, jnp.asarray(scaling, strength.dtype) * strength
 
 
 def _symmetric(x: Array) -> Array:
@@ -61,12 +63,12 @@ def prox_spectral_norm(x: ArrayLike, lam: Any = None, scaling: ArrayLike = 1.0) 
   largest singular values are cut to one level.
 
   Args:
-    x: float[..., m, n] array; leading axes are a batch of matrices.
+    x: float[..., m, n] or complex array; leading axes are a batch of matrices.
     lam: >= 0, a scalar or an array of the shape of the batch; may be traced. None means 1.
     scaling: >= 0, the step size; may be traced.
 
   Returns:
-    float[..., m, n] of the dtype of ``x``. One NaN makes its matrix NaN.
+    An array of the shape and dtype of ``x``. One NaN makes its matrix NaN.
 
   Raises:
     TypeError: when ``x`` is no floating-point array.
@@ -85,9 +87,11 @@ def prox_spectral_norm(x: ArrayLike, lam: Any = None, scaling: ArrayLike = 1.0) 
   Reference:
     Parikh and Boyd, Proximal algorithms, 2014, sections 6.5.1 and 6.7.
   """
-  wide, _, threshold = _prepare(x, lam, scaling)
+  array, wide, _, threshold = _prepare(x, lam, scaling, complex_ok=True)
+  if not array.size:
+    return array
   out = over_batch(lambda m, t: singular_map(_clip_top, m, t), wide, threshold)
-  return out.astype(jnp.asarray(x).dtype)
+  return out.astype(array.dtype)
 
 
 def penalty_spectral_norm(x: ArrayLike, lam: Any = None) -> Array:
@@ -96,7 +100,7 @@ def penalty_spectral_norm(x: ArrayLike, lam: Any = None) -> Array:
   Computes g(X) = lam s_1(X), summed over a batch.
 
   Args:
-    x: float[..., m, n] array; leading axes are a batch of matrices.
+    x: float[..., m, n] or complex array; leading axes are a batch of matrices.
     lam: >= 0 as in ``prox_spectral_norm``.
 
   Returns:
@@ -116,9 +120,12 @@ def penalty_spectral_norm(x: ArrayLike, lam: Any = None) -> Array:
   Reference:
     Parikh and Boyd, Proximal algorithms, 2014, section 6.7.
   """
-  wide, strength, _ = _prepare(x, lam)
+  array, wide, strength, _ = _prepare(x, lam, complex_ok=True)
+  dtype = real_dtype(array.dtype)
+  if not array.size:
+    return jnp.zeros((), dtype)
   one = lambda m, l: singular_sum(lambda s, t: t * jnp.max(s), m, l)
-  return jnp.sum(over_batch(one, wide, strength)).astype(jnp.asarray(x).dtype)
+  return jnp.sum(over_batch(one, wide, strength)).astype(dtype)
 
 
 def prox_log_det(x: ArrayLike, lam: Any = None, scaling: ArrayLike = 1.0) -> Array:
@@ -155,9 +162,12 @@ def prox_log_det(x: ArrayLike, lam: Any = None, scaling: ArrayLike = 1.0) -> Arr
     Boyd et al., Distributed optimization and statistical learning via the alternating direction
     method of multipliers, 2011, section 6.5.
   """
-  wide, _, threshold = _prepare(x, lam, scaling)
-  out = over_batch(lambda m, t: eigen_map(neg_log.prox, m, t), _symmetric(wide), threshold)
-  return out.astype(jnp.asarray(x).dtype)
+  array, wide, _, threshold = _prepare(x, lam, scaling)
+  symmetric = _symmetric(wide)
+  if not array.size:
+    return array
+  out = over_batch(lambda m, t: eigen_map(neg_log.prox, m, t), symmetric, threshold)
+  return out.astype(array.dtype)
 
 
 def penalty_log_det(x: ArrayLike, lam: Any = None) -> Array:
@@ -183,9 +193,12 @@ def penalty_log_det(x: ArrayLike, lam: Any = None) -> Array:
   Reference:
     Boyd and Vandenberghe, Convex optimization, 2004, section 3.1.5.
   """
-  wide, strength, _ = _prepare(x, lam)
+  array, wide, strength, _ = _prepare(x, lam)
+  symmetric = _symmetric(wide)
+  if not array.size:
+    return jnp.zeros((), array.dtype)
   one = lambda m, l: eigen_sum(neg_log.value, m, l)
-  return jnp.sum(over_batch(one, _symmetric(wide), strength)).astype(jnp.asarray(x).dtype)
+  return jnp.sum(over_batch(one, symmetric, strength)).astype(array.dtype)
 
 
 spectral_norm = Penalty(penalty_spectral_norm, prox_spectral_norm)

@@ -26,21 +26,23 @@ __all__ = [
 ]
 
 
-def _ready(x: ArrayLike, lam: Any, scaling: ArrayLike) -> tuple[Array, Array, Any]:
+def _ready(
+  x: ArrayLike, lam: Any, scaling: ArrayLike, name: str = "hyperparams", non_empty: bool = False
+) -> tuple[Array, Array, Any]:
   """The vector in float32 at least, the step times the strength, and the dtype to return."""
-  array = _checks.check_float_array("x", x, rank=1)
-  for name, value in (("lam", lam), ("scaling", scaling)):
-    _checks.check_non_negative(name, value)
+  array = _checks.check_float_array("x", x, rank=1, non_empty=non_empty)
+  for argument, value in ((name, lam), ("scaling", scaling)):
+    _checks.check_non_negative(argument, value)
     if jnp.ndim(value) != 0:
-      raise ValueError(f"{name} must be a scalar; got shape {jnp.shape(value)}.")
+      raise ValueError(f"{argument} must be a scalar; got shape {jnp.shape(value)}.")
   wide = upcast(array)
   return wide, jnp.asarray(scaling, wide.dtype) * jnp.asarray(lam, wide.dtype), array.dtype
 
 
 def _count(k: Any, x: Array) -> Array:
-  _checks.check_interval("k", k, 0, x.shape[0])
+  _checks.check_interval("k of hyperparams", k, 0, x.shape[0])
   if jnp.ndim(k) != 0:
-    raise ValueError(f"k must be a scalar; got shape {jnp.shape(k)}.")
+    raise ValueError(f"k of hyperparams must be a scalar; got shape {jnp.shape(k)}.")
   return jnp.asarray(k, x.dtype)
 
 
@@ -73,6 +75,8 @@ def prox_linf(x: ArrayLike, hyperparams: ArrayLike = 1.0, scaling: ArrayLike = 1
     Parikh and Boyd, Proximal algorithms, 2014, section 6.5.
   """
   v, g, dtype = _ready(x, hyperparams, scaling)
+  if not v.size:
+    return v.astype(dtype)
   return (v - projection_weighted_l1_ball(v, (1.0, g))).astype(dtype)
 
 
@@ -100,7 +104,7 @@ def penalty_linf(x: ArrayLike, hyperparams: ArrayLike = 1.0) -> Array:
     Parikh and Boyd, Proximal algorithms, 2014, section 6.5.
   """
   v, g, dtype = _ready(x, hyperparams, 1.0)
-  return (g * jnp.max(jnp.abs(v))).astype(dtype)
+  return (g * jnp.max(jnp.abs(v), initial=0)).astype(dtype)
 
 
 def prox_max(x: ArrayLike, hyperparams: ArrayLike = 1.0, scaling: ArrayLike = 1.0) -> Array:
@@ -131,7 +135,7 @@ def prox_max(x: ArrayLike, hyperparams: ArrayLike = 1.0, scaling: ArrayLike = 1.
   Reference:
     Parikh and Boyd, Proximal algorithms, 2014, section 6.5.
   """
-  v, g, dtype = _ready(x, hyperparams, scaling)
+  v, g, dtype = _ready(x, hyperparams, scaling, non_empty=True)
   return (v - projection_box_section(v, (0.0, jnp.inf, 1.0, g))).astype(dtype)
 
 
@@ -158,7 +162,7 @@ def penalty_max(x: ArrayLike, hyperparams: ArrayLike = 1.0) -> Array:
   Reference:
     Parikh and Boyd, Proximal algorithms, 2014, section 6.5.
   """
-  v, g, dtype = _ready(x, hyperparams, 1.0)
+  v, g, dtype = _ready(x, hyperparams, 1.0, non_empty=True)
   return (g * jnp.max(v)).astype(dtype)
 
 
@@ -195,9 +199,11 @@ def prox_sum_largest(
     Wu, Ding, Sun and Toh, On the Moreau-Yosida regularization of the vector k-norm related
     functions, 2014.
   """
-  lam, k = _checks.parts(hyperparams, "lam", "k")
-  v, g, dtype = _ready(x, lam, scaling)
+  lam, k = _checks.parts(hyperparams, "lam", "k", example=(1.0, 2.0))
+  v, g, dtype = _ready(x, lam, scaling, "lam of hyperparams")
   count = _count(k, v)
+  if not v.size:
+    return v.astype(dtype)
   return (v - projection_box_section(v, (0.0, g, 1.0, count * g))).astype(dtype)
 
 
@@ -225,8 +231,8 @@ def penalty_sum_largest(x: ArrayLike, hyperparams: Any = (1.0, 1.0)) -> Array:
     Wu, Ding, Sun and Toh, On the Moreau-Yosida regularization of the vector k-norm related
     functions, 2014.
   """
-  lam, k = _checks.parts(hyperparams, "lam", "k")
-  v, g, dtype = _ready(x, lam, 1.0)
+  lam, k = _checks.parts(hyperparams, "lam", "k", example=(1.0, 2.0))
+  v, g, dtype = _ready(x, lam, 1.0, "lam of hyperparams")
   share = jnp.clip(_count(k, v) - jnp.arange(v.shape[0], dtype=v.dtype), min=0, max=1)
   return (g * jnp.sum(jnp.where(share > 0, share * jnp.sort(v)[::-1], 0))).astype(dtype)
 
@@ -267,7 +273,7 @@ def prox_squared_l1(x: ArrayLike, hyperparams: ArrayLike = 1.0, scaling: ArrayLi
   falling = jnp.sort(jax.lax.stop_gradient(size))[::-1]
   step = jax.lax.stop_gradient(g)
   ranks = jnp.arange(1, v.shape[0] + 1, dtype=v.dtype)
-  level = jnp.max(step * jnp.cumsum(falling) / (1 + ranks * step))
+  level = jnp.max(step * jnp.cumsum(falling) / (1 + ranks * step), initial=0)
   active = size > level
   total = jnp.sum(jnp.where(active, size, 0))
   exact = g * total / (1 + jnp.sum(active, dtype=v.dtype) * g)

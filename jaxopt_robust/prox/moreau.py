@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_robust import _checks
-from jaxopt_robust.prox._common import start
+from jaxopt_robust.prox._common import scaled_for, start, value_dtype
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, ProxFn, PyTree
 
 __all__ = ["moreau_envelope", "prox_conjugate"]
@@ -26,7 +26,7 @@ def moreau_envelope(penalty: Penalty) -> Callable[..., Array]:
   Returns:
     ``envelope(x, hyperparams=None, scaling=1.0) -> scalar``, differentiable in all three (by the
     envelope theorem; second derivatives go through the operator). ``x`` is a float array or pytree,
-    scaling > 0.
+    or a complex one where the penalty takes it; scaling > 0.
 
   Raises:
     TypeError: when ``penalty`` is no ``Penalty``.
@@ -47,7 +47,10 @@ def moreau_envelope(penalty: Penalty) -> Callable[..., Array]:
   _checks.check_penalty("penalty", penalty)
 
   def at(y: PyTree, x: PyTree, hyper: Any, scaling: Array) -> Array:
-    square = optax.tree.norm(optax.tree.sub(y, x), squared=True)
+    square = sum(
+      jnp.sum(jnp.real(d) ** 2 + jnp.imag(d) ** 2) if jnp.iscomplexobj(d) else jnp.sum(d * d)
+      for d in jax.tree.leaves(optax.tree.sub(y, x))
+    )
     return penalty.value(y, hyper) + square / (2 * scaling)
 
   @jax.custom_jvp
@@ -61,8 +64,8 @@ def moreau_envelope(penalty: Penalty) -> Callable[..., Array]:
 
   def checked(x: PyTree, hyperparams: Any = None, scaling: ArrayLike = 1.0) -> Array:
     _checks.check_positive("scaling", scaling)
-    x = start(x, scaling)
-    dtype = jnp.result_type(*jax.tree.leaves(x))
+    x = start(x, scaling, complex_ok=True)
+    dtype = value_dtype(x)
     hyper = jax.tree.map(lambda h: jnp.asarray(h, dtype), hyperparams)
     return envelope(x, hyper, jnp.asarray(scaling, dtype))
 
@@ -99,9 +102,9 @@ def prox_conjugate(prox: ProxFn) -> Callable[..., PyTree]:
 
   def prox_star(x: PyTree, hyperparams: Any = None, scaling: ArrayLike = 1.0) -> PyTree:
     _checks.check_positive("scaling", scaling)
-    x = start(x, scaling)
-    down = jax.tree.map(lambda v: v / jnp.asarray(scaling, v.dtype), x)
+    x = start(x, scaling, complex_ok=True)
+    down = jax.tree.map(lambda v: v / scaled_for(scaling, v), x)
     inner = prox(down, hyperparams, 1 / jnp.asarray(scaling))
-    return jax.tree.map(lambda v, p: v - jnp.asarray(scaling, v.dtype) * p, x, inner)
+    return jax.tree.map(lambda v, p: v - scaled_for(scaling, v) * p, x, inner)
 
   return prox_star

@@ -365,13 +365,19 @@ def prox_lq(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
   Reference:
     Marjanovic and Solo, On lq optimization and matrix completion, 2012, theorem 1.
   """
-  lam, q = _checks.parts(hyperparams, "lam", "q")
+  lam, q = _checks.parts(hyperparams, "lam", "q", example=(1.0, 0.5))
   x = start(x, scaling, complex_ok=True)
 
   def one(v: Array, s: Array, l: Array, q: Array) -> Array:
     return stationary(_lq, _lq_slopes, v, strength(s, l), q)
 
-  return entrywise(one, x, scaling, spread("lam", lam, x), spread("q", q, x, check=_open_unit))
+  return entrywise(
+    one,
+    x,
+    scaling,
+    spread("lam of hyperparams", lam, x),
+    spread("q of hyperparams", q, x, check=_open_unit),
+  )
 
 
 def penalty_lq(x: PyTree, hyperparams: Any) -> Array:
@@ -397,14 +403,16 @@ def penalty_lq(x: PyTree, hyperparams: Any) -> Array:
   Reference:
     Marjanovic and Solo, On lq optimization and matrix completion, 2012, theorem 1.
   """
-  lam, q = _checks.parts(hyperparams, "lam", "q")
+  lam, q = _checks.parts(hyperparams, "lam", "q", example=(1.0, 0.5))
   x = _checks.check_float_tree("x", x, complex_ok=True)
 
   def one(v: Array, l: Array, q: Array) -> Array:
     present = v != 0
     return jnp.where(present, l * jnp.where(present, jnp.abs(v), 1) ** q, 0)
 
-  return total_of(one, x, spread("lam", lam, x), spread("q", q, x, check=_open_unit))
+  return total_of(
+    one, x, spread("lam of hyperparams", lam, x), spread("q of hyperparams", q, x, check=_open_unit)
+  )
 
 
 l0 = Penalty(penalty_l0, prox_l0, convex=False)

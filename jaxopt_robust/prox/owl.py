@@ -30,9 +30,9 @@ def _weights(value: Any, like: Array) -> Array:
 
 
 def _oscar_weights(hyperparams: Any, like: Array) -> Array:
-  l1reg, pairwise = _checks.parts(hyperparams, "l1reg", "pairwise")
-  l1reg = scalar_strength("l1reg", l1reg, like)
-  pairwise = scalar_strength("pairwise", pairwise, like)
+  l1reg, pairwise = _checks.parts(hyperparams, "l1reg", "pairwise", example=(1.0, 1.0))
+  l1reg = scalar_strength("l1reg of hyperparams", l1reg, like)
+  pairwise = scalar_strength("pairwise of hyperparams", pairwise, like)
   # A negative traced strength must not be hidden by the other one.
   bad = (l1reg < 0) | (pairwise < 0)
   n = like.shape[-1]
@@ -54,7 +54,7 @@ def _prox_line(v: Array, weights: Array) -> Array:
 
 def _value(x: Array, weights: Array) -> Array:
   falling = -jnp.sort(-jnp.abs(x), axis=-1)
-  return jnp.sum(falling.reshape(-1, x.shape[-1]) @ weights)
+  return jnp.sum(falling @ weights)
 
 
 def prox_owl(x: ArrayLike, weights: Any = 1.0, scaling: ArrayLike = 1.0) -> Array:

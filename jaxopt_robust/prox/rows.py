@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import norm_by, upcast
-from jaxopt_robust.prox._common import start_array
+from jaxopt_robust.prox._common import real_dtype, start_array
 from jaxopt_robust.prox._radial import check_shared, factors
 from jaxopt_robust.prox.l1 import lasso
 from jaxopt_robust.typing import Array, ArrayLike, Penalty
@@ -16,7 +16,10 @@ __all__ = ["l21", "make_row_penalty", "penalty_l21", "prox_l21"]
 
 def _row_norms(x: Array) -> Array:
   return norm_by(
-    x, lambda v: jnp.sum(v, -1), lambda v: jnp.max(v, -1), lambda v: jnp.expand_dims(v, -1)
+    x,
+    lambda v: jnp.sum(v, -1),
+    lambda v: jnp.max(v, -1, initial=0),
+    lambda v: jnp.expand_dims(v, -1),
   )
 
 
@@ -32,8 +35,8 @@ def make_row_penalty(penalty: Penalty) -> Penalty:
       r > 0.
 
   Returns:
-    ``Penalty(value, prox)`` for float[..., features] arrays. Each of its hyper-parameters is a
-    scalar or has the shape of ``x`` without the last axis.
+    ``Penalty(value, prox)`` for float[..., features] or complex arrays. Each of its
+    hyper-parameters is a scalar or has the shape of ``x`` without the last axis.
 
   Raises:
     TypeError: when ``penalty`` is no ``Penalty``. The functions returned refuse hyper-parameters of
@@ -54,15 +57,18 @@ def make_row_penalty(penalty: Penalty) -> Penalty:
   _checks.check_penalty("penalty", penalty)
 
   def value(x: ArrayLike, hyperparams: Any = None) -> Array:
-    array = start_array(x, min_rank=1)
+    array = start_array(x, min_rank=1, complex_ok=True)
     check_shared(hyperparams, array.shape[:-1], "row")
-    return penalty.value(_row_norms(upcast(array)), hyperparams).astype(array.dtype)
+    with _checks.within("hyperparams"):
+      total = penalty.value(_row_norms(upcast(array)), hyperparams)
+    return total.astype(real_dtype(array.dtype))
 
   def prox(x: ArrayLike, hyperparams: Any = None, scaling: ArrayLike = 1.0) -> Array:
-    array = start_array(x, scaling, min_rank=1)
+    array = start_array(x, scaling, min_rank=1, complex_ok=True)
     check_shared(hyperparams, array.shape[:-1], "row")
     wide = upcast(array)
-    factor = factors(penalty, _row_norms(wide), hyperparams, scaling)
+    with _checks.within("hyperparams"):
+      factor = factors(penalty, _row_norms(wide), hyperparams, scaling)
     return (jnp.expand_dims(factor, -1) * wide).astype(array.dtype)
 
   return Penalty(value, prox, penalty.convex)
@@ -78,13 +84,13 @@ def prox_l21(x: ArrayLike, lam: Any = None, scaling: ArrayLike = 1.0) -> Array:
   axis), by y_i = max(1 - scaling lam_i / ||x_i||_2, 0) x_i.
 
   Args:
-    x: float[..., features] array; each row is a group.
+    x: float[..., features] or complex array; each row is a group.
     lam: >= 0, a scalar or an array of the shape of ``x`` without the last axis; may be traced. None
       means 1.
     scaling: >= 0, the step size; may be traced.
 
   Returns:
-    float[..., features] of the dtype of ``x``. A row with a NaN is NaN.
+    An array of the shape and dtype of ``x``. A row with a NaN is NaN.
 
   Raises:
     TypeError: when ``x`` is no floating-point array.
@@ -112,7 +118,7 @@ def penalty_l21(x: ArrayLike, lam: Any = None) -> Array:
   Computes g(x) = sum_i lam_i ||x_i||_2 over the rows x_i (the last axis).
 
   Args:
-    x: float[..., features] array.
+    x: float[..., features] or complex array.
     lam: >= 0 as in ``prox_l21``.
 
   Returns:

@@ -6,7 +6,7 @@ import jax
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import upcast
-from jaxopt_robust.prox._common import start, start_array
+from jaxopt_robust.prox._common import real_dtype, start, start_array
 from jaxopt_robust.prox.group import penalty_group_lasso, prox_group_lasso
 from jaxopt_robust.prox.groups import check_groups, groups_prox, groups_value
 from jaxopt_robust.prox.l1 import penalty_lasso, prox_lasso
@@ -28,7 +28,8 @@ def prox_sparse_group_lasso(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.
   scaling mu second.
 
   Args:
-    x: float[...] array or pytree of arrays: one group. ``make_sparse_group_penalty`` is for many.
+    x: float[...] or complex[...] array or pytree of arrays: one group;
+      ``make_sparse_group_penalty`` is for many.
     hyperparams: pair (l1reg, l2reg): l1reg >= 0, a scalar, an array of the shape of ``x`` or a
       pytree prefix of ``x``; l2reg >= 0, a scalar; may be traced.
     scaling: >= 0, the step size; may be traced.
@@ -53,10 +54,11 @@ def prox_sparse_group_lasso(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.
     Simon, Friedman, Hastie and Tibshirani, A sparse-group lasso, 2013; the decomposition is that of
     Yu, On decomposing the proximal map, 2013.
   """
-  l1reg, l2reg = _checks.parts(hyperparams, "l1reg", "l2reg")
-  x = start(x, scaling)
-  wide = prox_lasso(jax.tree.map(upcast, x), l1reg, scaling)
-  block = prox_group_lasso(wide, l2reg, scaling)
+  l1reg, l2reg = _checks.parts(hyperparams, "l1reg", "l2reg", example=(1.0, 1.0))
+  x = start(x, scaling, complex_ok=True)
+  with _checks.within("hyperparams"):
+    wide = prox_lasso(jax.tree.map(upcast, x), l1reg, scaling)
+    block = prox_group_lasso(wide, l2reg, scaling)
   return jax.tree.map(lambda v, y: y.astype(v.dtype), x, block)
 
 
@@ -66,7 +68,7 @@ def penalty_sparse_group_lasso(x: PyTree, hyperparams: Any) -> Array:
   Computes g(x) = sum_i lam_i |x_i| + mu ||x||_2 with (lam, mu) = (l1reg, l2reg).
 
   Args:
-    x: float[...] array or pytree of arrays: one group.
+    x: float[...] or complex[...] array or pytree of arrays: one group.
     hyperparams: pair (l1reg, l2reg) as in ``prox_sparse_group_lasso``.
 
   Returns:
@@ -83,8 +85,9 @@ def penalty_sparse_group_lasso(x: PyTree, hyperparams: Any) -> Array:
   Reference:
     Simon, Friedman, Hastie and Tibshirani, A sparse-group lasso, 2013.
   """
-  l1reg, l2reg = _checks.parts(hyperparams, "l1reg", "l2reg")
-  return penalty_lasso(x, l1reg) + penalty_group_lasso(x, l2reg)
+  l1reg, l2reg = _checks.parts(hyperparams, "l1reg", "l2reg", example=(1.0, 1.0))
+  with _checks.within("hyperparams"):
+    return penalty_lasso(x, l1reg) + penalty_group_lasso(x, l2reg)
 
 
 def make_sparse_group_penalty(
@@ -130,17 +133,19 @@ def make_sparse_group_penalty(
   shape = layout[0].shape
 
   def value(x: ArrayLike, hyperparams: Any) -> Array:
-    l1reg, group = _checks.parts(hyperparams, "l1reg", "group")
-    array = start_array(x, shape=shape)
+    l1reg, group = _checks.parts(hyperparams, "l1reg", "group", example=(1.0, 1.0))
+    array = start_array(x, shape=shape, complex_ok=True)
     wide = upcast(array)
-    total = penalty_lasso(wide, l1reg) + groups_value(penalty, wide, layout, group)
-    return total.astype(array.dtype)
+    with _checks.within("hyperparams"):
+      total = penalty_lasso(wide, l1reg) + groups_value(penalty, wide, layout, group)
+    return total.astype(real_dtype(array.dtype))
 
   def prox(x: ArrayLike, hyperparams: Any, scaling: ArrayLike = 1.0) -> Array:
-    l1reg, group = _checks.parts(hyperparams, "l1reg", "group")
-    array = start_array(x, scaling, shape=shape)
-    soft = prox_lasso(upcast(array), l1reg, scaling)
-    return groups_prox(penalty, soft, layout, group, scaling).astype(array.dtype)
+    l1reg, group = _checks.parts(hyperparams, "l1reg", "group", example=(1.0, 1.0))
+    array = start_array(x, scaling, shape=shape, complex_ok=True)
+    with _checks.within("hyperparams"):
+      soft = prox_lasso(upcast(array), l1reg, scaling)
+      return groups_prox(penalty, soft, layout, group, scaling).astype(array.dtype)
 
   return Penalty(value, prox)
 

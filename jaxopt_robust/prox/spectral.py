@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxopt_robust import _checks
 from jaxopt_robust._spectral import clean, over_batch, singular_map, singular_sum
 from jaxopt_robust.numerics import upcast
-from jaxopt_robust.prox._common import start_array
+from jaxopt_robust.prox._common import real_dtype, start_array
 from jaxopt_robust.prox._radial import check_shared
 from jaxopt_robust.prox.l1 import lasso
 from jaxopt_robust.prox.nonconvex_powers import l0, lq
@@ -40,8 +40,8 @@ def make_spectral_penalty(penalty: Penalty) -> Penalty:
       minimum at 0.
 
   Returns:
-    ``Penalty(value, prox)`` for float[..., m, n] arrays; leading axes are a batch, whose values are
-    summed. Each of its hyper-parameters is a scalar or has the shape of the batch.
+    ``Penalty(value, prox)`` for float[..., m, n] or complex arrays; leading axes are a batch, whose
+    values are summed. Each of its hyper-parameters is a scalar or has the shape of the batch.
 
   Raises:
     TypeError: when ``penalty`` is no ``Penalty``. The functions returned refuse arrays that are no
@@ -65,28 +65,33 @@ def make_spectral_penalty(penalty: Penalty) -> Penalty:
   _checks.check_penalty("penalty", penalty)
 
   def checked(x: ArrayLike, hyperparams: Any, scaling: ArrayLike) -> tuple[Array, Any]:
-    array = start_array(x, scaling, min_rank=2)
+    array = start_array(x, scaling, min_rank=2, complex_ok=True)
     check_shared(hyperparams, array.shape[:-2], "matrix")
-    wide = upcast(array)
+    dtype = real_dtype(upcast(array).dtype)
     # The penalty's own checks of what is known now: inside a derivative nothing is.
-    one_each = jax.ShapeDtypeStruct(array.shape[:-2], wide.dtype)
-    jax.eval_shape(lambda v: penalty.value(v, hyperparams), one_each)
-    return array, jax.tree.map(lambda h: jnp.asarray(h, wide.dtype), hyperparams)
+    one_each = jax.ShapeDtypeStruct(array.shape[:-2], dtype)
+    with _checks.within("hyperparams"):
+      jax.eval_shape(lambda v: penalty.value(v, hyperparams), one_each)
+    return array, jax.tree.map(lambda h: jnp.asarray(h, dtype), hyperparams)
 
   def value(x: ArrayLike, hyperparams: Any = None) -> Array:
     array, hyper = checked(x, hyperparams, 0.0)
+    if not array.size:
+      return jnp.zeros((), real_dtype(array.dtype))
     size = max(array.shape[-2:])
     sums = over_batch(
       lambda m, h: singular_sum(lambda s, p: penalty.value(clean(s, size), p), m, h),
       upcast(array),
       hyper,
     )
-    return jnp.sum(sums).astype(array.dtype)
+    return jnp.sum(sums).astype(real_dtype(array.dtype))
 
   def prox(x: ArrayLike, hyperparams: Any = None, scaling: ArrayLike = 1.0) -> Array:
     array, hyper = checked(x, hyperparams, scaling)
+    if not array.size:
+      return array
     wide = upcast(array)
-    step = jnp.asarray(scaling, wide.dtype)
+    step = jnp.asarray(scaling, real_dtype(wide.dtype))
     out = over_batch(lambda m, h, t: singular_map(penalty.prox, m, h, t), wide, hyper, step)
     return out.astype(array.dtype)
 
@@ -105,12 +110,12 @@ def prox_nuclear(x: ArrayLike, lam: Any = None, scaling: ArrayLike = 1.0) -> Arr
   Y = U diag(max(s - scaling lam, 0)) V^T for X = U diag(s) V^T.
 
   Args:
-    x: float[..., m, n] array; leading axes are a batch of matrices.
+    x: float[..., m, n] or complex array; leading axes are a batch of matrices.
     lam: >= 0, a scalar or an array of the shape of the batch; may be traced. None means 1.
     scaling: >= 0, the step size; may be traced.
 
   Returns:
-    float[..., m, n] of the dtype of ``x``. One NaN makes its matrix NaN.
+    An array of the shape and dtype of ``x``. One NaN makes its matrix NaN.
 
   Raises:
     TypeError: when ``x`` is no floating-point array.
@@ -139,7 +144,7 @@ def penalty_nuclear(x: ArrayLike, lam: Any = None) -> Array:
   Computes g(X) = lam sum_i s_i(X), summed over a batch.
 
   Args:
-    x: float[..., m, n] array; leading axes are a batch of matrices.
+    x: float[..., m, n] or complex array; leading axes are a batch of matrices.
     lam: >= 0 as in ``prox_nuclear``.
 
   Returns:
@@ -169,13 +174,13 @@ def prox_schatten(x: ArrayLike, hyperparams: Any, scaling: ArrayLike = 1.0) -> A
   Y = U diag(prox_lq(s)) V^T for X = U diag(s) V^T, with ``prox_lq`` of power p.
 
   Args:
-    x: float[..., m, n] array; leading axes are a batch of matrices.
+    x: float[..., m, n] or complex array; leading axes are a batch of matrices.
     hyperparams: pair (lam, p): lam >= 0 and p in (0, 1), each a scalar or an array of the shape of
       the batch; may be traced.
     scaling: >= 0, the step size; may be traced.
 
   Returns:
-    float[..., m, n] of the dtype of ``x``. One NaN makes its matrix NaN.
+    An array of the shape and dtype of ``x``. One NaN makes its matrix NaN.
 
   Raises:
     TypeError: when ``x`` is no floating-point array.
@@ -204,7 +209,7 @@ def penalty_schatten(x: ArrayLike, hyperparams: Any) -> Array:
   Computes g(X) = lam sum_i s_i(X)^p, summed over a batch.
 
   Args:
-    x: float[..., m, n] array; leading axes are a batch of matrices.
+    x: float[..., m, n] or complex array; leading axes are a batch of matrices.
     hyperparams: pair (lam, p) as in ``prox_schatten``.
 
   Returns:
@@ -235,12 +240,12 @@ def prox_rank(x: ArrayLike, lam: Any = None, scaling: ArrayLike = 1.0) -> Array:
   Y = U diag(s 1[s > sqrt(2 scaling lam)]) V^T for X = U diag(s) V^T.
 
   Args:
-    x: float[..., m, n] array; leading axes are a batch of matrices.
+    x: float[..., m, n] or complex array; leading axes are a batch of matrices.
     lam: >= 0, a scalar or an array of the shape of the batch; may be traced. None means 1.
     scaling: >= 0, the step size; may be traced.
 
   Returns:
-    float[..., m, n] of the dtype of ``x``. One NaN makes its matrix NaN.
+    An array of the shape and dtype of ``x``. One NaN makes its matrix NaN.
 
   Raises:
     TypeError: when ``x`` is no floating-point array.
@@ -267,7 +272,7 @@ def penalty_rank(x: ArrayLike, lam: Any = None) -> Array:
   Computes g(X) = lam |{i : s_i(X) > 0}|, summed over a batch.
 
   Args:
-    x: float[..., m, n] array; leading axes are a batch of matrices.
+    x: float[..., m, n] or complex array; leading axes are a batch of matrices.
     lam: >= 0 as in ``prox_rank``.
 
   Returns:

@@ -21,6 +21,15 @@ __all__ = [
 ]
 
 
+def _line_of(x: ArrayLike, scaling: ArrayLike = 1.0) -> Array:
+  if jnp.iscomplexobj(x):
+    raise TypeError(
+      "x must hold real numbers: the exact method sorts along the line. For complex lines use "
+      "prox_tv2d(x[..., None]), which iterates."
+    )
+  return check_blocks_of(x, 1, scaling)
+
+
 @jax.jit
 def _tv1d_line(v: Array, lam: Array) -> Array:
   blocks = chain_blocks(v, None, lam, lam, is_tv=True)
@@ -70,7 +79,7 @@ def prox_tv1d(x: ArrayLike, lam: Any = 1.0, scaling: ArrayLike = 1.0) -> Array:
     surface evolution using parametric maximum flows, 2009. The clipped messages: Johnson, A dynamic
     programming algorithm for the fused lasso and L0-segmentation, 2013.
   """
-  array = check_blocks_of(x, 1, scaling)
+  array = _line_of(x, scaling)
   wide = upcast(array)
   strength = scalar_strength("lam", lam, wide) * jnp.asarray(scaling, wide.dtype)
   return over_blocks(lambda v: _tv1d_line(v, strength), array, 1)
@@ -99,7 +108,7 @@ def penalty_tv1d(x: ArrayLike, lam: Any = 1.0) -> Array:
   Reference:
     Rudin, Osher and Fatemi, Nonlinear total variation based noise removal algorithms, 1992.
   """
-  array = check_blocks_of(x, 1)
+  array = _line_of(x)
   wide = upcast(array)
   value = scalar_strength("lam", lam, wide) * jnp.sum(jnp.abs(jnp.diff(wide, axis=-1)))
   return value.astype(array.dtype)
@@ -136,12 +145,12 @@ def prox_fused_lasso(
   Reference:
     Friedman, Hastie, Hoefling and Tibshirani, Pathwise coordinate optimization, 2007, section 4.
   """
-  array = check_blocks_of(x, 1, scaling)
+  array = _line_of(x, scaling)
   wide = upcast(array)
-  l1reg, tvreg = _checks.parts(hyperparams, "l1reg", "tvreg")
+  l1reg, tvreg = _checks.parts(hyperparams, "l1reg", "tvreg", example=(1.0, 1.0))
   step = jnp.asarray(scaling, wide.dtype)
-  strength = scalar_strength("tvreg", tvreg, wide) * step
-  threshold = scalar_strength("l1reg", l1reg, wide) * step
+  strength = scalar_strength("tvreg of hyperparams", tvreg, wide) * step
+  threshold = scalar_strength("l1reg of hyperparams", l1reg, wide) * step
   threshold = jnp.where(threshold >= 0, threshold, jnp.nan)
   return over_blocks(lambda v: soft_threshold(_tv1d_line(v, strength), threshold), array, 1)
 
@@ -171,11 +180,13 @@ def penalty_fused_lasso(x: ArrayLike, hyperparams: Any = (1.0, 1.0)) -> Array:
   Reference:
     Tibshirani, Saunders, Rosset, Zhu and Knight, Sparsity and smoothness via the fused lasso, 2005.
   """
-  array = check_blocks_of(x, 1)
+  array = _line_of(x)
   wide = upcast(array)
-  l1reg, tvreg = _checks.parts(hyperparams, "l1reg", "tvreg")
-  l1_part = scalar_strength("l1reg", l1reg, wide) * jnp.sum(jnp.abs(wide))
-  tv_part = scalar_strength("tvreg", tvreg, wide) * jnp.sum(jnp.abs(jnp.diff(wide, axis=-1)))
+  l1reg, tvreg = _checks.parts(hyperparams, "l1reg", "tvreg", example=(1.0, 1.0))
+  l1_part = scalar_strength("l1reg of hyperparams", l1reg, wide) * jnp.sum(jnp.abs(wide))
+  tv_part = scalar_strength("tvreg of hyperparams", tvreg, wide) * jnp.sum(
+    jnp.abs(jnp.diff(wide, axis=-1))
+  )
   return (l1_part + tv_part).astype(array.dtype)
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import safe_divide, upcast
+from jaxopt_robust.prox._common import real_dtype, root
 from jaxopt_robust.prox._lines import check_blocks_of, scalar_strength
 from jaxopt_robust.typing import Array, ArrayLike, Penalty
 
@@ -52,26 +53,41 @@ def _grad_adjoint(s: _Field) -> Array:
   return out
 
 
-def _size(s: _Field) -> Array:
-  square = s.down * s.down + s.right * s.right
-  is_zero = square == 0
-  return jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, square)))
+def _dot(a: Array, b: Array) -> Array:
+  """Product of images, summed over the channels where there are some."""
+  return a * b if a.ndim == 2 else jnp.sum(a * b, axis=-1)
 
 
-def _clip_isotropic(r: _Field, lam: Array) -> _Field:
+def _times(factor: Array, image: Array) -> Array:
+  """A factor a pixel times an image with or without channels."""
+  return factor * image if image.ndim == 2 else factor[..., None] * image
+
+
+def _products(a: _Field, b: _Field, isotropic: bool) -> _Field:
+  """Inner products over what the variation takes the norm of: both links at an entry, or each."""
+  down, right = _dot(a.down, b.down), _dot(a.right, b.right)
+  return _Field(down + right, down + right) if isotropic else _Field(down, right)
+
+
+def _sizes(s: _Field, isotropic: bool) -> _Field:
+  return _Field(*map(root, _products(s, s, isotropic)))
+
+
+def _clip(r: _Field, lam: Array, isotropic: bool) -> _Field:
+  if not isotropic and r.down.ndim == 2:
+    return _Field(*(jnp.minimum(jnp.maximum(v, -lam), lam) for v in r))
   # Continuous in floats too: a reciprocal root, or a factor that is not exactly 1 at the rim, lets
   # the field drift there and the gap stall at 1e-4 in float32.
-  size = jnp.sqrt(r.down * r.down + r.right * r.right)
-  factor = jnp.where(size <= lam, 1, lam / jnp.maximum(size, lam))
-  return _Field(factor * r.down, factor * r.right)
-
-
-def _clip_anisotropic(r: _Field, lam: Array) -> _Field:
-  return _Field(*(jnp.minimum(jnp.maximum(v, -lam), lam) for v in r))
+  sizes = map(jnp.sqrt, _products(r, r, isotropic))
+  factors = (jnp.where(size <= lam, 1, lam / jnp.maximum(size, lam)) for size in sizes)
+  return _Field(*(_times(factor, v) for factor, v in zip(factors, r, strict=True)))
 
 
 def _variation(d: _Field, isotropic: bool) -> Array:
-  return _size(d) if isotropic else jnp.abs(d.down) + jnp.abs(d.right)
+  if not isotropic and d.down.ndim == 2:
+    return jnp.abs(d.down) + jnp.abs(d.right)
+  down, right = _sizes(d, isotropic)
+  return down if isotropic else down + right
 
 
 def _sum(x: Array) -> Array:
@@ -83,21 +99,23 @@ def _gap(x: Array, s: _Field, v: Array, lam: Array, isotropic: bool) -> tuple[Ar
   """Duality gap, as a sum of terms >= 0, and the objective, for x = v - D^T s."""
   d = _grad(x)
   variation = lam * _variation(d, isotropic)
-  slack = jnp.maximum(variation - d.down * s.down - d.right * s.right, 0)
-  return _sum(slack), _sum(0.5 * (x - v) ** 2 + variation)
+  slack = jnp.maximum(variation - _dot(d.down, s.down) - _dot(d.right, s.right), 0)
+  return _sum(slack), _sum(0.5 * _dot(x - v, x - v) + variation)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def _solve(
   v: Array, lam: Array, tol: Array, isotropic: bool, max_steps: int
 ) -> tuple[Array, _Field]:
-  """Minimiser and dual field, by accelerated projected gradient steps that restart."""
-  clip = _clip_isotropic if isotropic else _clip_anisotropic
+  """Minimiser and dual field, by accelerated projected gradient steps that restart.
+
+  A complex image is a real one with two channels, over which the norms run.
+  """
 
   def step(_: Any, carry: tuple) -> tuple:
     s, q, t = carry
     d = _grad(v - _grad_adjoint(q))
-    new = clip(_Field(q.down + _STEP * d.down, q.right + _STEP * d.right), lam)
+    new = _clip(_Field(q.down + _STEP * d.down, q.right + _STEP * d.right), lam, isotropic)
     t_new = 0.5 * (1 + jnp.sqrt(1 + 4 * t * t))
     beta = (t - 1) / t_new
     return new, _Field(*(b + beta * (b - c) for b, c in zip(new, s, strict=True))), t_new
@@ -150,30 +168,27 @@ def _solve_jvp(isotropic: bool, max_steps: int, primals: tuple, tangents: tuple)
   step = jax.lax.stop_gradient(d)
   r = _Field(fixed.down + _STEP * step.down, fixed.right + _STEP * step.right)
   safe_lam = jnp.where(lam > 0, lam, 1)
-  if isotropic:
-    saturated = (_size(r) > bound) & (_size(step) > 0)
-    size = _size(d)
-    unit = _Field(*(safe_divide(a, size) for a in d))
-    normal = _Field(*(jnp.where(saturated, a, 0) for a in unit))
-    stiff = jnp.where(saturated, size / safe_lam, 0)
-
-    def tangential(f: _Field) -> _Field:
-      along = f.down * normal.down + f.right * normal.right
-      return _Field(f.down - along * normal.down, f.right - along * normal.right)
-  else:
-    saturated = _Field(*(jnp.abs(a) > bound for a in r))
-    normal = _Field(
-      *(jnp.where(hit, jnp.sign(a), 0) for hit, a in zip(saturated, step, strict=True))
+  size = _sizes(d, isotropic)
+  saturated = [
+    (a > bound) & (b > 0)
+    for a, b in zip(_sizes(r, isotropic), _sizes(step, isotropic), strict=True)
+  ]
+  normal = _Field(
+    *(
+      _times(jnp.where(hit, safe_divide(1, n), 0), a)
+      for hit, n, a in zip(saturated, size, d, strict=True)
     )
-    stiff = jnp.zeros_like(v)
+  )
+  stiff = [jnp.where(hit, n / safe_lam, 0) for hit, n in zip(saturated, size, strict=True)]
 
-    def tangential(f: _Field) -> _Field:
-      return _Field(*(jnp.where(hit, 0, a) for hit, a in zip(saturated, f, strict=True)))
+  def tangential(f: _Field) -> _Field:
+    along = _products(f, normal, isotropic)
+    return _Field(*(a - _times(b, n) for a, b, n in zip(f, along, normal, strict=True)))
 
   def matvec(f: _Field) -> _Field:
     f = tangential(f)
     g = _grad(_grad_adjoint(f))
-    return tangential(_Field(*(stiff * a + b for a, b in zip(f, g, strict=True))))
+    return tangential(_Field(*(_times(k, a) + b for k, a, b in zip(stiff, f, g, strict=True))))
 
   pushed = _Field(*(dlam * a for a in normal))
   target = tangential(_grad(dv - _grad_adjoint(pushed)))
@@ -215,30 +230,41 @@ def _image(
 def _prox(
   x: ArrayLike, lam: Any, scaling: ArrayLike, isotropic: bool, tol: ArrayLike, max_steps: int
 ) -> tuple[Array, Array]:
-  array = check_blocks_of(x, 2, scaling)
+  array = check_blocks_of(x, 2, scaling, complex_ok=True)
   _checks.check_positive("tol", tol)
   max_steps = _checks.check_int("max_steps", max_steps, minimum=1)
-  wide = upcast(array)
+  wide = _with_channels(upcast(array))
   strength = scalar_strength("lam", lam, wide) * jnp.asarray(scaling, wide.dtype)
-
   tolerance = jnp.asarray(tol, wide.dtype)
 
   image = lambda v: _image(v, strength, tolerance, isotropic=isotropic, max_steps=max_steps)
+  if not array.size:
+    return array, jnp.zeros(array.shape[:-2], wide.dtype)
   if array.ndim == 2:
     out, gap = image(wide)
   else:
-    out, gap = jax.vmap(image)(wide.reshape(-1, *array.shape[-2:]))
-  shape = array.shape
-  return out.reshape(shape).astype(array.dtype), gap.reshape(shape[:-2]).astype(array.dtype)
+    out, gap = jax.vmap(image)(wide.reshape(-1, *wide.shape[array.ndim - 2 :]))
+  out = out.reshape(wide.shape)
+  if jnp.iscomplexobj(array):
+    out = jax.lax.complex(out[..., 0], out[..., 1])
+  gap = gap.reshape(array.shape[:-2]).astype(real_dtype(array.dtype))
+  return out.astype(array.dtype), gap
+
+
+def _with_channels(x: Array) -> Array:
+  """A real image as it is, a complex one with two channels behind."""
+  return jnp.stack([x.real, x.imag], axis=-1) if jnp.iscomplexobj(x) else x
 
 
 def _penalty(x: ArrayLike, lam: Any, isotropic: bool) -> Array:
-  array = check_blocks_of(x, 2)
-  wide = upcast(array)
+  array = check_blocks_of(x, 2, complex_ok=True)
+  wide = _with_channels(upcast(array))
   strength = scalar_strength("lam", lam, wide)
-  images = wide.reshape(-1, *wide.shape[-2:])
+  if not array.size:
+    return jnp.zeros((), real_dtype(array.dtype))
+  images = wide.reshape(-1, *wide.shape[array.ndim - 2 :])
   terms = jax.vmap(lambda v: _variation(_grad(v), isotropic))(images)
-  return (strength * jnp.sum(terms)).astype(array.dtype)
+  return (strength * jnp.sum(terms)).astype(real_dtype(array.dtype))
 
 
 def prox_tv2d(
@@ -256,7 +282,7 @@ def prox_tv2d(
   the border.
 
   Args:
-    x: float[..., height, width]; leading axes are so many images.
+    x: float[..., height, width] or complex; leading axes are so many images.
     lam: >= 0, a scalar; may be traced. None means 1.
     scaling: >= 0, the step size; may be traced.
     tol: > 0, largest duality gap relative to the objective; may be traced. The distance to the
@@ -264,7 +290,7 @@ def prox_tv2d(
     max_steps: static, the gradient steps at most (rounded up to tens above ten).
 
   Returns:
-    float[..., height, width] of the dtype of ``x``: the point that belongs to the last dual field,
+    An array of the shape and dtype of ``x``: the point that belongs to the last dual field,
     whether or not the tolerance was reached; ``prox_tv2d_with_gap`` tells.
 
   Raises:
@@ -301,7 +327,7 @@ def penalty_tv2d(x: ArrayLike, lam: Any = 1.0) -> Array:
   the border.
 
   Args:
-    x: float[..., height, width].
+    x: float[..., height, width] or complex.
     lam: >= 0, a scalar; may be traced. None means 1.
 
   Returns:
@@ -338,7 +364,7 @@ def prox_tv2d_anisotropic(
   TV(y) = sum_ij |y_{i+1,j} - y_ij| + |y_{i,j+1} - y_ij| and differences 0 beyond the border.
 
   Args:
-    x: float[..., height, width]; leading axes are so many images.
+    x: float[..., height, width] or complex; leading axes are so many images.
     lam: >= 0, a scalar; may be traced. None means 1.
     scaling: >= 0, the step size; may be traced.
     tol: > 0, largest duality gap relative to the objective; may be traced. The distance to the
@@ -346,7 +372,7 @@ def prox_tv2d_anisotropic(
     max_steps: static, the gradient steps at most (rounded up to tens above ten).
 
   Returns:
-    float[..., height, width] of the dtype of ``x``: the point that belongs to the last dual field,
+    An array of the shape and dtype of ``x``: the point that belongs to the last dual field,
     whether or not the tolerance was reached; ``prox_tv2d_with_gap`` tells.
 
   Raises:
@@ -382,7 +408,7 @@ def penalty_tv2d_anisotropic(x: ArrayLike, lam: Any = 1.0) -> Array:
   TV(x) = sum_ij |x_{i+1,j} - x_ij| + |x_{i,j+1} - x_ij| and differences 0 beyond the border.
 
   Args:
-    x: float[..., height, width].
+    x: float[..., height, width] or complex.
     lam: >= 0, a scalar; may be traced. None means 1.
 
   Returns:
@@ -420,7 +446,7 @@ def prox_tv2d_with_gap(
   ``prox_tv2d_anisotropic`` do.
 
   Args:
-    x: float[..., height, width]; leading axes are so many images.
+    x: float[..., height, width] or complex; leading axes are so many images.
     lam: >= 0, a scalar; may be traced. None means 1.
     scaling: >= 0, the step size; may be traced.
     kind: static, "isotropic" or "anisotropic".
@@ -428,7 +454,7 @@ def prox_tv2d_with_gap(
     max_steps: static, the gradient steps at most.
 
   Returns:
-    (y, gap): float[..., height, width] of the dtype of ``x``, and float[...], the duality gap of
+    (y, gap): an array of the shape and dtype of ``x``, and float[...], the duality gap of
     each image divided by its objective (0 where the objective is 0; without derivative). It is
     above ``tol`` where the steps ran out, and NaN where the image is.
 

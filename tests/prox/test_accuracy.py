@@ -64,7 +64,7 @@ def test_value_and_derivatives_in_40_digits(reference, dtype):
   with mp.workdps(40):
     for row, found, found_slopes in zip(rows, np.asarray(got), np.asarray(slopes), strict=True):
       inputs = [mp.mpf(float(v)) for v in row]
-      x, scaling, *hyper = inputs
+      x, _, *hyper = inputs
       y = mp.mpf(float(found))
       kinks = [mp.mpf(k) for k in reference.kinks(*hyper)]
       assert np.isfinite(found) and np.all(np.isfinite(found_slopes)), row

@@ -105,7 +105,6 @@ BAD_INPUTS += [
   BadInput(
     "prox.prox_l21", "scaling", lambda: prox.prox_l21(ROWS, 1.0, -1.0), ValueError, "scaling"
   ),
-  BadInput("prox.penalty_l21", "empty", lambda: prox.penalty_l21(ROWS[:0]), ValueError, "empty"),
   BadInput(
     "prox.penalty_l21", "negative", lambda: prox.penalty_l21(ROWS, -1.0), ValueError, "got -1"
   ),

@@ -76,7 +76,6 @@ def _bad(name: str) -> list[BadInput]:
       BadInput(
         full, "text", lambda f=fn, h=one: f("text", h), TypeError, "array of numbers"
       ),
-      BadInput(full, "empty", lambda f=fn, h=one: f(X[:0], h), ValueError, "empty"),
       BadInput(full, "negative", lambda f=fn, h=negative: f(SQUARE, h), ValueError, "got -1"),
       BadInput(full, "string", lambda f=fn, h=string: f(SQUARE, h), TypeError, "number"),
       BadInput(

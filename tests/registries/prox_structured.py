@@ -60,7 +60,6 @@ def _bad(case: ShapedCase, kind: str) -> list[BadInput]:
   flat = jnp.ones(case.shape[1:])
   cases = [
     BadInput(full, "text", lambda: fn("text", case.hyper), TypeError, "array of numbers"),
-    BadInput(full, "empty", lambda: fn(x[:0], case.hyper), ValueError, "empty"),
     BadInput(full, "flat", lambda: fn(flat, case.hyper), ValueError, "rank at least"),
     BadInput(full, "negative", lambda: fn(x, hyper(-1.0)), ValueError, ">= 0; got -1"),
     BadInput(full, "nan", lambda: fn(x, hyper(float("nan"))), ValueError, ">= 0; got nan"),
