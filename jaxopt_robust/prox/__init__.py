@@ -22,6 +22,7 @@ from jaxopt_robust.prox.boxes import (
 )
 from jaxopt_robust.prox.calculus import (
   add_quadratic,
+  leafwise,
   precompose_affine,
   precompose_semi_orthogonal,
   ravelled,
@@ -239,6 +240,7 @@ __all__ = [
   "l0",
   "l21",
   "lasso",
+  "leafwise",
   "least_squares",
   "least_squares_factor",
   "linf",

@@ -8,11 +8,17 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxopt_robust import _checks
-from jaxopt_robust.numerics import magnitude
-from jaxopt_robust.prox._common import scaled_for
+from jaxopt_robust.numerics import magnitude, upcast
+from jaxopt_robust.prox._common import scaled_for, start, value_dtype
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
-__all__ = ["add_quadratic", "precompose_affine", "precompose_semi_orthogonal", "ravelled"]
+__all__ = [
+  "add_quadratic",
+  "leafwise",
+  "precompose_affine",
+  "precompose_semi_orthogonal",
+  "ravelled",
+]
 
 
 def precompose_affine(
@@ -213,3 +219,76 @@ def ravelled(penalty: Penalty) -> Penalty:
     return unravel(penalty.prox(flat, hyperparams, scaling))
 
   return Penalty(value, prox, penalty.convex)
+
+
+def leafwise(penalties: PyTree) -> Penalty:
+  r"""One penalty for every leaf of a pytree, each with its own hyper-parameters.
+
+  g(x) = sum_k psi_k(x_k; hyperparams_k) over the leaves x_k of x. It is for penalties that act on a
+  whole array, such as ``prox.group_lasso`` or one of ``prox.make_group_penalty``, and for
+  hyper-parameters that are kept beside the parameters.
+
+  Args:
+    penalties: a ``Penalty`` for all leaves, or a pytree with the structure of x that holds one for
+      each.
+
+  Returns:
+    ``Penalty`` of float pytrees. Its hyper-parameters are a pytree with the structure of x that
+    holds at each leaf what the penalty of that leaf takes, such as a pair (strength, ratio); None
+    for the defaults of all.
+
+  Raises:
+    TypeError: when ``penalties`` holds anything but ``Penalty`` records. The functions returned
+      refuse hyper-parameters or penalties of another structure (ValueError).
+
+  Example:
+    >>> penalty = leafwise(jr.prox.elastic_net)
+    >>> x = {"a": jnp.array([3.0]), "b": jnp.array([3.0])}
+    >>> penalty.prox(x, {"a": (1.0, 0.0), "b": (1.0, 1.0)})["b"]
+    Array([1.], dtype=float32)
+
+  Reference:
+    Parikh and Boyd, Proximal algorithms, 2014, section 2.1 (separable sum).
+  """
+  is_record = lambda value: isinstance(value, Penalty)
+  records = jax.tree.leaves(penalties, is_leaf=is_record)
+  for record in records:
+    _checks.check_penalty("penalties", record)
+
+  def matched(x: PyTree, name: str, tree: PyTree) -> list[Any]:
+    structure: Any = jax.tree.structure(x)
+    try:
+      return structure.flatten_up_to(tree)
+    except ValueError as error:
+      raise ValueError(
+        f"{name} must have the structure of x, {structure}; got "
+        f"{jax.tree.structure(tree, is_leaf=is_record)}."
+      ) from error
+
+  def split(x: PyTree, hyperparams: Any) -> tuple[list, list, list]:
+    leaves = jax.tree.leaves(x)
+    each = [penalties] * len(leaves)
+    if not is_record(penalties):
+      each = matched(x, "penalties", penalties)
+    hypers = [None] * len(leaves)
+    if hyperparams is not None:
+      hypers = matched(x, "hyperparams", hyperparams)
+    return leaves, each, hypers
+
+  def value(x: PyTree, hyperparams: Any = None) -> Array:
+    tree = _checks.check_float_tree("x", x, complex_ok=True)
+    terms = [
+      psi.value(v) if hyper is None else psi.value(v, hyper)
+      for v, psi, hyper in zip(*split(tree, hyperparams), strict=True)
+    ]
+    return jnp.asarray(sum(upcast(term) for term in terms), value_dtype(tree))
+
+  def prox(x: PyTree, hyperparams: Any = None, scaling: ArrayLike = 1.0) -> PyTree:
+    tree = start(x, scaling, complex_ok=True)
+    out = [
+      psi.prox(v, scaling=scaling) if hyper is None else psi.prox(v, hyper, scaling)
+      for v, psi, hyper in zip(*split(tree, hyperparams), strict=True)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(tree), out)
+
+  return Penalty(value, prox, all(record.convex for record in records))

@@ -1,7 +1,7 @@
 """Penalties on the norms of many groups of entries: group lasso, group MCP, group l0 and others."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,65 +9,126 @@ import numpy as np
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import norm_by, upcast
-from jaxopt_robust.prox._common import real_dtype, start_array
+from jaxopt_robust.prox._common import start, value_dtype
 from jaxopt_robust.prox._radial import check_shared, factors
-from jaxopt_robust.typing import Array, ArrayLike, Penalty
+from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
 __all__ = ["group_weights", "groups_to_ids", "make_group_penalty"]
 
 
-def check_groups(group_ids: ArrayLike, num_groups: int) -> Array:
-  """Group numbers 0..num_groups-1, each used at least once where the numbers are known."""
+class Layout(NamedTuple):
+  """Which group every entry is in.
+
+  Attributes:
+    ids: int[n] of all leaves behind each other: 0..num_groups-1; num_groups where a traced number
+      is out of range (reads give NaN), num_groups + 1 where the entry is in no group.
+    num_groups: number of groups.
+    shapes: shape of each leaf.
+    treedef: structure of the leaves.
+  """
+
+  ids: Array
+  num_groups: int
+  shapes: list[tuple[int, ...]]
+  treedef: Any
+
+
+def check_groups(group_ids: PyTree, num_groups: int) -> Layout:
+  """Group numbers -1..num_groups-1, each but -1 used at least once where the numbers are known."""
   num_groups = _checks.check_int("num_groups", num_groups, minimum=1)
-  ids = jnp.asarray(group_ids)
-  ids = _checks.check_labels("group_ids", ids, shape=ids.shape, num_classes=num_groups)
-  if _checks.is_concrete(ids):
-    empty = np.flatnonzero(np.bincount(np.asarray(ids).ravel(), minlength=num_groups) == 0)
+  numbers, treedef = (
+    ([group_ids], None) if _is_list_of_numbers(group_ids) else jax.tree.flatten(group_ids)
+  )
+  leaves = [
+    _checks.check_integers(
+      "group_ids", leaf, low=-1, high=num_groups, meaning=", the groups, or be -1 for none"
+    )
+    for leaf in numbers
+  ]
+  if _checks.is_concrete(leaves):
+    used = np.unique(np.concatenate([np.ravel(leaf) for leaf in leaves]))
+    empty = np.setdiff1d(np.arange(num_groups), used)
     if empty.size:
       raise ValueError(
         f"group_ids must use every group of 0..{num_groups - 1}; got no entry of group {empty[0]}."
       )
-  # A number out of range is seen only by the guards of ``_expand``; it must not count from the end.
-  return jnp.where(ids < 0, num_groups, ids)
+  ids = jnp.concatenate([leaf.ravel() for leaf in leaves]).astype(jnp.int32)
+  inside = (ids >= 0) & (ids < num_groups)  # a negative number must not count from the end
+  ids = jnp.where(inside, ids, jnp.where(ids == -1, num_groups + 1, num_groups))
+  return Layout(ids, num_groups, [leaf.shape for leaf in leaves], treedef)
 
 
-def group_norms(x: Array, ids: Array, num_groups: int) -> Array:
-  """Norm of each group of ``x``, float[num_groups]."""
-  flat = ids.ravel()
+def _is_list_of_numbers(value: Any) -> bool:
+  """A list that stands for one array, as NumPy reads it, and is no tree of arrays."""
+  return isinstance(value, list | tuple) and all(np.isscalar(v) for v in value)
+
+
+class Flat(NamedTuple):
+  """The leaves of a pytree behind each other in float32 at least, and the way back."""
+
+  vector: Array
+  back: Callable[[Array], PyTree]
+  dtype: Any
+
+
+def flatten(x: PyTree, layout: Layout, scaling: ArrayLike = 0.0) -> Flat:
+  """Checks the leaves of ``x`` against the layout."""
+  tree = start(x, scaling, complex_ok=True)
+  leaves, treedef = jax.tree.flatten(tree)
+  expected = jax.tree.structure(0) if layout.treedef is None else layout.treedef
+  if treedef != expected:
+    raise ValueError(f"x must have the structure of group_ids, {expected}; got {treedef}.")
+  for leaf, shape in zip(leaves, layout.shapes, strict=True):
+    if leaf.shape != shape:
+      raise ValueError(f"x must have the shape of group_ids, {shape}; got {leaf.shape}.")
+
+  def back(vector: Array) -> PyTree:
+    out, first = [], 0
+    for leaf in leaves:
+      part = vector[first : first + leaf.size].reshape(leaf.shape)
+      first += leaf.size
+      is_real = jnp.iscomplexobj(part) and not jnp.iscomplexobj(leaf)
+      out.append((part.real if is_real else part).astype(leaf.dtype))
+    return jax.tree.unflatten(treedef, out)
+
+  return Flat(jnp.concatenate([upcast(v).ravel() for v in leaves]), back, value_dtype(tree))
+
+
+def _norms(x: Array, layout: Layout) -> Array:
+  """Norm of each group of the vector ``x``, float[num_groups]."""
   return norm_by(
-    x.ravel(),
-    lambda v: jax.ops.segment_sum(v, flat, num_groups),
-    lambda v: jax.ops.segment_max(v, flat, num_groups),
-    lambda v: _expand(v, flat),
+    x,
+    lambda v: jax.ops.segment_sum(v, layout.ids, layout.num_groups),
+    lambda v: jax.ops.segment_max(v, layout.ids, layout.num_groups),
+    lambda v: _expand(v, layout),
   )
 
 
-def _expand(per_group: Array, ids: Array) -> Array:
-  return per_group.at[ids].get(mode="fill", fill_value=jnp.nan)
+def _expand(per_group: Array, layout: Layout) -> Array:
+  """The number of its group at every entry: 1 in no group, NaN where the group is out of range."""
+  values = per_group.at[layout.ids].get(mode="fill", fill_value=jnp.nan)
+  return jnp.where(layout.ids > layout.num_groups, 1, values)
 
 
 def groups_prox(
-  penalty: Penalty, x: Array, layout: tuple[Array, int], hyperparams: Any, scaling: ArrayLike
+  penalty: Penalty, x: Array, layout: Layout, hyperparams: Any, scaling: ArrayLike
 ) -> Array:
-  """The operator of ``sum_G phi(||x_G||)`` for checked input of float32 or wider."""
-  ids, num_groups = layout
-  check_shared(hyperparams, (num_groups,), "group")
-  norms = group_norms(x, ids, num_groups)
+  """The operator of ``sum_G phi(||x_G||)`` for a checked vector of float32 or wider."""
+  check_shared(hyperparams, (layout.num_groups,), "group")
   with _checks.within("hyperparams"):
-    factor = factors(penalty, norms, hyperparams, scaling)
-  return _expand(factor, ids) * x
+    factor = factors(penalty, _norms(x, layout), hyperparams, scaling)
+  return _expand(factor, layout) * x
 
 
-def groups_value(penalty: Penalty, x: Array, layout: tuple[Array, int], hyperparams: Any) -> Array:
-  """``sum_G phi(||x_G||)`` for checked input of float32 or wider."""
-  ids, num_groups = layout
-  check_shared(hyperparams, (num_groups,), "group")
+def groups_value(penalty: Penalty, x: Array, layout: Layout, hyperparams: Any) -> Array:
+  """``sum_G phi(||x_G||)`` for a checked vector of float32 or wider."""
+  check_shared(hyperparams, (layout.num_groups,), "group")
   with _checks.within("hyperparams"):
-    value = penalty.value(group_norms(x, ids, num_groups), hyperparams)
-  return jnp.where(jnp.any(ids >= num_groups), jnp.nan, value)
+    value = penalty.value(_norms(x, layout), hyperparams)
+  return jnp.where(jnp.any(layout.ids == layout.num_groups), jnp.nan, value)
 
 
-def make_group_penalty(penalty: Penalty, group_ids: ArrayLike, *, num_groups: int) -> Penalty:
+def make_group_penalty(penalty: Penalty, group_ids: PyTree, *, num_groups: int) -> Penalty:
   r"""A penalty on the norm of every group, from a penalty on one number.
 
   With phi the given penalty of one number, g(x) = sum_G phi(||x_G||_2; hyperparams_G), whose
@@ -79,12 +140,14 @@ def make_group_penalty(penalty: Penalty, group_ids: ArrayLike, *, num_groups: in
   Args:
     penalty: an entrywise record such as ``prox.lasso`` or ``prox.scad`` with phi(0) <= phi(r) for
       r > 0.
-    group_ids: int[...] of the shape of ``x``: the group, 0..num_groups-1, that each entry is in.
-      Every group has at least one entry. The groups do not overlap and may differ in size.
+    group_ids: int[...] of the shape of ``x``, or a pytree of such arrays with the structure of
+      ``x``: the group, 0..num_groups-1, that each entry is in, or -1 for an entry in no group,
+      which is not penalised. Every group has at least one entry; groups do not overlap, may differ
+      in size and may spread over leaves.
     num_groups: number of groups; static.
 
   Returns:
-    ``Penalty(value, prox)`` for one float array of the shape of ``group_ids``. Each of its
+    ``Penalty(value, prox)`` for float or complex arrays as ``group_ids``. Each of its
     hyper-parameters is a scalar or float[num_groups]; the usual strength is
     ``lam * group_weights(group_ids, num_groups=num_groups)``.
 
@@ -108,28 +171,26 @@ def make_group_penalty(penalty: Penalty, group_ids: ArrayLike, *, num_groups: in
     Huang, Breheny and Ma, A selective review of group selection in high-dimensional models, 2012.
   """
   _checks.check_penalty("penalty", penalty)
-  layout = (check_groups(group_ids, num_groups), num_groups)
-  shape = layout[0].shape
+  layout = check_groups(group_ids, num_groups)
 
-  def value(x: ArrayLike, hyperparams: Any = None) -> Array:
-    array = start_array(x, shape=shape, complex_ok=True)
-    total = groups_value(penalty, upcast(array), layout, hyperparams)
-    return total.astype(real_dtype(array.dtype))
+  def value(x: PyTree, hyperparams: Any = None) -> Array:
+    flat = flatten(x, layout)
+    return groups_value(penalty, flat.vector, layout, hyperparams).astype(flat.dtype)
 
-  def prox(x: ArrayLike, hyperparams: Any = None, scaling: ArrayLike = 1.0) -> Array:
-    array = start_array(x, scaling, shape=shape, complex_ok=True)
-    return groups_prox(penalty, upcast(array), layout, hyperparams, scaling).astype(array.dtype)
+  def prox(x: PyTree, hyperparams: Any = None, scaling: ArrayLike = 1.0) -> PyTree:
+    flat = flatten(x, layout, scaling)
+    return flat.back(groups_prox(penalty, flat.vector, layout, hyperparams, scaling))
 
   return Penalty(value, prox, penalty.convex)
 
 
-def group_weights(group_ids: ArrayLike, *, num_groups: int) -> Array:
+def group_weights(group_ids: PyTree, *, num_groups: int) -> Array:
   r"""The usual weights of groups of unequal size, w_G = sqrt(|G|).
 
   With them the strength at which a group of pure noise vanishes does not depend on its size.
 
   Args:
-    group_ids: int[...], the group of each entry, as in ``make_group_penalty``.
+    group_ids: int[...] or a pytree, the group of each entry, as in ``make_group_penalty``.
     num_groups: number of groups; static.
 
   Returns:
@@ -147,7 +208,7 @@ def group_weights(group_ids: ArrayLike, *, num_groups: int) -> Array:
     Yuan and Lin, Model selection and estimation in regression with grouped variables, 2006,
     section 2.
   """
-  ids = check_groups(group_ids, num_groups).ravel()
+  ids = check_groups(group_ids, num_groups).ids
   ones = jnp.ones(ids.shape, jnp.result_type(float))
   return jnp.sqrt(jax.ops.segment_sum(ones, ids, num_groups))
 
@@ -155,10 +216,11 @@ def group_weights(group_ids: ArrayLike, *, num_groups: int) -> Array:
 def groups_to_ids(groups: Sequence[Sequence[int]], *, size: int) -> Array:
   r"""Turns lists of indices, one a group, into the group number of every entry.
 
-  Entry i of the result is the G with i in ``groups[G]``.
+  Entry i of the result is the G with i in ``groups[G]``, and -1 where there is none.
 
   Args:
-    groups: one list of indices 0..size-1 a group; together they hold every index once.
+    groups: one list of indices 0..size-1 a group; they do not overlap. An index that none of them
+      holds is not penalised.
     size: number of entries; static.
 
   Returns:
@@ -166,8 +228,7 @@ def groups_to_ids(groups: Sequence[Sequence[int]], *, size: int) -> Array:
 
   Raises:
     TypeError: when an index is no integer.
-    ValueError: when a group is empty, an index is out of range, groups overlap, or an entry is in
-      no group.
+    ValueError: when a group is empty, an index is out of range, or groups overlap.
 
   Note:
     A sum of norms over overlapping groups has no closed-form operator: give each group its own copy
@@ -200,8 +261,4 @@ def groups_to_ids(groups: Sequence[Sequence[int]], *, size: int) -> Array:
         "form: give each group its own copy of the variables and use a splitting solver (ADMM)."
       )
     ids[values] = number
-  if (ids < 0).any():
-    raise ValueError(
-      f"groups must cover every entry; got none for entry {np.flatnonzero(ids < 0)[0]}."
-    )
   return jnp.asarray(ids)

@@ -6,9 +6,9 @@ import jax
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import upcast
-from jaxopt_robust.prox._common import real_dtype, start, start_array
+from jaxopt_robust.prox._common import start
 from jaxopt_robust.prox.group import penalty_group_lasso, prox_group_lasso
-from jaxopt_robust.prox.groups import check_groups, groups_prox, groups_value
+from jaxopt_robust.prox.groups import check_groups, flatten, groups_prox, groups_value
 from jaxopt_robust.prox.l1 import penalty_lasso, prox_lasso
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
@@ -90,9 +90,7 @@ def penalty_sparse_group_lasso(x: PyTree, hyperparams: Any) -> Array:
     return penalty_lasso(x, l1reg) + penalty_group_lasso(x, l2reg)
 
 
-def make_sparse_group_penalty(
-  penalty: Penalty, group_ids: ArrayLike, *, num_groups: int
-) -> Penalty:
+def make_sparse_group_penalty(penalty: Penalty, group_ids: PyTree, *, num_groups: int) -> Penalty:
   r"""The l1 norm plus a penalty on the norm of every group.
 
   With phi the given penalty of one number, g(x) = sum_i lam_i |x_i| + sum_G phi(||x_G||_2;
@@ -103,12 +101,13 @@ def make_sparse_group_penalty(
   Args:
     penalty: an entrywise record as in ``make_group_penalty``; ``prox.lasso`` makes the sparse group
       lasso, ``prox.mcp`` its non-convex relative.
-    group_ids: int[...] of the shape of ``x``: the group, 0..num_groups-1, that each entry is in.
+    group_ids: int[...] of the shape of ``x``, or a pytree as ``x``: the group, 0..num_groups-1, of
+      each entry, -1 for none, as in ``make_group_penalty``.
     num_groups: number of groups; static.
 
   Returns:
-    ``Penalty(value, prox)`` for one float array of the shape of ``group_ids``, with the pair
-    (l1reg, group) as hyper-parameters: l1reg >= 0 a scalar or of the shape of ``x``; ``group`` what
+    ``Penalty(value, prox)`` for float or complex arrays as ``group_ids``, with the pair
+    (l1reg, group) as hyper-parameters: l1reg >= 0 as in ``prox_lasso``; ``group`` what
     ``penalty`` takes, each of its numbers a scalar or float[num_groups].
 
   Raises:
@@ -129,23 +128,22 @@ def make_sparse_group_penalty(
     Yu, On decomposing the proximal map, 2013.
   """
   _checks.check_penalty("penalty", penalty)
-  layout = (check_groups(group_ids, num_groups), num_groups)
-  shape = layout[0].shape
+  layout = check_groups(group_ids, num_groups)
 
-  def value(x: ArrayLike, hyperparams: Any) -> Array:
+  def value(x: PyTree, hyperparams: Any) -> Array:
     l1reg, group = _checks.parts(hyperparams, "l1reg", "group", example=(1.0, 1.0))
-    array = start_array(x, shape=shape, complex_ok=True)
-    wide = upcast(array)
+    flat = flatten(x, layout)
     with _checks.within("hyperparams"):
-      total = penalty_lasso(wide, l1reg) + groups_value(penalty, wide, layout, group)
-    return total.astype(real_dtype(array.dtype))
+      total = penalty_lasso(x, l1reg) + groups_value(penalty, flat.vector, layout, group)
+    return total.astype(flat.dtype)
 
-  def prox(x: ArrayLike, hyperparams: Any, scaling: ArrayLike = 1.0) -> Array:
+  def prox(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
     l1reg, group = _checks.parts(hyperparams, "l1reg", "group", example=(1.0, 1.0))
-    array = start_array(x, scaling, shape=shape, complex_ok=True)
+    flat = flatten(x, layout, scaling)
     with _checks.within("hyperparams"):
-      soft = prox_lasso(upcast(array), l1reg, scaling)
-      return groups_prox(penalty, soft, layout, group, scaling).astype(array.dtype)
+      wide = jax.tree.map(upcast, start(x, scaling, complex_ok=True))
+      soft = flatten(prox_lasso(wide, l1reg, scaling), layout)
+      return flat.back(groups_prox(penalty, soft.vector, layout, group, scaling))
 
   return Penalty(value, prox)
 

@@ -104,10 +104,78 @@ def test_traced_group_numbers_out_of_range_give_nan():
   known = prox.make_group_penalty(prox.lasso, IDS, num_groups=3)
   np.testing.assert_array_equal(good, jax.jit(known.prox)(x))
   assert np.isfinite(value)
-  for wrong in (-1, 3):
+  for wrong in (-2, 3):
     out, value = both(jnp.asarray(IDS).at[1].set(wrong), x)
     np.testing.assert_array_equal(jnp.isnan(out), np.arange(6) == 1)
     assert np.isnan(value)
+
+
+@pytest.mark.x64
+def test_entries_in_no_group_are_not_penalised(rng):
+  """-1 leaves x_i alone, known or traced, with no derivative lost."""
+  ids = np.where(IDS == 1, -1, np.where(IDS == 2, 1, IDS))
+  x = jnp.asarray(rng.standard_normal(6))
+
+  @jax.jit
+  def run(ids, x):
+    penalty = prox.make_group_penalty(prox.lasso, ids, num_groups=2)
+    slope = jax.grad(lambda v: jnp.sum(penalty.prox(v, 0.3)))(x)
+    return penalty.prox(x, 0.3), penalty.value(x, 0.3), slope
+
+  out, value, slope = run(ids, x)
+  norms = [np.linalg.norm(x[ids == g]) for g in range(2)]
+  np.testing.assert_allclose(value, 0.3 * sum(norms), rtol=1e-14)
+  for g in range(2):
+    np.testing.assert_allclose(out[ids == g], x[ids == g] * max(1 - 0.3 / norms[g], 0), atol=1e-15)
+  np.testing.assert_array_equal(out[ids == -1], x[ids == -1])
+  np.testing.assert_array_equal(slope[ids == -1], 1.0)
+  known = prox.make_group_penalty(prox.lasso, ids, num_groups=2)
+  np.testing.assert_allclose(known.prox(x, 0.3), out, rtol=1e-14)
+  np.testing.assert_array_equal(prox.groups_to_ids([[1, 4], [0, 2]], size=6), [1, 0, 1, -1, 0, -1])
+  sparse = prox.make_sparse_group_penalty(prox.lasso, ids, num_groups=2).prox(x, (0.2, 0.3))
+  soft = np.sign(x) * np.maximum(np.abs(x) - 0.2, 0)
+  np.testing.assert_allclose(sparse[ids == -1], soft[ids == -1], atol=1e-15)
+
+
+@pytest.mark.x64
+def test_groups_may_spread_over_the_leaves_of_a_tree(rng):
+  """One vector in two leaves of unequal dtype; a leaf may be empty."""
+  x = rng.standard_normal(6).astype(np.float32)
+  ids = {"a": IDS[:2], "b": (IDS[2:].reshape(2, 2), np.zeros((0,), int))}
+  tree = {"a": jnp.asarray(x[:2]), "b": (jnp.asarray(x[2:].reshape(2, 2), float), jnp.zeros(0))}
+  for make, hyper in (
+    (prox.make_group_penalty, WEIGHTS), (prox.make_sparse_group_penalty, (0.1, WEIGHTS)),
+  ):  # fmt: skip
+    flat = make(prox.lasso, IDS, num_groups=3)
+    grouped = make(prox.lasso, ids, num_groups=3)
+    out = grouped.prox(tree, hyper, 0.4)
+    assert out["a"].dtype == jnp.float32 and out["b"][1].shape == (0,)
+    got = np.concatenate([out["a"], out["b"][0].ravel()])
+    expected = flat.prox(jnp.asarray(x, float), hyper, 0.4)
+    np.testing.assert_allclose(got, expected, rtol=3e-7)
+    value = flat.value(jnp.asarray(x, float), hyper)
+    np.testing.assert_allclose(grouped.value(tree, hyper), value, rtol=3e-7)
+  with pytest.raises(ValueError, match="x must have the structure of group_ids"):
+    grouped.prox(jnp.asarray(x), hyper)
+  weights = prox.group_weights(ids, num_groups=3)
+  np.testing.assert_allclose(weights, np.sqrt([3.0, 1.0, 2.0]))
+
+
+def test_every_leaf_with_its_own_penalty_and_numbers():
+  x = {"a": jnp.asarray([3.0, -4.0]), "b": (jnp.asarray([5.0]),)}
+  net = prox.leafwise(prox.elastic_net)
+  hyper = {"a": (1.0, 0.0), "b": ((2.0, 0.5),)}
+  out = net.prox(x, hyper)
+  np.testing.assert_allclose(out["a"], [2.0, -3.0])
+  np.testing.assert_allclose(out["b"][0], [1.5])  # (5 - 2) / (1 + 2 * 0.5)
+  np.testing.assert_allclose(net.value(x, hyper), 7 + 2 * (5 + 25 / 4))
+  mixed = prox.leafwise({"a": prox.group_lasso, "b": (prox.ridge,)})
+  out = mixed.prox(x, {"a": 2.0, "b": (None,)})
+  np.testing.assert_allclose(out["a"], [1.8, -2.4], rtol=1e-6)
+  np.testing.assert_allclose(out["b"][0], [2.5])
+  np.testing.assert_allclose(mixed.value(x), 5 + 12.5)
+  many = jax.vmap(lambda h: net.prox(x, {"a": (h, 0.0), "b": ((h, 0.0),)})["a"][0])
+  np.testing.assert_allclose(many(jnp.asarray([0.0, 1.0])), [3.0, 2.0])
 
 
 @pytest.mark.peer

@@ -64,7 +64,8 @@ def _factory(name: str) -> list[BadInput]:
       full, "float ids", lambda: make(prox.lasso, jnp.ones(6), num_groups=3), TypeError, "integer"
     ),
     BadInput(
-      full, "id range", lambda: make(prox.lasso, IDS, num_groups=2), ValueError, r"\[0, 2\); got 2"
+      full, "id range", lambda: make(prox.lasso, IDS, num_groups=2), ValueError,
+      r"\[-1, 2\).*; got 2",
     ),
     BadInput(
       full, "empty group", lambda: make(prox.lasso, IDS, num_groups=5), ValueError,
@@ -80,7 +81,14 @@ def _factory(name: str) -> list[BadInput]:
       full, "strengths", lambda: made.prox(X, hyper(jnp.ones(6))), ValueError,
       r"one number a group, shape \(3,\); got shape \(6,\)",
     ),
-    BadInput(full, "negative", lambda: made.prox(X, hyper(-1.0)), ValueError, ">= 0; got -1"),
+    BadInput(
+      full, "negative", lambda: made.prox(X, hyper(-1.0)), ValueError,
+      "^hyperparams: .*>= 0; got -1",
+    ),
+    BadInput(
+      full, "wide id", lambda: make(prox.lasso, np.array([2**32, 1, 2]), num_groups=3), ValueError,
+      "group_ids must lie in .* got 4294967296",
+    ),
     BadInput(full, "scaling", lambda: made.prox(X, hyper(1.0), -1.0), ValueError, "scaling must"),
   ]  # fmt: skip
 
@@ -139,10 +147,6 @@ BAD_INPUTS += [
   BadInput(
     "prox.groups_to_ids", "empty", lambda: prox.groups_to_ids([[0, 1], []], size=2), ValueError,
     "no index in group 1",
-  ),
-  BadInput(
-    "prox.groups_to_ids", "uncovered", lambda: prox.groups_to_ids([[0], [2]], size=3), ValueError,
-    "none for entry 1",
   ),
   BadInput(
     "prox.groups_to_ids", "range", lambda: prox.groups_to_ids([[0], [3]], size=2), ValueError,

@@ -10,7 +10,13 @@ from tests.registries.prox import ShapedCase
 HYPER = {"linf": 0.8, "max": 0.8, "squared_l1": 0.8, "sum_largest": (0.8, 2.0)}
 COVERED = set(HYPER) | {f"prox_{n}" for n in HYPER} | {f"penalty_{n}" for n in HYPER}
 COVERED |= {"distance", "indicator", "squared_distance"}
-COVERED |= {"add_quadratic", "precompose_affine", "precompose_semi_orthogonal", "ravelled"}
+COVERED |= {
+  "add_quadratic",
+  "precompose_affine",
+  "leafwise",
+  "precompose_semi_orthogonal",
+  "ravelled",
+}
 
 BALL = optax.projections.projection_l2_ball
 SHAPED = [
@@ -37,7 +43,9 @@ def _bad(name: str) -> list[BadInput]:
     BadInput(full, "shape", lambda: fn(X, hyper(X)), ValueError, "scalar"),
   ]
   if pair:
-    cases.append(BadInput(full, "k", lambda: fn(X, (1.0, 4.0)), ValueError, "k must be in"))
+    cases.append(
+      BadInput(full, "k", lambda: fn(X, (1.0, 4.0)), ValueError, "k of hyperparams must be in")
+    )
   if name.startswith("prox_"):
     cases.append(BadInput(full, "scaling", lambda: fn(X, hyper(1.0), -1.0), ValueError, "scaling"))
   return cases
@@ -54,7 +62,7 @@ BAD_INPUTS += [
 BAD_INPUTS += [
   BadInput(
     "prox.distance", "strength", lambda: prox.distance(NON_NEGATIVE).prox(X, (-1.0, None)),
-    ValueError, "lam must be >= 0",
+    ValueError, "lam of hyperparams must be >= 0",
   ),
   BadInput("prox.indicator", "tol", lambda: prox.indicator(jnp.abs, tol=-1.0), ValueError, "tol"),
   BadInput("prox.add_quadratic", "weight", lambda: prox.add_quadratic(prox.lasso, weight=-1.0),
@@ -66,7 +74,21 @@ BAD_INPUTS += [
   BadInput("prox.precompose_semi_orthogonal", "nu",
     lambda: prox.precompose_semi_orthogonal(prox.lasso, jnp.abs, nu=0.0), ValueError, "nu must be"),
 ]  # fmt: skip
+TREE = {"a": X, "b": X}
 BAD_INPUTS += [
+  BadInput(
+    "prox.leafwise", "penalty", lambda: prox.leafwise({"a": prox.lasso, "b": 1.0}), TypeError,
+    "penalties must be a Penalty",
+  ),
+  BadInput(
+    "prox.leafwise", "hyper", lambda: prox.leafwise(prox.lasso).prox(TREE, {"a": 1.0}), ValueError,
+    "hyperparams must have the structure of x",
+  ),
+  BadInput(
+    "prox.leafwise", "structure",
+    lambda: prox.leafwise({"a": prox.lasso}).value(TREE), ValueError,
+    "penalties must have the structure of x",
+  ),
   BadInput(
     "prox.ravelled", "penalty", lambda: prox.ravelled(prox.prox_owl), TypeError, "must be a Penalty"
   ),

@@ -1,5 +1,6 @@
 """The entrywise part of the proximal catalogue, and calls that must fail."""
 
+import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import prox
@@ -60,6 +61,9 @@ SECOND = {
   "quadratic": float("inf"),
 }  # fmt: skip
 
+# An error about a pair shows one.
+SHOWN = r"hyperparams must be a pair \(\w+, \w+\): pass \([0-9.]+, [0-9.]+\); got "
+
 
 def _bad(name: str, hyper: object) -> list[BadInput]:
   cases = []
@@ -82,8 +86,20 @@ def _bad(name: str, hyper: object) -> list[BadInput]:
     if pair:
       wrong = SECOND[name]
       cases += [
-        BadInput(full, "no pair", lambda f=fn: f(X, 1.0), ValueError, "must be a pair"),
-        BadInput(full, "second", lambda f=fn, w=wrong: f(X, (1.0, w)), ValueError, "must be"),
+        BadInput(full, "no pair", lambda f=fn: f(X, 1.0), ValueError, SHOWN),
+        BadInput(
+          full, "array", lambda f=fn: f(X, jnp.ones(2)), ValueError, rf"{SHOWN}float32\[2\]"
+        ),
+        BadInput(
+          full,
+          "traced",
+          lambda f=fn: jax.jit(lambda h: f(X, h))(jnp.ones(2)),
+          ValueError,
+          rf"{SHOWN}float32\[2\]",
+        ),
+        BadInput(
+          full, "second", lambda f=fn, w=wrong: f(X, (1.0, w)), ValueError, "of hyperparams must be"
+        ),
       ]
     if kind == "prox":
       cases.append(
