@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust.typing import Array
+from jaxopt_robust.typing import Array, ArrayLike
 
 _MAX_STEPS = 200  # halvings of a bracket over the whole range of float64 in its own units
 
@@ -87,18 +87,24 @@ def bracketed_newton(
   return jax.lax.while_loop(lambda c: c[3] & (c[4] < _MAX_STEPS), body, first)[0]
 
 
-def falling_newton(
-  equation: Callable[..., tuple[Array, Array]], start: Array, steps: int, *args: Any
+def monotone_newton(
+  equation: Callable[..., tuple[Array, Array]],
+  start: Array,
+  steps: int,
+  *args: Array,
+  low: ArrayLike = -jnp.inf,
 ) -> Array:
-  """Root of a function that is convex and increasing from its root up to ``start``.
+  """Root of an increasing function that is convex, or concave, between ``low`` and the start.
 
-  Every tangent lies below such a function, so that the iterates fall monotonically and cannot pass
-  the root. ``equation(z, *args)`` is the pair (value, slope); the steps are few and unrolled.
+  All tangents lie on one side of such a function, so that the iterates after the first are on one
+  side of the root, go towards it and cannot pass it: no bracket is needed. The first one may be
+  thrown too far to the left, at most to ``low``. ``equation(z, *args)`` is the pair (value, slope).
+  The steps are few and unrolled: one pass over the memory; the caller says why they suffice.
   """
 
   def step(_: int, z: Array) -> Array:
     value, slope = equation(z, *args)
-    return z - value / slope
+    return jnp.maximum(z - value / slope, low)
 
   return jax.lax.fori_loop(0, steps, step, start, unroll=True)
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _checks
 from jaxopt_robust.prox._common import entrywise, spread, start, strength, total_of
-from jaxopt_robust.prox._stationary import bracketed_newton, hypotenuse, pull, stationary
+from jaxopt_robust.prox._stationary import hypotenuse, monotone_newton, pull, stationary
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
 __all__ = [
@@ -57,22 +57,21 @@ def _poisson_slopes(y: Array, v: Array, g: Array, b: Array) -> tuple[Array, Arra
   return gain, -slope * gain, jnp.where(positive, g / (safe + share), 0)
 
 
-def _log_root(r: Array) -> tuple[Array, Array, Array]:
-  """Start and bracket of the root w of exp(w) + w = r."""
-  big = r > 1
-  log_r = jnp.log(jnp.where(big, r, 1))
-  first = jnp.where(big, jnp.log(jnp.where(big, r - log_r, 1)), jnp.minimum(r, 1))
-  return first, jnp.where(big, 0, r - 3), jnp.where(big, log_r, r)
-
-
-def _log_equation(w: Array, r: Array) -> tuple[Array, Array, Array]:
+def _log_equation(w: Array, r: Array) -> tuple[Array, Array]:
   u = jnp.exp(w)
-  return u + w - r, u + 1, u + jnp.abs(w) + jnp.abs(r)
+  return u + w - r, u + 1
 
 
-def log_root(r: Array) -> Array:
-  """The root w of exp(w) + w = r: log u for u + log u = r. No derivative."""
-  return bracketed_newton(_log_equation, *_log_root(r), r)
+def log_root(r: Array, steps: int) -> Array:
+  """The root w of exp(w) + w = r: log u for u + log u = r. No derivative.
+
+  A convex function. The start is at most 1 away (at r = 1); the errors of the steps after it are
+  below 0.3, 0.02, 1e-4, 2e-9 and 1e-17.
+  """
+  big = r > 1
+  safe = jnp.where(big, r, 1)
+  start = jnp.where(big, jnp.log(safe - jnp.log(safe)), jnp.minimum(r, 1))
+  return monotone_newton(_log_equation, start, steps, r)
 
 
 def _entropy(v: Array, g: Array) -> Array:
@@ -82,7 +81,7 @@ def _entropy(v: Array, g: Array) -> Array:
   # y = g u with u + log u = v / g - 1 - log g; so large a ratio leaves y = v - g (1 + log y).
   huge = jnp.sqrt(jnp.finfo(v.dtype).max)
   r = jnp.clip(ratio, -huge, huge) - 1 - jnp.log(safe)
-  inside = safe * jnp.exp(log_root(r))
+  inside = safe * jnp.exp(log_root(r, 5 if v.dtype == jnp.float64 else 4))
   # A last Newton step on y itself: the large logarithm of g has gone out of the equation.
   some = inside > 0
   u = jnp.where(some, inside, 1)

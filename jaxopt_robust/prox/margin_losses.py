@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _checks
 from jaxopt_robust.prox._common import entrywise, spread, start, strength, total_of
-from jaxopt_robust.prox._stationary import bracketed_newton, stationary
+from jaxopt_robust.prox._stationary import monotone_newton, stationary
 from jaxopt_robust.prox.barriers import log_root
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
@@ -38,22 +38,25 @@ def _squared_hinge_slopes(y: Array, v: Array, g: Array) -> tuple[Array, Array]:
   return jnp.where(v < 1, share, 1), jnp.where(v < 1, (1 - v) * share * share, 0)
 
 
-def _logistic_equation(z: Array, v: Array, g: Array) -> tuple[Array, Array, Array]:
-  p, q = jax.nn.sigmoid(-z), jax.nn.sigmoid(z)
-  return z - v - g * p, 1 + g * p * q, jnp.abs(z) + jnp.abs(v) + g * p
+def _logistic_equation(z: Array, v: Array, g: Array) -> tuple[Array, Array]:
+  p = jax.nn.sigmoid(-z)  # at most 1/2
+  return z - v - g * p, 1 + g * p * (1 - p)
 
 
 def _logistic(v: Array, g: Array) -> Array:
-  # z - v = g / (1 + exp(z)) stays the same with z, v -> -z, -(v + g): z >= 0 is enough.
+  # z - v = g / (1 + exp(z)) stays the same with z, v -> -z, -(v + g): z >= 0 is enough, where
+  # z - v - g / (1 + exp(z)) is concave.
   flip = v + g / 2 < 0
   w = jnp.where(flip, -(v + g), v)
   low = jnp.maximum(w, 0)
-  # For z >= 0 the right side lies between g exp(-z) / 2 and g exp(-z), whose roots w + u with
-  # u + log u = log g - w (- log 2) are at most log 2 apart.
+  # For z >= 0 the fraction lies between g exp(-z) / 2 and g exp(-z), whose roots w + u with
+  # u + log u = log g - w (- log 2) are at most log 2 apart. From e <= log 2 a step leaves e^2 / 2,
+  # since the second derivative is at most the first: 0.25, 0.03, 4e-4, 9e-8, 4e-15, rounding.
   log_g = jnp.log(jnp.where(g > 0, g, 1))
-  u = jnp.exp(log_root(log_g - w - jnp.log(2.0).astype(v.dtype)))
+  u = jnp.exp(log_root(log_g - w - jnp.log(2.0).astype(v.dtype), 1))
   start = jnp.clip(w + u, low, w + g / 2)
-  z = bracketed_newton(_logistic_equation, start, low, jnp.maximum(w + g / 2, low), w, g)
+  steps = 6 if v.dtype == jnp.float64 else 5
+  z = monotone_newton(_logistic_equation, start, steps, w, g, low=low)
   return jnp.where(g > 0, jnp.where(flip, -z, z), v)
 
 
@@ -195,7 +198,7 @@ def prox_logistic(x: PyTree, lam: Any = None, scaling: ArrayLike = 1.0) -> PyTre
   r"""Proximal operator of the logistic function.
 
   Solves argmin_y 1/2 ||y - x||_2^2 + scaling * sum_i lam_i log(1 + exp(-y_i)): the root of
-  y - x_i = scaling lam_i / (1 + exp(y)), by Newton steps with a bracket.
+  y - x_i = scaling lam_i / (1 + exp(y)), by Newton from one side.
 
   Args:
     x: float[...] array or pytree of arrays.
@@ -212,8 +215,8 @@ def prox_logistic(x: PyTree, lam: Any = None, scaling: ArrayLike = 1.0) -> PyTre
       fit.
 
   Note:
-    No closed form. The start is within log 2 of the root, and bisection replaces a step that would
-    leave the bracket: every x and strength converge. The derivative is that of the equation.
+    No closed form. The start is within log 2 of the root on a concave function, so that every x and
+    strength converge. The derivative is that of the equation.
 
   Example:
     >>> round(float(prox_logistic(jnp.array([0.0]), 1.0)[0]), 2)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import hard_threshold
 from jaxopt_robust.prox._common import entrywise, root, spread, start, strength, total_of
-from jaxopt_robust.prox._stationary import bracketed_newton, falling_newton, stationary
+from jaxopt_robust.prox._stationary import bracketed_newton, monotone_newton, stationary
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
 __all__ = [
@@ -68,7 +68,7 @@ def _half(v: Array, g: Array) -> Array:
   ratio = jnp.where(keep, base, 0) / jnp.where(keep & (a > 0), a, 1)  # 0 where it is dropped
   c = ratio * jnp.sqrt(ratio) / 2
   # u = sqrt(|y| / a) is the largest root of a function that is convex for u > 0; c < 0.28
-  u = falling_newton(_half_equation, jnp.ones_like(a), _ROOT_STEPS, c)
+  u = monotone_newton(_half_equation, jnp.ones_like(a), _ROOT_STEPS, c)
   return jnp.where(keep, v * u * u, 0)
 
 
@@ -90,7 +90,7 @@ def _two_thirds(v: Array, g: Array) -> Array:
   ratio = jnp.where(keep, base, 0) / jnp.where(keep & (a > 0), a, 1)
   c = ratio * cbrt(ratio)
   # t = (|y| / a)^{1/3} is the largest root of a function that is convex; c < 0.4
-  t = falling_newton(_two_thirds_equation, jnp.ones_like(a), _ROOT_STEPS, c)
+  t = monotone_newton(_two_thirds_equation, jnp.ones_like(a), _ROOT_STEPS, c)
   return jnp.where(keep, v * t * t * t, 0)
 
 

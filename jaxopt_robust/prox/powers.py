@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxopt_robust import _checks
 from jaxopt_robust.prox._common import entrywise, root, spread, start, strength, total_of
 from jaxopt_robust.prox._stationary import hypotenuse, stationary
+from jaxopt_robust.prox.nonconvex_powers import cbrt
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
 __all__ = [
@@ -57,7 +58,7 @@ def _fourth_power(v: Array, g: Array) -> Array:
   # sinh(asinh(p) / 3) is the cube root of p / 4 to rounding from here on; p itself may overflow
   large = p > 10 * jnp.finfo(v.dtype).eps ** -1.5
   inner = jnp.sinh(jnp.arcsinh(jnp.where(large, 0, p)) / 3) / safe
-  outer = jnp.cbrt(jnp.abs(v) / 4) / jnp.cbrt(jnp.where(free, 1, g))
+  outer = cbrt(jnp.abs(v) / 4) / cbrt(jnp.where(free, 1, g))
   return jnp.sign(v) * jnp.where(free, jnp.abs(v), jnp.where(large, outer, inner))
 
 

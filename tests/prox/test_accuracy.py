@@ -66,6 +66,7 @@ def test_value_and_derivatives_in_40_digits(reference, dtype):
       inputs = [mp.mpf(float(v)) for v in row]
       x, _, *hyper = inputs
       y = mp.mpf(float(found))
+      lost = tiny * (1 + inputs[1] + abs(inputs[2]))  # a factor that underflows, times an input
       kinks = [mp.mpf(k) for k in reference.kinks(*hyper)]
       assert np.isfinite(found) and np.all(np.isfinite(found_slopes)), row
       if reference.name == "entropy" and _is_underflow(reference, y, inputs, tiny):
@@ -82,7 +83,7 @@ def test_value_and_derivatives_in_40_digits(reference, dtype):
         change = lambda *p, y=exact: derivatives(reference, stationary(reference, y, *p), *p)
         bounds = _sum_of_changes(change, expected, inputs, eps)
         for slope, right, bound in zip(found_slopes, expected, bounds, strict=True):
-          assert abs(mp.mpf(float(slope)) - right) <= 8 * bound + tiny, (row, float(right))
+          assert abs(mp.mpf(float(slope)) - right) <= 8 * bound + lost, (row, float(right))
       # No point of a grid from x to 0 and beyond, and no kink, is better.
       others = [x, mp.mpf(0), *kinks, *(x * mp.mpf(2) ** k for k in range(-20, 3))]
       others += [exact * mp.mpf(f) for f in (0.5, 0.9, 1.1, 2)]

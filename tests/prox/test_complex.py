@@ -175,3 +175,35 @@ def test_shaped_operators_of_real_numbers_only():
   ):  # fmt: skip
     with pytest.raises(TypeError, match=r"x must .*real numbers"):
       call()
+
+
+@pytest.mark.x64
+def test_a_complex_image_from_half_of_its_fourier_transform(rng):
+  """As in the documentation: FISTA on real pairs; the optimality conditions hold in NumPy."""
+  import jaxopt_robust as jr
+
+  mask = rng.random((8, 8)) < 0.5
+  image = np.zeros((8, 8), complex)
+  image[2:4, 3:6] = np.exp(0.5j)
+  data = np.where(mask, np.fft.fft2(image, norm="ortho"), 0)
+
+  def misfit(pair, data):
+    off = jnp.where(mask, jnp.fft.fft2(pair[0] + 1j * pair[1], norm="ortho") - data, 0)
+    return 0.5 * jnp.sum(jnp.abs(off) ** 2)
+
+  def prox_pair(pair, lam, scaling):
+    z = prox.prox_lasso(pair[0] + 1j * pair[1], lam, scaling)
+    return jnp.stack([z.real, z.imag])
+
+  solver = jr.solvers.fista(misfit, prox_pair, stepsize=1.0)
+  pair, info = jr.solvers.run_until(
+    solver, jnp.zeros((2, 8, 8)), 0.02, data, tol=1e-10, max_steps=5000
+  )
+  z = np.asarray(pair[0] + 1j * pair[1])
+  off = np.where(mask, np.fft.fft2(z, norm="ortho") - data, 0)
+  back = np.fft.ifft2(off, norm="ortho")
+  on = np.abs(z) > 0
+  assert int(info.status) == 0 and 0 < on.sum() < 64
+  np.testing.assert_allclose(back[on], -0.02 * z[on] / np.abs(z[on]), atol=1e-9)
+  assert np.abs(back[~on]).max() <= 0.02 + 1e-9
+  assert np.abs(z - image).max() < 0.15
