@@ -145,7 +145,7 @@ def make_sparse_group_penalty(penalty: Penalty, group_ids: PyTree, *, num_groups
       soft = flatten(prox_lasso(wide, l1reg, scaling), layout)
       return flat.back(groups_prox(penalty, soft.vector, layout, group, scaling))
 
-  return Penalty(value, prox)
+  return Penalty(value, prox, penalty.convex)
 
 
 sparse_group_lasso = Penalty(penalty_sparse_group_lasso, prox_sparse_group_lasso)

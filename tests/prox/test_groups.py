@@ -174,6 +174,7 @@ def test_every_leaf_with_its_own_penalty_and_numbers():
   np.testing.assert_allclose(out["a"], [1.8, -2.4], rtol=1e-6)
   np.testing.assert_allclose(out["b"][0], [2.5])
   np.testing.assert_allclose(mixed.value(x), 5 + 12.5)
+  assert mixed.convex and not prox.leafwise({"a": prox.l0, "b": prox.lasso}).convex
   many = jax.vmap(lambda h: net.prox(x, {"a": (h, 0.0), "b": ((h, 0.0),)})["a"][0])
   np.testing.assert_allclose(many(jnp.asarray([0.0, 1.0])), [3.0, 2.0])
 
