@@ -17,6 +17,7 @@ from jaxopt_robust import _checks
 from jaxopt_robust.numerics import safe_divide, safe_norm, tree_all_finite, tree_where, upcast
 from jaxopt_robust.recovery.factors import Factors, check_pair
 from jaxopt_robust.recovery.operators import AdjointProducts, MeasurementOperator, wide_dot
+from jaxopt_robust.recovery.stepsizes import in_units, tree_norm
 from jaxopt_robust.solvers import CONVERGED, NON_FINITE, STALLED, STEP_LIMIT, Solver, run_steps
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
@@ -273,8 +274,8 @@ class Trace(NamedTuple):
 
 
 def _inner(a: PyTree, b: PyTree) -> Array:
-  """<a, b> over all leaves, in float32 or wider."""
-  terms = jax.tree.map(lambda x, y: jnp.sum(upcast(x) * upcast(y)), a, b)
+  """<a, b> over all leaves, up to a positive factor that keeps it in range."""
+  terms = jax.tree.map(lambda x, y: jnp.sum(x * y), in_units(a)[0], in_units(b)[0])
   return jnp.asarray(sum(jax.tree.leaves(terms)))
 
 
@@ -344,9 +345,9 @@ def subgradient_method(
     params = tree_where(finite, params, state.params)
     tx_state = tree_where(finite, tx_state, state.tx_state)
 
-    size = jnp.sqrt(_inner(params, params))
+    size = tree_norm(params)
     change = jax.tree.map(lambda a, b: a - b, params, state.params)
-    move = safe_divide(jnp.sqrt(_inner(change, change)), size)
+    move = safe_divide(tree_norm(change), size)
     # Nothing is left to grow where the loss is 0, as it is at the start for y = 0.
     arrived = state.arrived | ((_inner(grads, state.params) >= 0) & (size > 0)) | (value == 0)
     error = jnp.where(arrived, move, jnp.maximum(move, 1))

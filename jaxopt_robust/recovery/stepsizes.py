@@ -73,14 +73,20 @@ def _scale(updates: PyTree, step: Array) -> PyTree:
   )
 
 
-def _norm(updates: PyTree) -> Array:
-  """Euclidean norm over all leaves, in float32 or wider; squares are taken of numbers of size 1."""
-  leaves = [upcast(g) for g in jax.tree.leaves(updates)]
-  zero = jnp.zeros((), _wide_dtype(updates))
-  largest = functools.reduce(jnp.maximum, (jnp.max(jnp.abs(g), initial=0) for g in leaves), zero)
-  unit = power(exponent_of(largest), zero.dtype)
-  squares = (jnp.sum((g / unit.astype(g.dtype)) ** 2) for g in leaves)
-  return unit * jnp.sqrt(sum(squares, start=zero))  # never differentiated at 0
+def in_units(tree: PyTree) -> tuple[PyTree, Array]:
+  """A tree divided by a power of two of its size, in float32 or wider, and that power."""
+  wide = jax.tree.map(upcast, tree)
+  sizes = (jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(wide))
+  largest = functools.reduce(jnp.maximum, sizes, jnp.zeros((), _wide_dtype(tree)))
+  unit = power(exponent_of(largest), largest.dtype)
+  return jax.tree.map(lambda leaf: leaf / unit.astype(leaf.dtype), wide), unit
+
+
+def tree_norm(tree: PyTree) -> Array:
+  """Euclidean norm over all leaves; squares are taken of numbers of size 1."""
+  scaled, unit = in_units(tree)
+  squares = (jnp.sum(leaf**2) for leaf in jax.tree.leaves(scaled))
+  return unit * jnp.sqrt(sum(squares, start=jnp.zeros_like(unit)))  # never differentiated at 0
 
 
 def _scale_direction(updates: PyTree, norm: Array, length: Array) -> PyTree:
@@ -233,7 +239,7 @@ def grad_normalized_geometric(
 
   def update(updates: PyTree, state: StepCountState, params: PyTree = None, **extra: Any) -> tuple:
     del params, extra
-    norm = _norm(updates)
+    norm = tree_norm(updates)
     length = _decayed(eta0, rho, state.count, norm.dtype)
     count = optax.safe_increment(state.count)
     return _scale_direction(updates, norm, length), StepCountState(count)
@@ -315,7 +321,7 @@ def polyak(*, minimum: ArrayLike) -> optax.GradientTransformationExtraArgs:
     del params, extra
     current = _require("value", value)
     gap = jnp.maximum(current - jnp.asarray(minimum, current.dtype), 0)
-    norm = _norm(updates)
+    norm = tree_norm(updates)
     return _scale_direction(updates, norm, safe_divide(gap, norm)), state
 
   return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
@@ -371,7 +377,7 @@ def level_polyak(*, gap0: ArrayLike, patience: ArrayLike) -> optax.GradientTrans
     halve = stall >= jnp.asarray(patience, stall.dtype)
     gap = jnp.where(halve, state.gap / 2, state.gap)
     best = jnp.minimum(state.best, current)
-    norm = _norm(updates).astype(best.dtype)
+    norm = tree_norm(updates).astype(best.dtype)
     stall = jnp.where(halve, jnp.zeros_like(stall), stall)
     length = safe_divide(current - (best - gap), norm)
     return _scale_direction(updates, norm, length), LevelState(best, gap, stall)

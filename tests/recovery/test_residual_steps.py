@@ -109,20 +109,20 @@ def test_full_width_recovers_in_every_draw_and_the_error_falls_with_the_start(
   unequal singular values. A decay that does not fit gives 0.2, which is a gain of 2.5.
   """
   alphas = jnp.array([1e-1, 1e-3])
-  errors, status = _errors(_keys(20, 3), condition, rate, 0.0, alphas, width=D)
+  errors, status = _errors(_keys(12, 3), condition, rate, 0.0, alphas, width=D)
   assert errors[:, 1].max() < 5e-3  # no draw fails
   assert np.exp(np.mean(np.log(errors[:, 0] / errors[:, 1]))) > gain
   assert not np.isin(status, [solvers.NON_FINITE, solvers.STALLED]).any()
 
 
 def test_true_width_recovers_to_rounding():
-  errors, status = _errors(_keys(20, 4), 3.0, 0.3, 0.0, jnp.array([1e-3]), width=2)
+  errors, status = _errors(_keys(12, 4), 3.0, 0.3, 0.0, jnp.array([1e-3]), width=2)
   assert errors.max() < 1e-5 and (status == solvers.CONVERGED).all()
 
 
 def test_two_factors_recover_too():
   errors, status = _errors(
-    _keys(6, 5), 2.0, 0.2, 0.0, jnp.array([1e-3]), width=D, kind="general", steps=900
+    _keys(4, 5), 2.0, 0.2, 0.0, jnp.array([1e-3]), width=D, kind="general", steps=900
   )
   assert errors.max() < 1e-2 and not np.isin(status, [solvers.NON_FINITE, solvers.STALLED]).any()
 
@@ -132,8 +132,8 @@ def test_dense_noise_leaves_its_own_error_and_no_more():
   columns add little, and the run ends by itself."""
   noise = 0.3
   bound = noise * np.sqrt(D * 2 / M) / np.sqrt(2)  # relative to ||X*||_F = sqrt(2)
-  full, status = _errors(_keys(12, 6), 1.0, 0.0, noise, jnp.array([1e-3]), width=D)
-  exact, _ = _errors(_keys(12, 6), 1.0, 0.0, noise, jnp.array([1e-3]), width=2)
+  full, status = _errors(_keys(8, 6), 1.0, 0.0, noise, jnp.array([1e-3]), width=D)
+  exact, _ = _errors(_keys(8, 6), 1.0, 0.0, noise, jnp.array([1e-3]), width=2)
   assert (status == solvers.CONVERGED).all()
   assert np.sqrt(np.mean(full**2)) < 2 * bound
   np.testing.assert_allclose(np.mean(full), np.mean(exact), rtol=0.1)

@@ -72,7 +72,7 @@ def _split(make_solver, masked=False, **options):
 
 def _l1(rule, masked, key, matrix, unit):
   where = _op().mask if masked else None
-  parts, info = recovery.l1_robust_pca(matrix, RANK, rule=rule, where=where, num_steps=400)
+  parts, info = recovery.l1_robust_pca(matrix, RANK, rule=rule, where=where, num_steps=200)
   return parts, info.status, info.residual
 
 
@@ -95,12 +95,8 @@ def _baseline(key, matrix, unit):
 METHODS = {
   "als": (_ridge, 1),
   "altmin": _complete(recovery.altmin_complete, num_rounds=8),
-  "altmin_huber": _complete(
-    recovery.altmin_complete, solver="exact", num_rounds=8, reweight=recovery.huber_weights()
-  ),
   "lmafit": _complete(recovery.lmafit_complete, num_rounds=30),
   "conjugate": _complete(recovery.riemannian_complete, num_rounds=10),
-  "gradient": _complete(recovery.riemannian_complete, num_rounds=10, direction="gradient"),
   "scaled": _complete(recovery.scaled_gradient_complete, num_rounds=30),
   "soft_impute": (functools.partial(_impute, None), 2),
   "soft_impute_factored": (functools.partial(_impute, 3), 1),
@@ -108,9 +104,8 @@ METHODS = {
   "admm_mu": _split(lambda unit: recovery.pcp_admm(mu=0.1 / unit), masked=True),
   "ialm": _split(lambda unit: recovery.pcp_ialm(), masked=True),
   "projections": _split(lambda unit: recovery.acc_alt_proj(RANK), tol=1e-5),
-  "scaled_pca": _split(lambda unit: recovery.scaledgd_rpca(RANK, fraction=0.1), tol=1e-4),
-  "l1": (functools.partial(_l1, "scaled", False), 2),
-  "l1_plain": (functools.partial(_l1, "plain", True), 2),
+  "scaled_pca": _split(lambda unit: recovery.scaledgd_rpca(RANK, fraction=0.1), tol=1e-3),
+  "l1": (functools.partial(_l1, "plain", True), 2),
   "entry_spectral": _start(
     lambda key, m: recovery.entry_spectral(key, _op(), m.ravel(), RANK, clip=2.0)
   ),
@@ -132,7 +127,7 @@ def compiled(name):
 
 def _call(name, key, factor):
   low, sparse, _ = data()
-  plain = name.endswith(("admm", "mu", "ialm", "projections", "pca", "l1", "l1_plain"))
+  plain = name.endswith(("admm", "mu", "ialm", "projections", "pca", "l1"))
   matrix = low + sparse if plain else low
   unit = np.float32(factor)
   outputs, status, number = compiled(name)(key, unit * matrix, np.float32(factor or 1))
@@ -212,6 +207,25 @@ def test_robust_recovery_in_any_units_of_matrix_and_measurements(key, random):
   factors, trace = recovery.robust_recover(op, 0 * y, 3, num_steps=400)
   np.testing.assert_array_equal(factors.L, 0)
   assert int(trace.status) == solvers.CONVERGED
+
+
+def test_sub_gradient_steps_in_any_units():
+  """The same start in the units of the factors gives the same run, and the same status."""
+  flat, y, _ = sensing()
+  op = recovery.GaussianSensing(jnp.asarray(flat), (6, 6))
+  tx = recovery.residual_proportional(eta0=0.25)
+
+  @jax.jit
+  def run(y, root):
+    start = jax.tree.map(lambda f: root * f, recovery.sign_spectral(op, y, 6, alpha=1e-3))
+    return recovery.subgm(op, y, start, tx=tx, num_steps=40)
+
+  base, trace = run(y, np.float32(1))
+  for unit in EXACT:
+    factors, other = run(np.float32(unit) * y, np.float32(unit**0.5))
+    np.testing.assert_array_equal(factors.L / np.float32(unit**0.5), base.L)
+    np.testing.assert_array_equal(other.error, trace.error)
+    assert int(other.status) == int(trace.status)
 
 
 def test_a_start_of_zeros_on_other_data_is_not_called_a_solution():
