@@ -266,13 +266,14 @@ def test_interrupted_and_resumed_in_one_process_it_prints_no_traces(tmp_path, rn
   out = tmp_path / "out.npz"
   with open(tmp_path / "errors", "w") as errors:
     process = start(tmp_path / "store", out, 0.1, stderr=errors)
+    lines = []
     for _ in range(4):
-      assert process.stdout.readline().startswith(("saved", "interrupted"))
+      lines.append(process.stdout.readline())
       time.sleep(rng.uniform(0.0, 0.15))
       process.send_signal(signal.SIGINT)
-    rest = process.communicate(timeout=120)[0]
+    lines += process.communicate(timeout=120)[0].splitlines()
   assert process.returncode == 0, (tmp_path / "errors").read_text()
-  assert "interrupted" in rest or rest == ""
+  assert any(line.startswith("interrupted") for line in lines)
   assert (tmp_path / "errors").read_text() == ""
   whole = jr.sweeps.run(solve_point, make_grid(), chunk=CHUNK, progress=False, backend="vmap")
   with np.load(out) as resumed:
