@@ -205,7 +205,8 @@ def record(
   for source in sources:
     path = str(source.relative_to(root))
     (tree / path).write_text(with_probes(source.read_text(), path))
-  states = digests(root, sources)
+  tool = hashlib.sha256(Path(__file__).with_name("faults.py").read_bytes()).hexdigest()[:16]
+  states = {**digests(root, sources), "tool": tool}
   doctests = [root / path for path in sorted(planted) if ">>>" in (root / path).read_text()]
 
   def start(file: Path) -> None:
@@ -217,7 +218,7 @@ def record(
 
   records, waiting = {}, []
   for file in [*tests, *doctests]:
-    wanted = {path: states[path] for path in planted} | digests(root, [file])
+    wanted = {path: states[path] for path in [*planted, "tool"]} | digests(root, [file])
     path = kept / f"{module}-{str(file.relative_to(root)).replace('/', '-')}.json"
     found = json.loads(path.read_text()) if path.exists() else {"state": {}}
     if wanted.items() <= found["state"].items():

