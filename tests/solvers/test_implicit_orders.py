@@ -159,7 +159,9 @@ def test_second_derivatives_equal_those_of_the_closed_form(name):
   rest = [("linear", mode) for mode in list(MODES)[:3]] + [("constant", "reverse over reverse")]
   if "leaves" in name:
     rest += [("one leaf", mode) for mode in list(MODES)[1:]]
-  for loss, mode in rest[2:] if name in TRACED else rest:
+  if name in TRACED:
+    rest = [("linear", "reverse over reverse")]
+  for loss, mode in rest:
     assert jax.eval_shape(MODES[mode](along(by_rule, loss, "h")), 0.0).shape == (), (loss, mode)
 
 
