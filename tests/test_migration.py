@@ -269,7 +269,30 @@ CHECKS: dict[str, Callable[[], object]] = {
       "non_negative_ridge",
     )
   },
-  "projection.projection_box": lambda: near(jr.prox.prox_box(V, BOX), [0.5, -0.4, 0.3], 1e-6),
+  "projection.projection_non_negative": lambda: near(
+    any_projection("projection_non_negative", V), [0.9, 0.0, 0.3], 1e-6
+  ),
+  "projection.projection_box": lambda: near(
+    any_projection("projection_box", V, BOX), [0.5, -0.4, 0.3], 1e-6
+  ),
+  "projection.projection_hypercube": lambda: near(
+    any_projection("projection_hypercube", V, 0.5), [0.5, 0.0, 0.3], 1e-6
+  ),
+  "projection.projection_hyperplane": lambda: near(
+    any_projection("projection_hyperplane", V, (V, 1.0)) @ V, 1.0, 1e-6
+  ),
+  "projection.projection_halfspace": lambda: near(
+    any_projection("projection_halfspace", V, (V, 1.0)) @ V, 1.0, 1e-6
+  ),
+  **{
+    f"projection.projection_{name}": lambda name=name, order=order: near(
+      jnp.linalg.norm(any_projection(f"projection_{name}", V, 0.8), order), 0.8, 1e-6
+    )
+    for name, order in (
+      ("simplex", 1), ("l1_sphere", 1), ("l1_ball", 1), ("l2_sphere", 2), ("l2_ball", 2),
+      ("linf_ball", jnp.inf),
+    )
+  },
   "projection.projection_sparse_simplex": lambda: any_projection(
     "projection_sparse_simplex", V, 2
   ),
@@ -322,6 +345,38 @@ CHECKS: dict[str, Callable[[], object]] = {
   "base.KKTSolution": states_hold_multipliers,
   "base.StochasticSolver": lambda: jr.transforms.proximal(jr.prox.prox_lasso, learning_rate=0.1),
 }  # fmt: skip
+
+
+# Rows about solvers, derivatives and base classes: their lines are run above, against solutions
+# that need no other package.
+NO_PAIR = (
+  "implicit_diff.", "base.", "loop.", "cond.", "linear_solve.solve_iterative", "tree_util.tree_map",
+  "tree_util.tree_reduce", "linear_solve.solve_normal_cg", "objective.Composite",
+  "objective.multiclass_linear_svm", "perturbations.make",
+)  # fmt: skip
+
+
+@pytest.mark.peer
+def test_both_sides_of_a_row_agree(rng):
+  """On random arguments, wherever a row is a function of numbers."""
+  pytest.importorskip("jaxopt")
+  from tests.migration_pairs import pairs
+
+  with jax.numpy_rank_promotion("allow"):
+    table = pairs()
+    wanted = {n for n in ROWS if "." in n and not n.startswith(NO_PAIR)}
+    assert wanted <= set(table), wanted - set(table)
+    for i in range(3):
+      x, y = jnp.asarray(rng.standard_normal((2, 3)), jnp.float32)
+      w = jnp.asarray(rng.standard_normal((3, 3)), jnp.float32)
+      labels = jnp.asarray(rng.integers(0, 3, 3))
+      for name, (theirs, ours) in table.items():
+        # jaxopt's solvers inside its projections stop early.
+        loose = {"polyhedron": 2e-2, "birkhoff": 2e-3, "transport": 2e-3}
+        atol = next((v for word, v in loose.items() if word in name), 1e-5)
+        got, expected = (f(x, y, w, labels, jax.random.key(i)) for f in (ours, theirs))
+        for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+          np.testing.assert_allclose(one, other, rtol=1e-4, atol=atol, err_msg=name)
 
 
 def test_the_page_has_jaxopts_131_names():

@@ -1,4 +1,4 @@
-"""Euclidean projections, argmin_p 1/2 ||p - x||^2 over p in a set, beside those of optax."""
+"""Euclidean projections, argmin_p 1/2 ||p - x||^2 over p in a set."""
 
 from jaxopt_robust._deprecations import install_getattr
 from jaxopt_robust.projections.affine import (
@@ -6,8 +6,23 @@ from jaxopt_robust.projections.affine import (
   affine_factor,
   projection_affine_set,
 )
+from jaxopt_robust.projections.balls import (
+  projection_l1_ball,
+  projection_l1_sphere,
+  projection_l2_ball,
+  projection_l2_sphere,
+  projection_linf_ball,
+  projection_simplex,
+)
 from jaxopt_robust.projections.box_section import (
   projection_box_section,
+)
+from jaxopt_robust.projections.half_spaces import (
+  projection_box,
+  projection_halfspace,
+  projection_hypercube,
+  projection_hyperplane,
+  projection_non_negative,
 )
 from jaxopt_robust.projections.intersection import (
   projection_intersection,
@@ -57,18 +72,29 @@ __all__ = [
   "kl_projection_transport",
   "projection_affine_set",
   "projection_birkhoff",
+  "projection_box",
   "projection_box_section",
   "projection_correlation",
+  "projection_halfspace",
   "projection_hankel",
+  "projection_hypercube",
+  "projection_hyperplane",
   "projection_hyperslab",
   "projection_intersection",
   "projection_isotonic",
+  "projection_l1_ball",
+  "projection_l1_sphere",
+  "projection_l2_ball",
+  "projection_l2_sphere",
+  "projection_linf_ball",
+  "projection_non_negative",
   "projection_nuclear_norm_ball",
   "projection_polyhedron",
   "projection_polyhedron_with_info",
   "projection_psd",
   "projection_rank",
   "projection_second_order_cone",
+  "projection_simplex",
   "projection_sparse_simplex",
   "projection_spectral_norm_ball",
   "projection_stiefel",

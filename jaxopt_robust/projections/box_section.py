@@ -96,7 +96,7 @@ def projection_box_section(x: ArrayLike, hyperparams: Any) -> Array:
   slack = 16 * jnp.finfo(wide.dtype).eps * (magnitude + jnp.abs(c))  # rounding of the sums
   good = jnp.all(low <= high) & (jnp.sum(least) <= c + slack) & (jnp.sum(most) >= c - slack)
   _checks.check_holds(
-    good | jnp.any(jnp.isnan(wide)),
+    good | jnp.any(jnp.isnan(wide + low + w)) | jnp.any(jnp.isnan(high)) | jnp.isnan(c),
     "the set is empty: it needs alpha <= beta and <w, p> = c for some alpha <= p <= beta.",
   )
   tau = _multiplier(*jax.lax.stop_gradient((wide, low, high, w, c)))

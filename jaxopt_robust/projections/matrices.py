@@ -34,7 +34,7 @@ def _onto_ball(values: Array, radius: Array) -> Array:
 
 
 def _positive(values: Array) -> Array:
-  return jnp.where(values > 0, values, 0)
+  return jnp.where(values <= 0, 0, values)  # NaN stays
 
 
 def _keep_first(values: Array, *, size: int) -> Array:
@@ -172,7 +172,7 @@ def projection_psd(x: ArrayLike, hyperparams: Any = None) -> Array:
 
   Note:
     The derivative is Q (W o Q^T H Q) Q^T with the divided differences W of max(w, 0), right where
-    eigenvalues repeat.
+    eigenvalues repeat. A NaN makes the whole matrix NaN: every eigenvalue depends on every entry.
 
   Example:
     >>> projection_psd(jnp.diag(jnp.array([3.0, -1.0])))
@@ -184,7 +184,8 @@ def projection_psd(x: ArrayLike, hyperparams: Any = None) -> Array:
   """
   del hyperparams
   array = _common.matrix(x, square=True)
-  return eigen_map(_positive, _symmetric(upcast(array))).astype(array.dtype)
+  out = eigen_map(_positive, _symmetric(upcast(array)))
+  return _common.or_nan(~jnp.any(jnp.isnan(array)), out).astype(array.dtype)
 
 
 def projection_stiefel(x: ArrayLike, hyperparams: Any = None) -> Array:

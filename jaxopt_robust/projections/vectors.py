@@ -60,7 +60,8 @@ def projection_hyperslab(x: ArrayLike, hyperparams: Any) -> Array:
   moved = wide + safe_divide(target - inner, square) * a
   good = (low <= high) & ((square > 0) | ((low <= 0) & (high >= 0)))
   _checks.check_holds(
-    good | jnp.isnan(square), "the set is empty: it needs low <= high, and 0 between them if a = 0."
+    good | jnp.isnan(square) | jnp.isnan(low) | jnp.isnan(high),
+    "the set is empty: it needs low <= high, and 0 between them if a = 0.",
   )
   return _common.or_nan(good, moved).astype(array.dtype)
 

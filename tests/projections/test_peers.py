@@ -224,9 +224,34 @@ def test_what_is_not_found_is_nan():
     optax.projections.projection_simplex,
     lambda x, h: optax.projections.projection_hyperplane(x, *h),
   )
-  hurried = pj.projection_intersection([simplex, plane], max_steps=1)
+  ball = pj.projection_l2_ball
+  hurried = pj.projection_intersection([simplex, plane, ball], max_steps=1)
   normal = jnp.asarray([1.0, 2.0, 4.0])
-  assert bool(jnp.all(jnp.isnan(hurried(jnp.ones(3), (1.0, (normal, 2.5))))))
+  x, sets = jnp.asarray([3.0, -1.0, 2.0]), (1.0, (normal, 2.5), 0.62)
+  full = pj.projection_intersection([simplex, plane, ball])(x, sets)
+  assert bool(jnp.all(jnp.isfinite(full)))
+  early = hurried(x, sets)  # one sweep and some Newton steps: the point, or nothing
+  assert bool(jnp.all(jnp.isnan(early) | (jnp.abs(early - full) < 1e-3)))
   matrix = 5 * jnp.asarray(np.random.default_rng(0).standard_normal((6, 6)))
   assert bool(jnp.all(jnp.isnan(pj.projection_correlation(matrix, max_steps=1))))
   assert bool(jnp.all(jnp.isfinite(pj.projection_correlation(matrix))))
+
+
+def test_intersections_at_small_angles_without_interior_and_of_the_same_sets():
+  """Two planes that nearly agree meet where both hold; sweeps alone stop anywhere on the way."""
+  a, x = jnp.asarray([1.0, 2.0, 3.0]), jnp.asarray([3.0, -1.0, 2.0])
+  tilted = a + jnp.asarray([0.0, 0.0, 1e-2])
+  planes = jax.jit(pj.projection_intersection([pj.projection_hyperplane] * 2))
+  sides = jax.jit(pj.projection_intersection([pj.projection_halfspace] * 2))
+  onto = x - a * (a @ x - 1) / (a @ a)
+  for unit in (1e-12, 1.0, 1e12):
+    meet = planes(unit * x, ((a, unit), (tilted, unit)))  # p_3 = 0, p_1 + 2 p_2 = 1
+    np.testing.assert_allclose(meet / unit, [3.0, -1.0, 0.0], atol=1e-6)
+    for flat in (
+      planes(unit * x, ((a, unit), (a, unit))), sides(unit * x, ((a, unit), (-a, -unit)))
+    ):  # fmt: skip
+      np.testing.assert_allclose(flat / unit, onto, atol=1e-7)
+  with jax.enable_x64(False):
+    single = [jnp.asarray(v, jnp.float32) for v in (x, a, tilted)]
+    low = planes(single[0], ((single[1], 1.0), (single[2], 1.0)))
+    assert bool(jnp.all(jnp.isnan(low)))  # no digits are left: not a wrong point

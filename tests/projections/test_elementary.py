@@ -1,0 +1,122 @@
+"""Half-spaces, boxes, simplex, balls, spheres: optax's values, units, NaN, zeros, derivatives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxopt_robust import projections as pj
+from tests.helpers import central_difference
+from tests.registries.projections_elementary import HYPER
+
+N = 5
+A = np.asarray([1.0, -2.0, 0.5, 0.0, 3.0])
+# name -> (hyper-parameters at a unit, optax's call)
+ALL = {
+  "non_negative": (lambda c: None, lambda x, h: optax.projections.projection_non_negative(x)),
+  "box": (lambda c: (-0.3 * c, c * np.abs(A)), lambda x, h: jnp.clip(x, min=h[0], max=h[1])),
+  "hyperplane": (
+    lambda c: (A, 0.7 * c),
+    lambda x, h: optax.projections.projection_hyperplane(x, *h),
+  ),
+  "halfspace": (lambda c: (A, 0.1 * c), lambda x, h: optax.projections.projection_halfspace(x, *h)),
+}
+for _name in ("hypercube", "simplex", "l1_sphere", "l1_ball", "l2_sphere", "l2_ball", "linf_ball"):
+  ALL[_name] = (lambda c: 1.3 * c, getattr(optax.projections, f"projection_{_name}"))
+EACH = pytest.mark.parametrize("name", ALL)
+
+
+def test_all_are_here():
+  assert set(ALL) == set(HYPER)
+
+
+@EACH
+def test_equals_optax_in_any_units(name, rng):
+  """At 1; at 1e-30 to 1e30, where squares leave the range, it scales along."""
+  hyper, theirs = ALL[name]
+  ours = jax.jit(getattr(pj, f"projection_{name}"))
+  cast = lambda h: jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), h)
+  for _ in range(5):
+    x = jnp.asarray(2 * rng.standard_normal(N), jnp.float32)
+    base = theirs(x, cast(hyper(1.0)))
+    for c in (1.0, 1e-30, 1e-12, 1e12, 1e30):
+      got = np.asarray(ours(jnp.float32(c) * x, cast(hyper(c))), float) / c
+      # Sums of five products of numbers below 10.
+      np.testing.assert_allclose(got, base, atol=64 * np.finfo(np.float32).eps)
+
+
+@EACH
+def test_pytrees_empty_leaves_and_dtypes(name):
+  hyper, project = ALL[name][0](1.0), getattr(pj, f"projection_{name}")
+  x = jnp.asarray([0.5, -2.0, 1.0, 3.0, 0.1], jnp.bfloat16)
+  cut = lambda v: {"a": v[:2], "b": (v[2:], v[:0])}
+  like = hyper
+  if name in ("hyperplane", "halfspace"):
+    like = (cut(A), hyper[1])
+  elif name == "box":
+    like = (hyper[0], cut(hyper[1]))
+  tree, flat = project(cut(x), like), project(x, hyper)
+  assert flat.dtype == jnp.bfloat16
+  for one, other in zip(jax.tree.leaves(tree), jax.tree.leaves(cut(flat)), strict=True):
+    assert one.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(one, other)
+
+
+@EACH
+def test_nan_stays_and_zeros_have_an_image(name):
+  hyper, project = ALL[name][0](1.0), getattr(pj, f"projection_{name}")
+  out = project(jnp.asarray([0.0, jnp.nan, 1.0, 2.0, 3.0]), hyper)
+  assert bool(jnp.isnan(out[1]))
+  zero = project(jnp.zeros(N), hyper)
+  assert bool(jnp.all(jnp.isfinite(zero)))
+  if name.endswith("sphere"):
+    order = 1 if "l1" in name else 2
+    np.testing.assert_allclose(jnp.linalg.norm(zero, order), 1.3, rtol=1e-6)
+    part = project(jnp.asarray([0.1, 0.0, 0.0, 0.0, 0.0]), hyper)
+    np.testing.assert_allclose(jnp.linalg.norm(part, order), 1.3, rtol=1e-6)
+  slope = jax.grad(lambda v: jnp.sum(project(v, hyper)))(jnp.zeros(N))
+  assert bool(jnp.all(jnp.isfinite(slope)))
+
+
+@pytest.mark.x64
+@EACH
+def test_derivatives_equal_finite_differences(name, rng):
+  hyper, project = ALL[name][0](1.0), getattr(pj, f"projection_{name}")
+  x, weights = jnp.asarray(rng.standard_normal((2, N)))
+  value = jax.jit(lambda v: jnp.vdot(weights, project(v, hyper)))
+  # A step of 1e-6 leaves 1e-10 of rounding and less of curvature.
+  np.testing.assert_allclose(jax.grad(value)(x), central_difference(value, x), atol=1e-8)
+
+
+def test_traced_sizes_that_cannot_be():
+  for name in ("hypercube", "simplex", "l1_sphere", "l1_ball", "l2_sphere", "l2_ball", "linf_ball"):
+    out = jax.jit(getattr(pj, f"projection_{name}"))(jnp.ones(3), -1.0)
+    assert bool(jnp.all(jnp.isnan(out))), name
+  assert bool(jnp.all(jnp.isnan(jax.jit(pj.projection_box)(jnp.ones(3), (1.0, 0.0)))))
+  for name in ("hyperplane", "halfspace"):
+    out = jax.jit(getattr(pj, f"projection_{name}"))(jnp.ones(3), (jnp.zeros(3), -1.0))
+    assert bool(jnp.all(jnp.isnan(out))), name
+
+
+def test_nan_in_a_block_of_a_matrix_is_not_lost():
+  """All spectral functions of diag(NaN, 1) depend on the NaN; a correlation has nothing to say."""
+  x = jnp.asarray([[jnp.nan, 0.0], [0.0, 1.0]])
+  for project in (
+    pj.projection_psd, pj.projection_correlation, pj.projection_spectral_norm_ball,
+    pj.projection_nuclear_norm_ball, pj.projection_rank, pj.projection_stiefel,
+    pj.projection_birkhoff, pj.kl_projection_birkhoff,
+  ):  # fmt: skip
+    assert bool(jnp.all(jnp.isnan(project(x)))), project.__name__
+
+
+def test_nan_in_a_bound_is_no_empty_set():
+  x, nan = jnp.asarray([0.2, 0.1]), jnp.nan
+  for out in (
+    pj.projection_hyperslab(x, (jnp.ones(2), nan, 1.0)),
+    pj.projection_box_section(x, (0.0, 1.0, jnp.asarray([nan, 1.0]), 1.0)),
+    pj.projection_box_section(x, (jnp.asarray([nan, 0.0]), 1.0, 1.0, 1.0)),
+    pj.projection_box_section(x, (0.0, 1.0, 1.0, nan)),
+    pj.projection_box(x, (nan, 1.0)), pj.projection_halfspace(x, (jnp.ones(2), nan)),
+  ):  # fmt: skip
+    assert bool(jnp.all(jnp.isnan(out)))
