@@ -122,7 +122,8 @@ def projection_hypercube(x: PyTree, unit: ArrayLike = 1.0) -> PyTree:
 def _plane(x: PyTree, hyperparams: Any, *, equal: bool) -> PyTree:
   normal, b = _checks.parts(hyperparams, "a", "b")
   flat, unravel = ravel_pytree(_checks.check_float_tree("x", x))
-  if jax.tree.structure(normal) != jax.tree.structure(x):
+  structure: Any = jax.tree.structure(x)
+  if jax.tree.structure(normal) != structure:
     raise ValueError("a must have the structure of x.")
   for leaf, of in zip(jax.tree.leaves(normal), jax.tree.leaves(x), strict=True):
     _common.like("a", leaf, jnp.asarray(of, flat.dtype))
