@@ -212,7 +212,7 @@ def outer_moreau(penalty: Penalty, hyperparams: Any = None, *, smoothing: ArrayL
   envelope = moreau_envelope(penalty)
 
   def value(u: Array) -> Array:
-    rows = u.reshape(u.shape[0], -1) if u.ndim == 1 else u
+    rows = u[:, None] if u.ndim == 1 else u
     return jax.vmap(lambda row: envelope(row, hyperparams, smoothing))(rows)
 
   return OuterFn(value, lambda log_u: value(jnp.exp(log_u)))

@@ -53,9 +53,9 @@ def precompose_affine(
     Parikh and Boyd, Proximal algorithms, 2014, section 2.2 (affine addition, postcomposition).
   """
   _checks.check_penalty("penalty", penalty)
-  if jnp.ndim(scale) != 0:
-    raise ValueError(f"scale must be a scalar; got shape {jnp.shape(scale)}.")
-  _checks.check_holds(jnp.asarray(scale) != 0, "scale must not be 0; got 0.")
+  scale = _checks.check_float_array("scale", scale, rank=0, complex_ok=True)
+  shift = _checks.check_float_array("shift", shift, non_empty=False, complex_ok=True)
+  _checks.check_holds(scale != 0, "scale must not be 0; got 0.")
 
   def inner(x: Array) -> Array:
     return jnp.asarray(scale, x.dtype) * x + jnp.asarray(shift, x.dtype)
@@ -104,6 +104,7 @@ def add_quadratic(penalty: Penalty, *, weight: ArrayLike, center: ArrayLike = 0.
   _checks.check_non_negative("weight", weight)
   if jnp.ndim(weight) != 0:
     raise ValueError(f"weight must be a scalar; got shape {jnp.shape(weight)}.")
+  center = _checks.check_float_array("center", center, non_empty=False, complex_ok=True)
 
   def value(x: ArrayLike, hyperparams: Any = None) -> Array:
     array = _checks.check_float_array("x", x, non_empty=False, complex_ok=True)

@@ -72,10 +72,11 @@ def distance(projection: Projection) -> Penalty:
     nearest = _onto(projection, wide, of_set)
     far = safe_norm(wide - nearest)
     step = jnp.asarray(scaling, wide.dtype) * lam
-    outside = far >= step
-    share = step / jnp.where(outside & (far > 0), far, 1)
+    outside = ~(far < step)  # NaN too
+    share = step / jnp.where(outside & ~(far == 0), far, 1)
     moved = wide + share * (nearest - wide)
-    return jnp.where(outside & (far > 0), moved, nearest).astype(array.dtype)
+    out = jnp.where(outside & ~(far == 0), moved, nearest)
+    return jnp.where(jnp.isnan(step), jnp.nan, out).astype(array.dtype)
 
   return Penalty(value, prox)
 

@@ -39,6 +39,8 @@ def check_groups(group_ids: PyTree, num_groups: int) -> Layout:
   numbers, treedef = (
     ([group_ids], None) if _is_list_of_numbers(group_ids) else jax.tree.flatten(group_ids)
   )
+  if not numbers:
+    raise TypeError("group_ids must hold at least one array of integers; got none.")
   leaves = [
     _checks.check_integers(
       "group_ids", leaf, low=-1, high=num_groups, meaning=", the groups, or be -1 for none"
@@ -243,6 +245,8 @@ def groups_to_ids(groups: Sequence[Sequence[int]], *, size: int) -> Array:
   """
   size = _checks.check_int("size", size, minimum=1)
   ids = np.full(size, -1, np.int32)
+  if not isinstance(groups, Sequence | np.ndarray):
+    raise TypeError(f"groups must be a list of lists of indices; got a {type(groups).__name__}.")
   for number, group in enumerate(groups):
     members = np.asarray(group)
     if members.size == 0:

@@ -50,7 +50,7 @@ def _symmetric(x: Array) -> Array:
 
 def _clip_top(s: Array, threshold: Array) -> Array:
   """Operator of threshold * max(s): what is left of s outside the l1 ball of that radius."""
-  positive = threshold > 0
+  positive = ~(threshold <= 0)  # NaN is passed on
   safe = jnp.where(positive, threshold, 1)
   return jnp.where(positive, s - optax.projections.projection_l1_ball(s, safe), s)
 

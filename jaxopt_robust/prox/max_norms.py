@@ -234,7 +234,8 @@ def penalty_sum_largest(x: ArrayLike, hyperparams: Any = (1.0, 1.0)) -> Array:
   lam, k = _checks.parts(hyperparams, "lam", "k", example=(1.0, 2.0))
   v, g, dtype = _ready(x, lam, 1.0, "lam of hyperparams")
   share = jnp.clip(_count(k, v) - jnp.arange(v.shape[0], dtype=v.dtype), min=0, max=1)
-  return (g * jnp.sum(jnp.where(share > 0, share * jnp.sort(v)[::-1], 0))).astype(dtype)
+  # Infinite entries that do not count must not become NaN.
+  return (g * jnp.sum(jnp.where(share == 0, 0, share * jnp.sort(v)[::-1]))).astype(dtype)
 
 
 def prox_squared_l1(x: ArrayLike, hyperparams: ArrayLike = 1.0, scaling: ArrayLike = 1.0) -> Array:
@@ -278,7 +279,7 @@ def prox_squared_l1(x: ArrayLike, hyperparams: ArrayLike = 1.0, scaling: ArrayLi
   total = jnp.sum(jnp.where(active, size, 0))
   exact = g * total / (1 + jnp.sum(active, dtype=v.dtype) * g)
   out = jnp.sign(v) * jnp.where(active, jnp.maximum(size - exact, 0), 0)
-  return jnp.where(jnp.isnan(v), v, out).astype(dtype)
+  return jnp.where(jnp.isnan(level), jnp.nan, out).astype(dtype)
 
 
 def penalty_squared_l1(x: ArrayLike, hyperparams: ArrayLike = 1.0) -> Array:

@@ -66,7 +66,8 @@ def moreau_envelope(penalty: Penalty) -> Callable[..., Array]:
     _checks.check_positive("scaling", scaling)
     x = start(x, scaling, complex_ok=True)
     dtype = value_dtype(x)
-    hyper = jax.tree.map(lambda h: jnp.asarray(h, dtype), hyperparams)
+    as_number = lambda h: _checks.check_float_array("hyperparams", h, non_empty=False)
+    hyper = jax.tree.map(lambda h: as_number(h).astype(dtype), hyperparams)
     return envelope(x, hyper, jnp.asarray(scaling, dtype))
 
   return checked

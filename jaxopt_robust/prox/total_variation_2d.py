@@ -231,7 +231,7 @@ def _prox(
   x: ArrayLike, lam: Any, scaling: ArrayLike, isotropic: bool, tol: ArrayLike, max_steps: int
 ) -> tuple[Array, Array]:
   array = check_blocks_of(x, 2, scaling, complex_ok=True)
-  _checks.check_positive("tol", tol)
+  _checks.check_positive("tol", tol, scalar=True)
   max_steps = _checks.check_int("max_steps", max_steps, minimum=1)
   wide = _with_channels(upcast(array))
   strength = scalar_strength("lam", lam, wide) * jnp.asarray(scaling, wide.dtype)

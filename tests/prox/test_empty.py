@@ -55,3 +55,11 @@ def test_what_is_made_of_others():
   assert prox.prox_least_squares(x, (jnp.zeros((2, 0)), jnp.ones(2))).shape == (0,)
   assert float(prox.penalty_least_squares(x, (jnp.zeros((2, 0)), jnp.ones(2)))) == 1.0
   assert prox.prox_log_det(jnp.zeros((0, 0))).shape == (0, 0)
+
+
+def test_the_outer_function_of_no_estimates():
+  from jaxopt_robust import compositional
+
+  outer = compositional.outer_moreau(prox.lasso, 1.0, smoothing=1.0)
+  assert outer.value(jnp.zeros((0,))).shape == (0,)
+  np.testing.assert_allclose(outer.value(jnp.asarray([3.0, 0.5])), [2.5, 0.125])

@@ -86,6 +86,9 @@ def _factory(name: str) -> list[BadInput]:
       "^hyperparams: .*>= 0; got -1",
     ),
     BadInput(
+      full, "no ids", lambda: make(prox.lasso, None, num_groups=1), TypeError, "group_ids must hold"
+    ),
+    BadInput(
       full, "wide id", lambda: make(prox.lasso, np.array([2**32, 1, 2]), num_groups=3), ValueError,
       "group_ids must lie in .* got 4294967296",
     ),
@@ -151,6 +154,10 @@ BAD_INPUTS += [
   BadInput(
     "prox.groups_to_ids", "range", lambda: prox.groups_to_ids([[0], [3]], size=2), ValueError,
     r"indices in \[0, 2\)",
+  ),
+  BadInput(
+    "prox.groups_to_ids", "number", lambda: prox.groups_to_ids(3, size=2), TypeError,
+    "groups must be a list",
   ),
   BadInput(
     "prox.groups_to_ids", "floats", lambda: prox.groups_to_ids([[0.5], [1]], size=2), TypeError,

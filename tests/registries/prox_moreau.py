@@ -21,6 +21,10 @@ BAD_INPUTS = [
     TypeError, "array of numbers",
   ),
   BadInput(
+    "prox.moreau_envelope", "string", lambda: prox.moreau_envelope(prox.lasso)(X, "a"), TypeError,
+    "hyperparams must be",
+  ),
+  BadInput(
     "prox.prox_conjugate", "function", lambda: prox.prox_conjugate(1.0), TypeError, "callable"
   ),
   BadInput(

@@ -79,6 +79,9 @@ def _bad(case: ShapedCase, kind: str) -> list[BadInput]:
   if case.name.startswith("tv2d") and kind == "prox":
     cases += [
       BadInput(full, "tol", lambda: fn(x, 1.0, tol=0.0), ValueError, "tol must be > 0"),
+      BadInput(
+        full, "tols", lambda: fn(x, 1.0, tol=[0.1, 0.2]), ValueError, "tol must be a scalar"
+      ),
       BadInput(full, "steps", lambda: fn(x, 1.0, max_steps=0), ValueError, "at least 1"),
     ]
   return cases
