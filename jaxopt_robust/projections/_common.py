@@ -96,14 +96,16 @@ def threshold(z: Array, weights: Array, total: Array) -> Array:
 
   fixed_z, fixed_weights, fixed_total = jax.lax.stop_gradient((z, weights, total))
 
-  def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-    tau, count, _ = carry
+  def step(carry: tuple) -> tuple:
+    tau, base, count, _ = carry
     mask = fixed_z > tau
     weight, moment = sums(mask, fixed_z, fixed_weights)
-    new = jnp.maximum(tau, safe_divide(moment - fixed_total, weight))
-    new = jnp.where(weight == 0, tau, new)
+    root = safe_divide(moment - fixed_total, weight)
+    # Rounding may put the root on an entry that takes part: then the mask before is the right one.
+    base = jnp.where((weight == 0) | (root < tau), base, tau)
+    new = jnp.where(weight == 0, tau, jnp.maximum(tau, root))
     new_count = jnp.sum(mask, axis=-1, keepdims=True, dtype=jnp.int32)
-    return new, new_count, count
+    return new, base, new_count, count
 
   top = jnp.sum(jnp.where(fixed_z == 0, fixed_weights, 0), axis=-1, keepdims=True)
   all_weight, all_moment = sums(fixed_z > -jnp.inf, fixed_z, fixed_weights)
@@ -112,8 +114,8 @@ def threshold(z: Array, weights: Array, total: Array) -> Array:
   )
   low = jnp.where(fixed_total == 0, 0, low)
   none = jnp.full(low.shape, -1, jnp.int32)
-  tau, _, _ = jax.lax.while_loop(
-    lambda carry: jnp.any(carry[1] != carry[2]), step, step((low, none, none - 1))
+  _, tau, _, _ = jax.lax.while_loop(
+    lambda carry: jnp.any(carry[2] != carry[3]), step, step((low, low, none, none - 1))
   )
   mask = fixed_z > tau
   weight, moment = sums(mask, z, weights)

@@ -140,7 +140,11 @@ def projection_weighted_l1_ball(x: ArrayLike, hyperparams: Any = (1.0, 1.0)) -> 
   ratio = jnp.where(counts, size / safe, -jnp.inf)
   highest = jax.lax.stop_gradient(jnp.max(ratio))
   highest = jnp.where(highest == -jnp.inf, 0, highest)
-  rest = safe * _common.threshold(ratio - highest, jnp.where(counts, scaled**2, 0), bound[None])
+  square = jnp.where(counts, scaled**2, 0)
+  near = _common.threshold(ratio - highest, square, bound[None])
+  # Near the largest ratio the difference from it has the digits, far below it the ratio itself.
+  far = _common.threshold(ratio, square, bound[None])
+  rest = safe * jnp.where(2 * jnp.max(near) < highest, near, far)
   inside = jnp.sum(scaled * size) <= bound
   out = jnp.where(inside | ~counts, wide, jnp.sign(wide) * rest)
   good = (r >= 0) & jnp.all(w >= 0) & ~jnp.any(jnp.isnan(wide))

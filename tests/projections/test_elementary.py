@@ -120,3 +120,25 @@ def test_nan_in_a_bound_is_no_empty_set():
     pj.projection_box(x, (nan, 1.0)), pj.projection_halfspace(x, (jnp.ones(2), nan)),
   ):  # fmt: skip
     assert bool(jnp.all(jnp.isnan(out)))
+
+
+def test_weighted_l1_ball_with_weights_of_any_size(rng):
+  """Against bisection in float64: weights, entries and radii from 1e-4 to 1e4, in float32."""
+  count, n = 500, 20
+  size = lambda *shape: 10.0 ** rng.uniform(-4, 4, shape)
+  x, w, r = rng.standard_normal((count, n)) * size(count, n), size(count, n), size(count)
+  x, w, r = (np.asarray(v, np.float32) for v in (x, w, r))
+  project = jax.jit(jax.vmap(lambda x, w, r: pj.projection_weighted_l1_ball(x, (w, r))))
+  got = np.asarray(project(x, w, r), float)
+  x, w, r = (v.astype(float) for v in (x, w, r[:, None]))
+  low, high = np.zeros((count, 1)), np.max(np.abs(x) / w, axis=1, keepdims=True)
+  shrunk = lambda tau: np.maximum(np.abs(x) - tau * w, 0)
+  for _ in range(120):
+    middle = (low + high) / 2
+    above = np.sum(w * shrunk(middle), axis=1, keepdims=True) > r
+    low, high = np.where(above, middle, low), np.where(above, high, middle)
+  inside = np.sum(w * np.abs(x), axis=1, keepdims=True) <= r
+  expected = np.where(inside, x, np.sign(x) * shrunk(high))
+  # Some dozen roundings of the largest entry.
+  miss = np.max(np.abs(got - expected), axis=1) / np.max(np.abs(x), axis=1)
+  assert np.max(miss) <= 32 * np.finfo(np.float32).eps
