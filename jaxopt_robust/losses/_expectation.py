@@ -1,5 +1,6 @@
 """What the worst-case expectations share: checks, masks, order statistics."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -44,6 +45,12 @@ def per_set(name: str, value: ArrayLike, prepared: Prepared) -> Array:
   if array.ndim and array.shape != sets:
     raise ValueError(f"{name} must be a scalar or have shape {sets}; got {array.shape}.")
   return jnp.broadcast_to(array, sets)
+
+
+def with_numbers(prepared: Prepared, *numbers: Array) -> Prepared:
+  """The losses, NaN in sets one of whose hyper-parameters is: comparisons would hide it."""
+  is_bad = functools.reduce(jnp.logical_or, [jnp.isnan(number) for number in numbers])
+  return prepared._replace(values=jnp.where(is_bad[..., None], jnp.nan, prepared.values))
 
 
 def finish(value: Array, prepared: Prepared) -> Array:

@@ -130,6 +130,7 @@ def comp_sum_gamma_exact(
   t, tau, num_classes = _check("surrogate_regret", surrogate_regret, tau, num_classes)
   _checks.check_non_negative("surrogate_regret", surrogate_regret)
   t, tau = jax.lax.stop_gradient((t, tau))
+  t_dtype = jnp.result_type(surrogate_regret)
 
   def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
     low, high = bracket
@@ -139,7 +140,7 @@ def comp_sum_gamma_exact(
 
   _, high = jax.lax.fori_loop(0, _BISECTIONS, halve, (jnp.zeros_like(t), jnp.ones_like(t)))
   root = jnp.where(t == 0, 0, high)  # the upper end stays exactly 1 where t >= T(1)
-  return jnp.where(jnp.isnan(t), t, root).astype(jnp.result_type(surrogate_regret))
+  return jnp.where(jnp.isnan(t + tau), jnp.nan, root).astype(t_dtype)
 
 
 def comp_sum_conditional_regret(

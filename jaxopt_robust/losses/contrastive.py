@@ -268,7 +268,7 @@ def _minimise(
   tau = kl_ball_dro_temperature(
     anchors.gap, rho, min_temperature=low, where=_anchors.never_empty(anchors)
   )
-  return anchors, rho, jnp.minimum(tau, high)
+  return anchors, rho, jnp.minimum(tau, high)  # NaN where one of the numbers is
 
 
 def two_view_scores(

@@ -192,7 +192,8 @@ def _prepare(
   prepared = base.prepare(losses, where)
   check = _checks.check_positive if name == "temperature" else _checks.check_non_negative
   check(name, value)
-  return prepared, base.per_set(name, value, prepared)
+  number = base.per_set(name, value, prepared)
+  return base.with_numbers(prepared, number), number
 
 
 def _breakpoints(prepared: base.Prepared) -> tuple[Array, Array]:

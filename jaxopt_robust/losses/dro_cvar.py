@@ -127,7 +127,8 @@ def _prepare(
 ) -> tuple[base.Prepared, Array]:
   prepared = base.prepare(losses, where)
   _checks.check_interval("alpha", alpha, 0.0, 1.0, closed="right")
-  return prepared, base.per_set("alpha", alpha, prepared)
+  fraction = base.per_set("alpha", alpha, prepared)
+  return base.with_numbers(prepared, fraction), fraction
 
 
 def _parts(prepared: base.Prepared, alpha: Array) -> tuple[Array, Array, Array]:

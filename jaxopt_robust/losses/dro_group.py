@@ -134,6 +134,7 @@ def _prepare(
     "groups", groups, shape=prepared.values.shape, num_classes=num_groups, where=prepared.kept
   )
   lam = base.per_set("temperature", temperature, prepared)
+  prepared = base.with_numbers(prepared, lam)
   is_bad = (index < 0) | (index >= num_groups)
   if prepared.kept is not None:
     is_bad = is_bad & prepared.kept

@@ -227,7 +227,8 @@ def _prepare(
 ) -> tuple[base.Prepared, Array]:
   prepared = base.prepare(losses, where)
   _checks.check_positive("temperature", temperature)
-  return prepared, base.per_set("temperature", temperature, prepared)
+  lam = base.per_set("temperature", temperature, prepared)
+  return base.with_numbers(prepared, lam), lam
 
 
 def _prepare_ball(
@@ -236,11 +237,9 @@ def _prepare_ball(
   prepared = base.prepare(losses, where)
   _checks.check_non_negative("radius", radius)
   _checks.check_interval("min_temperature", min_temperature, 0.0, float("inf"), closed="left")
-  return (
-    prepared,
-    base.per_set("radius", radius, prepared),
-    base.per_set("min_temperature", min_temperature, prepared),
-  )
+  rho = base.per_set("radius", radius, prepared)
+  floor = base.per_set("min_temperature", min_temperature, prepared)
+  return base.with_numbers(prepared, rho, floor), rho, floor
 
 
 def _kl(values: Array, lam: Array, where: Array | None) -> Array:

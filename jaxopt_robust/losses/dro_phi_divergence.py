@@ -266,7 +266,7 @@ def cressie_read_conjugate(s: ArrayLike, *, power: ArrayLike) -> Array:
   _checks.check_greater("power", power, 1.0)
   k = jnp.asarray(power, array.dtype)
   grown = (k - 1) * array
-  is_positive = grown > -1
+  is_positive = ~(grown <= -1)  # NaN stays NaN
   exponent = k * array * _log1p_over(jnp.where(is_positive, grown, 0))
   return jnp.where(is_positive, jnp.expm1(exponent), -1) / k
 
@@ -290,7 +290,8 @@ def _prepare(
       f"conjugate must return one number an entry, shape {prepared.values.shape}; "
       f"got {jnp.shape(values)}."
     )
-  return prepared, base.per_set("temperature", temperature, prepared)
+  lam = base.per_set("temperature", temperature, prepared)
+  return base.with_numbers(prepared, lam), lam
 
 
 def _slope(conjugate: Callable[[Array], Array], s: Array) -> Array:

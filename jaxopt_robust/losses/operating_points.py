@@ -71,8 +71,8 @@ def opis(
     where: bool[examples]; rows where it is false do not count.
 
   Returns:
-    Opis, in at least float32. NaN embeddings count as infinitely far from everything. Under ``jit``
-    rows whose label is out of range do not count.
+    Opis, in at least float32; NaN if a row that counts holds a NaN. Under ``jit`` rows whose label
+    is out of range do not count.
 
   Raises:
     ValueError: shapes do not agree, a known label is out of range, or a number is outside its
@@ -115,6 +115,9 @@ def opis(
   thresholds = start + (end - start) * steps
   counts = _count(rows, label, is_row, num_classes, thresholds, block)
   utility, is_counted = _utility(counts, jnp.asarray(beta, rows.dtype))
+  # A distance that is not known is no distance: nothing can be said of these points.
+  is_known = ~jnp.any(jnp.isnan(rows) & is_row[:, None])
+  utility = jnp.where(is_known, utility, jnp.nan)
   deviation = jnp.where(is_counted[:, None], utility - _class_mean(utility, is_counted), 0)
   per_class = _integral(deviation**2)
   return Opis(
@@ -169,7 +172,8 @@ def eps_opis(result: Opis, *, epsilon: ArrayLike = 0.1) -> Array:
   worst = jnp.sort(jnp.where(is_counted, utility, jnp.inf), axis=0)
   best = -jnp.sort(jnp.where(is_counted, -utility, jnp.inf), axis=0)
   gap = jnp.sum(jnp.where(is_end, best - worst, 0), axis=0) / size
-  return _integral(gap**2)
+  has_nan = jnp.any(jnp.isnan(utility) & is_counted)  # sorted out of the way above
+  return jnp.where(has_nan, jnp.nan, _integral(gap**2))
 
 
 def recall_at_1(
@@ -187,7 +191,8 @@ def recall_at_1(
     where: bool[examples]; rows where it is false are neither queries nor neighbours.
 
   Returns:
-    float scalar in [0, 1], at least float32; 0 if no row counts.
+    float scalar in [0, 1], at least float32; 0 if no row counts, NaN if a row that counts holds a
+    NaN.
 
   Raises:
     ValueError: shapes do not agree or block < 1.
@@ -218,7 +223,8 @@ def recall_at_1(
 
   start = jnp.zeros((2,), jnp.int32)
   right, count = _over_blocks(tally, start, rows, label, mask, block)
-  return right.astype(rows.dtype) / jnp.maximum(count, 1).astype(rows.dtype)
+  share = right.astype(rows.dtype) / jnp.maximum(count, 1).astype(rows.dtype)
+  return jnp.where(jnp.any(jnp.isnan(rows)), jnp.nan, share)
 
 
 def _prepare(
