@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import jaxopt_robust as jr
 
@@ -22,14 +23,12 @@ class Call(NamedTuple):
   """A call of a public function that works.
 
   Attributes:
-    name: public name, such as ``"prox.prox_lasso"``.
     fn: the function.
     args: its positional arguments.
     kwargs: its keyword arguments.
     result: what it returned.
   """
 
-  name: str
   fn: Callable
   args: tuple
   kwargs: dict[str, Any]
@@ -52,33 +51,139 @@ FUNCTIONS = public_functions()
 
 
 @functools.cache
-def record(name: str) -> tuple[Call, ...]:
-  """Runs the example in a docstring; returns the calls that it makes of its own function."""
+def record(name: str) -> Call | None:
+  """Runs the example of a docstring; returns its first call of the function itself.
+
+  None where the example calls it under a transformation only.
+  """
   fn = FUNCTIONS[name]
   module_name, short = name.split(".")
   home = sys.modules[fn.__module__]
+  public = importlib.import_module(f"jaxopt_robust.{module_name}")
   calls = []
 
   @functools.wraps(fn)
-  def recording(*args, **kwargs):
+  def recording(*args: Any, **kwargs: Any) -> Any:
     result = fn(*args, **kwargs)
     if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs))):
-      calls.append(Call(name, fn, args, kwargs, result))
+      calls.append(Call(fn, args, kwargs, result))
     return result
 
   names = {"jax": jax, "jnp": jnp, "optax": optax, "jr": jr, "np": np}
   globs = vars(home) | names | {short: recording}
-  public = importlib.import_module(f"jaxopt_robust.{module_name}")
   example = doctest.DocTestParser().get_doctest(fn.__doc__, globs, name, home.__file__, None)
-  report = []
+  report: list[str] = []
   setattr(public, short, recording)
   try:
-    # The names stay: functions made by the example are called again later.
-    failed, _ = doctest.DocTestRunner(verbose=False).run(
-      example, out=report.append, clear_globs=False
-    )
+    # The names stay: functions that the example makes are called again later.
+    runner = doctest.DocTestRunner(verbose=False)
+    failed, _ = runner.run(example, out=report.append, clear_globs=False)
   finally:
     setattr(public, short, fn)
   if failed:
     raise AssertionError("".join(report))
-  return tuple(calls)
+  return calls[0] if calls else None
+
+
+def is_float(leaf: Any) -> bool:
+  """A non-empty array of real floating-point numbers."""
+  is_array = isinstance(leaf, jax.Array | np.ndarray)
+  return is_array and leaf.size > 0 and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+# Where a call takes what lies outside of JAX, or the caller's own functions and trees.
+NOT_UNDER_JIT = {
+  "recovery.robust_recover",  # chooses by values; its parts run under jit
+  "solvers.raise_if_failed",
+  "sweeps.run",
+}
+_WRONG = {"nothing": None, "text": "text", "objects": np.array([object(), None]), "function": len}
+# Arguments that reach functions of the caller, who gets their errors as they are.
+OPAQUE = {
+  ("robustness.pgd_adversarial_training_loss", "params"),
+  ("robustness.smooth_adversarial_comp_sum_training_loss", "params"),
+  ("robustness.trades_loss", "params"),
+}
+
+
+def lowers_for_accelerators(name: str) -> None:
+  """The recorded call, its arrays as arguments, becomes a program for CUDA and for TPU."""
+  call = record(name)
+  if call is None or name in NOT_UNDER_JIT:
+    return
+  outputs = jax.tree.leaves(call.result)
+  if not outputs or not all(isinstance(out, jax.Array) for out in outputs):
+    return  # a solver, a transformation, a report
+  leaves, treedef = jax.tree.flatten((call.args, call.kwargs))
+  places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
+
+  def fun(arrays: list[jax.Array]) -> Any:
+    new = list(leaves)
+    for place, array in zip(places, arrays, strict=True):
+      new[place] = array
+    args, kwargs = jax.tree.unflatten(treedef, new)
+    return call.fn(*args, **kwargs)
+
+  exported = jax.export.export(jax.jit(fun), platforms=["cuda", "tpu"])([leaves[i] for i in places])
+  assert set(exported.platforms) == {"cuda", "tpu"}
+
+
+def _variants(value: Any) -> dict[str, Any]:
+  """Other values for an argument; where it is an array, arrays that are wrong in one respect."""
+  found: dict[str, Any] = {} if callable(value) else dict(_WRONG)
+  if isinstance(value, jax.Array) and not jnp.issubdtype(value.dtype, jax.dtypes.extended):
+    found |= {"another rank": value[None], "NumPy": np.asarray(value)}
+    if value.ndim:
+      found["empty"] = value[:0]
+    if is_float(value):
+      nan = jnp.full_like(value, jnp.nan)
+      found |= {"complex": value + 0j, "nan": nan, "negative": -value, "huge": 1e30 * value}
+  return found
+
+
+def names_wrong_arguments(name: str) -> None:
+  """Each argument in turn is something else: accepted, or refused by the package's own error.
+
+  An error for another kind of thing (None, text, objects) names the argument.
+  """
+  call = record(name)
+  if call is None:
+    return
+  signature = inspect.signature(call.fn)
+  for argument, parameter in signature.parameters.items():
+    good = signature.bind(*call.args, **call.kwargs)
+    if argument not in good.arguments or (name, argument) in OPAQUE:
+      continue
+    if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+      continue
+    for what, value in _variants(good.arguments[argument]).items():
+      if value is parameter.default:
+        continue
+      bound = signature.bind(*call.args, **call.kwargs)
+      bound.arguments[argument] = value
+      try:
+        call.fn(*bound.args, **bound.kwargs)
+      except (TypeError, ValueError) as error:
+        frame = inspect.getinnerframes(error.__traceback__)[-1]
+        said = f"{argument} = {what}: {error!r}"
+        assert "jaxopt_robust" in frame.filename, said
+        assert what not in _WRONG or argument.rstrip("s") in str(error), said
+      except Exception as error:
+        raise AssertionError(f"{argument} = {what}: {error!r}") from error
+
+
+def examples(*modules: str) -> dict[str, Callable]:
+  """The tests of some modules, one of each kind a public function."""
+  names = [name for name in FUNCTIONS if name.split(".")[0] in modules]
+  with_name = pytest.mark.parametrize("name", names)
+
+  @with_name
+  def test_example_runs_and_lowers_for_accelerators(name):
+    lowers_for_accelerators(name)
+
+  @with_name
+  def test_wrong_arguments_are_named(name):
+    names_wrong_arguments(name)
+
+  tests = (test_example_runs_and_lowers_for_accelerators, test_wrong_arguments_are_named)
+  return {test.__name__: test for test in tests}

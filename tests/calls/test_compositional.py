@@ -1,0 +1,5 @@
+"""Recorded calls of the public functions of compositional: see ``tests.recorded``."""
+
+from tests.recorded import examples
+
+globals().update(examples("compositional"))

@@ -1,0 +1,5 @@
+"""Recorded calls of the public functions of solvers, recovery and linalg: see ``tests.recorded``."""
+
+from tests.recorded import examples
+
+globals().update(examples("solvers", "recovery", "linalg"))
