@@ -138,6 +138,8 @@ def _variants(value: Any) -> dict[str, Any]:
     if is_float(value):
       nan = jnp.full_like(value, jnp.nan)
       found |= {"complex": value + 0j, "nan": nan, "negative": -value, "huge": 1e30 * value}
+    elif jnp.issubdtype(value.dtype, jnp.integer):
+      found["beyond 32 bits"] = np.asarray(value, np.int64) + 2**32
   return found
 
 
@@ -163,13 +165,76 @@ def names_wrong_arguments(name: str) -> None:
       bound.arguments[argument] = value
       try:
         call.fn(*bound.args, **bound.kwargs)
+        assert what != "beyond 32 bits", f"{argument}: 2**32 + 1 is taken for 1"
       except (TypeError, ValueError) as error:
         frame = inspect.getinnerframes(error.__traceback__)[-1]
         said = f"{argument} = {what}: {error!r}"
         assert "jaxopt_robust" in frame.filename, said
         assert what not in _WRONG or argument.rstrip("s") in str(error), said
-      except Exception as error:
+      except (ArithmeticError, AttributeError, LookupError, RuntimeError) as error:
         raise AssertionError(f"{argument} = {what}: {error!r}") from error
+
+
+# Values at which a formula that looks homogeneous from afar is not: fixed margins, smoothing terms,
+# temperature bounds. The degree of those that stay is measured, not listed.
+HAS_A_SCALE = {
+  "losses.aldr_kl_exact_loss",
+  "losses.average_precision_loss",
+  "losses.comp_sum_gamma",
+  "losses.comp_sum_gamma_exact",
+  "losses.ndcg_loss",
+  "losses.phi_divergence_dro_threshold",
+  "losses.robust_global_contrastive_loss",
+  "losses.soft_dice_loss",
+}
+# Zeros are no data here: a temperature of a state, the width of a box, thresholds at infinity.
+NEEDS_NON_ZERO = {
+  "losses.aldr_kl_loss",
+  "losses.roc_curve",
+  "robustness.log_barrier_attack",
+}
+
+
+def _at_scale(call: Call, factor: float) -> list[np.ndarray] | None:
+  """The floating-point results of the call with all its arrays times a factor; None if refused."""
+  scaled = lambda leaf: leaf * jnp.asarray(factor, leaf.dtype) if is_float(leaf) else leaf
+  args, kwargs = jax.tree.map(scaled, (call.args, call.kwargs))
+  try:
+    result = call.fn(*args, **kwargs)
+  except ValueError:
+    return None
+  return [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(result) if is_float(leaf)]
+
+
+def _degree(base: np.ndarray, at_factor: np.ndarray, factor: float) -> float | None:
+  """The power of the factor by which a result has grown, None if by none."""
+  for power in (0, 1, 2, -1, -2, 0.5):
+    expected = base * factor**power
+    slack = 1e-6 * np.max(np.abs(expected), initial=0)
+    if np.allclose(at_factor, expected, rtol=2e-5, atol=slack, equal_nan=True):
+      return power
+  return None
+
+
+def keeps_units(name: str) -> None:
+  """Zero data have a finite answer; what doubles with its data does so over 24 decades."""
+  call = record(name)
+  if call is None or not any(is_float(leaf) for leaf in jax.tree.leaves((call.args, call.kwargs))):
+    return
+  base = _at_scale(call, 1.0)
+  twice = _at_scale(call, 2.0)
+  if not base or twice is None or not all(np.all(np.isfinite(value)) for value in base):
+    return
+  if name not in NEEDS_NON_ZERO:
+    assert all(np.all(np.isfinite(value)) for value in _at_scale(call, 0.0) or []), "zero data"
+  degrees = [_degree(one, two, 2.0) for one, two in zip(base, twice, strict=True)]
+  if None in degrees or name in HAS_A_SCALE:
+    return
+  for factor in (2.0**40, 2.0**-40):
+    scaled = _at_scale(call, factor)
+    assert scaled is not None, f"refused at scale {factor}"
+    for one, other, degree in zip(base, scaled, degrees, strict=True):
+      assert not np.any(one) or _degree(one, other, factor) == degree, f"{factor}: {one} -> {other}"
 
 
 def examples(*modules: str) -> dict[str, Callable]:
@@ -185,5 +250,13 @@ def examples(*modules: str) -> dict[str, Callable]:
   def test_wrong_arguments_are_named(name):
     names_wrong_arguments(name)
 
-  tests = (test_example_runs_and_lowers_for_accelerators, test_wrong_arguments_are_named)
+  @with_name
+  def test_units_do_not_matter(name):
+    keeps_units(name)
+
+  tests = (
+    test_example_runs_and_lowers_for_accelerators,
+    test_wrong_arguments_are_named,
+    test_units_do_not_matter,
+  )
   return {test.__name__: test for test in tests}

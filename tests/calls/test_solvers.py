@@ -1,4 +1,4 @@
-"""Recorded calls of the public functions of solvers, recovery and linalg: see ``tests.recorded``."""
+"""Recorded calls of functions of solvers, recovery and linalg: see ``tests.recorded``."""
 
 from tests.recorded import examples
 
