@@ -175,9 +175,15 @@ def names_wrong_arguments(name: str) -> None:
         raise AssertionError(f"{argument} = {what}: {error!r}") from error
 
 
-# Values at which a formula that looks homogeneous from afar is not: fixed margins, smoothing terms,
-# temperature bounds. The degree of those that stay is measured, not listed.
+# Formulas that look homogeneous at their example and are not: logarithms, fixed margins, smoothing
+# terms, bounds of temperatures. The degree of all others is measured, not listed.
 HAS_A_SCALE = {
+  "compositional.effective_sample_size",
+  "compositional.kl_robust_mean",
+  "compositional.log_ence_loss",
+  "compositional.log_partition",
+  "compositional.rgcl_bimodal_loss",
+  "compositional.sopa_loss",
   "losses.aldr_kl_exact_loss",
   "losses.average_precision_loss",
   "losses.comp_sum_gamma",
@@ -186,6 +192,7 @@ HAS_A_SCALE = {
   "losses.phi_divergence_dro_threshold",
   "losses.robust_global_contrastive_loss",
   "losses.soft_dice_loss",
+  "numerics.log_mean_exp",
 }
 # Zeros are no data here: a temperature of a state, the width of a box, thresholds at infinity.
 NEEDS_NON_ZERO = {
@@ -197,7 +204,12 @@ NEEDS_NON_ZERO = {
 
 def _at_scale(call: Call, factor: float) -> list[np.ndarray] | None:
   """The floating-point results of the call with all its arrays times a factor; None if refused."""
-  scaled = lambda leaf: leaf * jnp.asarray(factor, leaf.dtype) if is_float(leaf) else leaf
+
+  def scaled(leaf: Any) -> Any:
+    if not is_float(leaf):
+      return leaf
+    return jnp.where(jnp.isfinite(leaf), leaf * jnp.asarray(factor, leaf.dtype), leaf)
+
   args, kwargs = jax.tree.map(scaled, (call.args, call.kwargs))
   try:
     result = call.fn(*args, **kwargs)

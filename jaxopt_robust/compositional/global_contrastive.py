@@ -303,6 +303,7 @@ def rgcl_bimodal_loss(
   _checks.check_same_shape(
     "state[0].log_average", state[0].log_average, "state[1].log_average", state[1].log_average
   )
+  state = tuple(_checks.check_state("state", side, RgclState) for side in state)
   batch = _gather_batch(index, where, first.shape[0], state[0], axis_name)
   numbers = (
     radius, rate, momentum, temperature_rate, temperature_bounds, gradient_clip, mode,

@@ -138,5 +138,7 @@ def apply_updates_projected(
       f"updates must have the pytree structure of params, {structure}; "
       f"got {jax.tree.structure(updates)}."
     )
+  for leaf, update in zip(jax.tree.leaves(params), jax.tree.leaves(updates), strict=True):
+    _checks.check_same_shape("params", leaf, "updates", update)
   moved = optax.apply_updates(params, updates)
   return projection(moved) if hyperparams is None else projection(moved, hyperparams)

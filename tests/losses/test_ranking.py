@@ -405,7 +405,21 @@ def test_at_k_with_all_items_is_the_plain_loss(scores):
 def test_surrogate_ndcg_bounds_the_metric(rng):
   scores = rng.normal(size=(50, N)).astype(np.float32)
   grades = rng.integers(0, 4, size=(50, N))
-  both = jax.jit(lambda s, y: (losses.ndcg_loss(s, y), losses.ndcg(s, y)))
-  loss, metric = both(scores, grades)
-  assert loss.shape == (50,)
-  assert np.all(loss >= 1 - np.asarray(metric) - 1e-6)
+  indicator = lambda gap: (gap <= 0).astype(gap.dtype)
+  run = jax.jit(
+    lambda s, y: (
+      losses.ndcg_loss(s, y),
+      losses.ndcg_loss(s, y, surrogate=indicator),
+      losses.ndcg(s, y),
+    )
+  )
+  loss, exact, metric = run(scores, grades)
+  np.testing.assert_allclose(exact, 1 - np.asarray(metric), atol=1e-6)
+  assert np.all(loss >= exact - 1e-6)
+  # The definition, with the squared hinge (1 - gap)_+^2 for the indicator.
+  gaps = scores[:, :, None].astype(float) - scores[:, None, :]
+  rank = np.sum(np.maximum(1 - gaps, 0) ** 2, axis=2)
+  ideal = np.sort(2.0**grades - 1, axis=1)[:, ::-1]
+  best = np.sum(ideal / np.log2(2 + np.arange(N)), axis=1)
+  expected = 1 - np.sum((2.0**grades - 1) / np.log2(1 + rank), axis=1) / best
+  np.testing.assert_allclose(loss, expected, rtol=1e-5, atol=1e-6)

@@ -109,6 +109,29 @@ def test_trades_without_weight_is_cross_entropy_and_is_linear_in_beta(problem, k
   assert counted.traces == 1
 
 
+def softmax_kl(scores, others):
+  """KL(softmax(scores), softmax(others)) of each row, by its definition in double precision."""
+  p, q = (np.exp(s) / np.exp(s).sum(1, keepdims=True) for s in np.float64((scores, others)))
+  return np.sum(p * np.log(p / q), axis=1)
+
+
+def test_trades_is_the_divergence_from_the_clean_to_the_attacked_point(problem, key, rng):
+  params, x, labels = problem
+  shifts = 0.5 * rng.normal(size=(2, *x.shape)).astype(np.float32)
+  candidates = [softmax_kl(x @ params, (x + shift) @ params) for shift in shifts]
+
+  def worst_of_two(objective, x, key):
+    del key
+    values = [objective(x + shift) for shift in shifts]
+    # What the attack climbs is that divergence, and it climbs.
+    np.testing.assert_allclose(values, candidates, rtol=1e-4, atol=1e-6)
+    return jnp.where((values[0] > values[1])[:, None], x + shifts[0], x + shifts[1])
+
+  loss = robustness.trades_loss(linear, params, x, labels, key, attack=worst_of_two, beta=2.0)
+  clean = losses.cross_entropy_loss(x @ params, labels)
+  np.testing.assert_allclose(loss, clean + 2 * np.maximum(*candidates), rtol=1e-4, atol=1e-6)
+
+
 def test_radius_zero_gives_the_clean_losses(problem, key):
   params, x, labels = problem
   still = functools.partial(robustness.pgd_attack, radius=0.0, stepsize=0.1, num_steps=1)
