@@ -1,4 +1,4 @@
-"""What has one meaning is taken: bool labels, whole numbers, states that came back as NumPy arrays."""
+"""What has one meaning is taken: bool labels, whole numbers, states that hold NumPy arrays."""
 
 import jax
 import jax.numpy as jnp
@@ -94,12 +94,12 @@ def test_states_may_hold_numpy_arrays(key):
 
 
 def test_transformations_say_what_they_need():
-  with pytest.raises(ValueError, match="params must hold the scalars a and b .* got .'w'"):
+  with pytest.raises(ValueError, match=r"params must hold the scalars a and b .* got .'w'"):
     jr.transforms.pesg().init({"w": jnp.ones(2)})
   with pytest.raises(TypeError, match="state must be a PesgState; got NoneType"):
     jr.transforms.pesg().update({}, None, {})
   wrong = optax.inject_hyperparams(jr.transforms.proximal)
-  with pytest.raises(TypeError, match="static_args=.'prox'"):
+  with pytest.raises(TypeError, match=r"static_args=.'prox'"):
     wrong(prox=jr.prox.prox_lasso, hyperparams=1.0, learning_rate=0.1).init(jnp.ones(2))
   with pytest.raises(ValueError, match="rows of at least one weight"):
     tx = jr.transforms.exponentiated_gradient(0.1)
