@@ -150,6 +150,25 @@ def test_optax_contracts(make, extra, rng):
   assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(four))
 
 
+def test_defaults_are_the_constants_of_the_papers():
+  common = {
+    "learning_rate": 0.1, "margin": 1.0, "epoch_decay": 2e-3, "weight_decay": 1e-5, "clip": 1.0,
+    "stage_decay": 10.0,
+  }  # fmt: skip
+  for make, own, extra in (
+    (transforms.pesg, {"momentum": 0.9}, {}),
+    (transforms.pdsca, {"inner_rate": 0.99, "outer_rate": 0.999}, {"phase": 1}),
+  ):
+    runs = []
+    for tx in (make(), make(**common, **own)):
+      params, state = start(), tx.init(start())
+      for g in gradients(np.random.default_rng(0), 3):
+        out, state = tx.update(g, state, params, new_stage=True, **extra)
+        params = optax.apply_updates(params, out)
+      runs.append((params, state))
+    jax.tree.map(np.testing.assert_array_equal, *runs)
+
+
 def test_pesg_takes_another_direction_and_other_names(rng):
   params, g = {"net": jnp.ones(2), "mean": jnp.zeros(2)}, {"net": jnp.ones(2), "mean": jnp.ones(2)}
   tx = transforms.pesg(

@@ -67,6 +67,12 @@ def test_blocks_of_largest_norm_are_kept_at_any_scale(scale):
   assert norms[whole].min() > norms[~whole].max()
 
 
+def test_blocks_of_very_different_size_are_told_apart():
+  weights = jnp.array([[1e-20, 1e-20, 1e20, 1e20, 2e20, 1e20]])
+  mask = transforms.block_mask(weights, (1, 2), 1 / 3)
+  np.testing.assert_array_equal(mask, [[False, False, False, False, True, True]])
+
+
 def test_signs_do_not_matter_and_density_is_data():
   weights = INPUTS["random"]((6, 8))
   for make in (
