@@ -78,7 +78,7 @@ check: static
 	@tests=$$($(PY) tools/changed_tests.py) || exit 1; $(PYTEST) $$tests
 
 test: static
-	@$(PYTEST) --durations 25 jaxopt_robust tests
+	@$(PYTEST) --durations 25 tests  # examples of docstrings: tests/calls
 	$(PY) -m benchmarks --size toy --out $(VENV)/bench-toy.json
 	@$(MAKE) --no-print-directory check-wheel
 

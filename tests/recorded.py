@@ -48,6 +48,8 @@ def public_functions() -> dict[str, Callable]:
 
 
 FUNCTIONS = public_functions()
+# What an example may use without importing it.
+NAMES = {"jax": jax, "jnp": jnp, "optax": optax, "jr": jr, "np": np}
 
 
 @functools.cache
@@ -69,8 +71,7 @@ def record(name: str) -> Call | None:
       calls.append(Call(fn, args, kwargs, result))
     return result
 
-  names = {"jax": jax, "jnp": jnp, "optax": optax, "jr": jr, "np": np}
-  globs = vars(home) | names | {short: recording}
+  globs = vars(home) | NAMES | {short: recording}
   example = doctest.DocTestParser().get_doctest(fn.__doc__, globs, name, home.__file__, None)
   report: list[str] = []
   setattr(public, short, recording)
