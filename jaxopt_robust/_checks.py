@@ -288,7 +288,7 @@ def check_same_structure(name_a: str, a: PyTree, name_b: str, b: PyTree) -> None
 def check_option(name: str, value: Any, allowed: Iterable[Any]) -> None:
   """A mode string (or None) out of a fixed list."""
   allowed = tuple(allowed)
-  if not isinstance(value, str | bool | int | None) or value not in allowed:
+  if not isinstance(value, str | bool | int | np.bool_ | None) or value not in allowed:
     raise ValueError(
       f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r:.60}."
       f"{did_you_mean(value, allowed)}"

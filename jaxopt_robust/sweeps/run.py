@@ -180,6 +180,7 @@ def run(
   """
   _checks.check_callable("fn", fn)
   _checks.check_option("backend", backend, ("shard_map", "vmap"))
+  _checks.check_option("progress", progress, (True, False))
   shared = check_shared(shared)
   check_mesh(mesh, "sweep", backend)
   grid = as_arrays("grid", grid)

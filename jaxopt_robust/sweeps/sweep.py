@@ -86,6 +86,9 @@ def gather(outputs: PyTree) -> PyTree:
       return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
     return np.asarray(leaf)
 
+  for leaf in jax.tree.leaves(outputs):
+    if not hasattr(leaf, "dtype") and not isinstance(leaf, bool | int | float | complex):
+      raise TypeError(f"outputs must hold arrays and numbers; got a {type(leaf).__name__}.")
   return jax.tree.map(to_host, outputs)
 
 

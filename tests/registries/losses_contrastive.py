@@ -185,6 +185,7 @@ BAD_INPUTS += [
   ),
   _bad("eps_opis", "type", (_Z,), TypeError, "result must be an Opis"),
   _bad("eps_opis", "epsilon", (_OPIS,), ValueError, "epsilon must be in", epsilon=0.0),
+  _bad("eps_opis", "more than all", (_OPIS,), ValueError, "epsilon must be in", epsilon=1.5),
   _bad("eps_opis", "rank", (_OPIS,), ValueError, "epsilon must have rank 0", epsilon=jnp.ones(2)),
   _bad(_recall, "labels", (_Z, _LABELS[:2]), ValueError, "labels must have shape"),
   _bad(_recall, "block", (_Z, _LABELS), TypeError, "block must be a static", block=1.5),
