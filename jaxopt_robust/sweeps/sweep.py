@@ -87,7 +87,8 @@ def gather(outputs: PyTree) -> PyTree:
     return np.asarray(leaf)
 
   for leaf in jax.tree.leaves(outputs):
-    if not hasattr(leaf, "dtype") and not isinstance(leaf, bool | int | float | complex):
+    is_number = isinstance(leaf, bool | int | float | complex)
+    if not is_number and getattr(leaf, "dtype", np.dtype(object)) == np.dtype(object):
       raise TypeError(f"outputs must hold arrays and numbers; got a {type(leaf).__name__}.")
   return jax.tree.map(to_host, outputs)
 
