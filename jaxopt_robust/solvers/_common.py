@@ -109,11 +109,11 @@ class _Part:
   """``init`` or ``step`` of a solver that equals that of one made from the same arguments."""
 
   def __init__(self, function: Callable, key: tuple) -> None:
-    self._function = function
+    self.__wrapped__ = function
     self._key = key
 
   def __call__(self, *args: Any, **named: Any) -> Any:
-    return self._function(*args, **named)
+    return self.__wrapped__(*args, **named)
 
   def __eq__(self, other: object) -> bool:
     return isinstance(other, _Part) and self._key == other._key

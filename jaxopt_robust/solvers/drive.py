@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import tree_all_finite, tree_where
+from jaxopt_robust.solvers._captured import captured
 from jaxopt_robust.solvers._common import stop_gradient
 from jaxopt_robust.solvers.types import (
   CONTROL,
@@ -49,7 +50,8 @@ class _Program:
 
 
 @functools.lru_cache(maxsize=_KEPT_PROGRAMS)
-def _compiled(loop: Callable, solver: Solver, options: tuple) -> _Program:
+def _compiled(loop: Callable, solver: Solver, options: tuple, captured: tuple) -> _Program:
+  del captured  # constants of the program: with others it would be another one
   return _Program(functools.partial(loop, solver, *options))
 
 
@@ -67,7 +69,7 @@ def _run(
     return loop(solver, *options, *args)
   if not _checks.is_concrete(args):
     return loop(solver, *options, *args)
-  program = _compiled(loop, solver, options)
+  program = _compiled(loop, solver, options, captured(solver.init, solver.step))
   if not (program.is_checked and _is_plausible(hyper)):
     # Traced with its values: operators refuse, say, a negative strength only where they see it.
     jax.eval_shape(lambda: loop(solver, *options, *args))

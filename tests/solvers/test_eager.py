@@ -103,7 +103,7 @@ def test_many_solvers_do_not_pile_up():
   for i in range(drive._KEPT_PROGRAMS + 3):
     step = lambda state, hyper, i=i: (state._replace(count=state.count + 1), state.info)
     runs.append(weakref.ref(step))
-    drive._compiled(drive._until, solvers.Solver(step, step), ())
+    drive._compiled(drive._until, solvers.Solver(step, step), (), ())
   assert drive._compiled.cache_info().currsize == drive._KEPT_PROGRAMS
   gc.collect()
   assert [ref() is None for ref in runs[:4]] == [True, True, True, False]
@@ -126,3 +126,40 @@ def test_bad_values_raise_in_every_eager_call():
     for bad in (-1.0, float("nan")):
       with pytest.raises(ValueError, match="must be >= 0"):
         run(bad)
+
+
+TARGET = jnp.array([3.0, 0.5])
+
+
+def distance_to_target(w):
+  return nested_distance(w)
+
+
+def nested_distance(w):
+  return 0.5 * jnp.sum((w - TARGET) ** 2)
+
+
+def solution(fun):
+  solver = solvers.fista(fun, prox.prox_lasso, stepsize=1.0)
+  return solvers.run_until(solver, jnp.zeros(2), 1.0, tol=1e-6, max_steps=20)[0].tolist()
+
+
+def test_data_that_a_function_closes_over_may_be_bound_anew(monkeypatch):
+  # The compiled loop holds them as constants; under the same name there may be others now.
+  assert solution(distance_to_target) == [2.0, 0.0]
+  monkeypatch.setitem(globals(), "TARGET", jnp.array([5.0, -4.0]))
+  assert solution(distance_to_target) == [4.0, -3.0]
+  target = np.array([3.0, 0.5], np.float32)
+  inner = lambda w: 0.5 * jnp.sum((w - target) ** 2)
+  decorated = jax.jit(lambda w: inner(w))
+  assert solution(inner) == solution(decorated) == [2.0, 0.0]
+  target = np.array([5.0, -4.0], np.float32)
+  assert solution(inner) == [4.0, -3.0]
+
+
+def test_the_same_data_do_not_compile_again():
+  fun = count_traces(distance_to_target)
+  solution(fun)
+  traces = fun.traces
+  solution(fun)
+  assert fun.traces == traces

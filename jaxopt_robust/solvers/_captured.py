@@ -1,0 +1,86 @@
+"""What the functions of a solver see beside their arguments: numbers and arrays they close over.
+
+A compiled program holds these as constants. A loop that is kept between eager calls may serve the
+next call only while they are the same objects: data that are bound anew under the same name are
+other data.
+"""
+
+import functools
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+# Their modules hold no data of the caller; what their inner functions close over may.
+_LIBRARIES = {"flax", "jax", "jaxlib", "jaxopt_robust", "numpy", "optax", "scipy"}
+_NUMBERS = bool | int | float | complex | str | np.generic | None
+
+
+class _Same:
+  """Equal to itself alone; holds the object, so that its identity is not given to another."""
+
+  def __init__(self, value: Any) -> None:
+    self._value = value
+
+  def __eq__(self, other: object) -> bool:
+    return isinstance(other, _Same) and self._value is other._value
+
+  def __hash__(self) -> int:
+    return id(self._value)
+
+
+def captured(*functions: Any) -> tuple:
+  """A hashable description of what some functions close over or read from their module."""
+  return tuple(_walk(functions, set()))
+
+
+def _walk(value: Any, seen: set[int]) -> Iterator[Any]:
+  if isinstance(value, _NUMBERS):
+    yield type(value), value
+  elif isinstance(value, jax.Array | np.ndarray):
+    yield _Same(value)
+  elif isinstance(value, tuple | list):
+    for member in value:
+      yield from _walk(member, seen)
+  elif isinstance(value, dict):
+    for key, member in value.items():
+      yield key if isinstance(key, _NUMBERS) else _Same(key)
+      yield from _walk(member, seen)
+  elif id(value) in seen:
+    return
+  elif isinstance(value, functools.partial):
+    seen.add(id(value))
+    yield from _walk((value.func, value.args, value.keywords), seen)
+  elif isinstance(value, types.MethodType):
+    yield _Same(value.__self__)
+    yield from _walk(value.__func__, seen)
+  elif isinstance(value, types.FunctionType):
+    seen.add(id(value))
+    yield from _of_function(value, seen)
+  elif hasattr(value, "__wrapped__"):  # jax.jit and other decorators
+    seen.add(id(value))
+    yield from _walk(value.__wrapped__, seen)
+
+
+def _of_function(function: types.FunctionType, seen: set[int]) -> Iterator[Any]:
+  for cell in function.__closure__ or ():
+    try:
+      contents = cell.cell_contents
+    except ValueError:  # not bound yet
+      continue
+    yield from _walk(contents, seen)
+  yield from _walk((function.__defaults__, function.__kwdefaults__), seen)
+  if (function.__module__ or "").partition(".")[0] in _LIBRARIES:
+    return
+  for name in _names(function.__code__):
+    if name in function.__globals__:
+      yield from _walk(function.__globals__[name], seen)
+
+
+@functools.lru_cache(maxsize=1024)
+def _names(code: types.CodeType) -> tuple[str, ...]:
+  """Names that a function and the functions in it may look up in its module."""
+  inner = [_names(part) for part in code.co_consts if isinstance(part, types.CodeType)]
+  return tuple(dict.fromkeys([*code.co_names, *(name for names in inner for name in names)]))
