@@ -1,6 +1,7 @@
 """Stateful ranking losses: exact on the whole data, state rules, and what each state tends to."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -377,3 +378,19 @@ def test_bfloat16_scores_keep_a_float32_state(scores):
   value, grads, new, info = visit("sopas", jnp.asarray(scores, jnp.bfloat16), state)
   assert grads.dtype == jnp.bfloat16
   assert new.log_average.dtype == value.dtype == info.objective.dtype == jnp.float32
+
+
+AUTHORS = {  # constants of the papers' public code
+  "soap": {"rate": 0.9},
+  "sopa": {"max_fpr": 0.2, "step_size": 0.1},
+  "sopas": {"temperature": 1.0, "rate": 0.9},
+  "sotas": {"temperature": 1.0, "positive_temperature": 1.0, "rate": 0.9, "positive_rate": 0.9},
+  "song": {"rate": 0.9},
+  "staco": {"max_fpr": 0.5, "min_tpr": 0.5, "dual_step_size": 0.1, "step_size": 0.1},
+}
+
+
+@pytest.mark.parametrize(("name", "constants"), AUTHORS.items(), ids=AUTHORS)
+def test_defaults_are_those_of_the_authors(name, constants):
+  parameters = inspect.signature(getattr(compositional, f"{name}_loss")).parameters
+  assert {k: parameters[k].default for k in constants} == constants
