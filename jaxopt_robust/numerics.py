@@ -1,6 +1,7 @@
 """Numerically safe building blocks: norms, quotients, masked and log-domain means, thresholds."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,7 @@ def upcast(x: ArrayLike) -> Array:
   Reference:
     Micikevicius et al., Mixed Precision Training, 2018, section 3.3 (reductions in float32).
   """
-  array = jnp.asarray(x)
+  array = _checks.as_array("x", x)
   return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
@@ -131,10 +132,20 @@ def safe_divide(numerator: ArrayLike, denominator: ArrayLike, *, default: ArrayL
     The double ``where`` of the JAX documentation, "Frequently asked questions: gradients contain
     NaN where using where".
   """
-  numerator, denominator = jnp.asarray(numerator), jnp.asarray(denominator)
+  numerator = _checks.as_array("numerator", numerator)
+  denominator = _checks.as_array("denominator", denominator)
+  try:
+    shape = np.broadcast_shapes(numerator.shape, denominator.shape)
+  except ValueError as error:
+    raise ValueError(
+      "numerator and denominator must have shapes that broadcast; got "
+      f"{numerator.shape} and {denominator.shape}."
+    ) from error
+  numerator, denominator = jnp.broadcast_to(numerator, shape), jnp.broadcast_to(denominator, shape)
   is_zero = denominator == 0
   quotient = numerator / jnp.where(is_zero, jnp.ones_like(denominator), denominator)
-  return jnp.where(is_zero, jnp.asarray(default, quotient.dtype), quotient)
+  default = _checks.as_array("default", default).astype(quotient.dtype)
+  return jnp.where(is_zero, default, quotient)
 
 
 def masked_mean(
@@ -160,7 +171,7 @@ def masked_mean(
     The sample mean of the rows that a mask keeps; the value 0 for an empty mask is a convention of
     this package.
   """
-  array = jnp.asarray(x)
+  array = _checks.as_array("x", x)
   mask = _checks.check_mask("where", where, shape=array.shape)
   if mask is None:
     return jnp.mean(array, axis=axis)
@@ -187,7 +198,7 @@ def log_mean_exp(x: ArrayLike, *, axis: int = -1, where: ArrayLike | None = None
   Reference:
     Blanchard, Higham and Higham, Accurately computing the log-sum-exp and softmax functions, 2021.
   """
-  array = jnp.asarray(x)
+  array = _checks.as_array("x", x)
   mask = _checks.check_mask("where", where, shape=array.shape)
   wide = upcast(array)
   if mask is None:
@@ -223,9 +234,9 @@ def log_average(log_old: ArrayLike, log_new: ArrayLike, rate: ArrayLike) -> Arra
     Wang and Yang, Finite-sum coupled compositional stochastic optimization: theory and
     applications, 2022 (the moving average of SOX, in the log domain).
   """
-  new = jnp.asarray(log_new)
-  rate = jnp.asarray(rate, new.dtype)
-  old = jnp.asarray(log_old, new.dtype)
+  real = partial(_checks.check_float_array, non_empty=False)
+  new = real("log_new", log_new)
+  rate, old = real("rate", rate).astype(new.dtype), real("log_old", log_old).astype(new.dtype)
   mixed = jnp.logaddexp(jnp.log1p(-rate) + old, jnp.log(rate) + new)
   return jnp.where(jnp.isneginf(old), new, mixed)
 
@@ -342,4 +353,5 @@ def tree_where(condition: ArrayLike, a: PyTree, b: PyTree) -> PyTree:
   Reference:
     Leafwise ``jnp.where``; no source.
   """
+  condition = _checks.as_array("condition", condition)
   return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)

@@ -101,6 +101,9 @@ NOT_UNDER_JIT = {
 _WRONG = {"nothing": None, "text": "text", "objects": np.array([object(), None]), "function": len}
 # Arguments that reach functions of the caller, who gets their errors as they are.
 OPAQUE = {
+  ("numerics.tree_all_finite", "tree"),  # any pytree, empty ones too
+  ("numerics.tree_where", "a"),
+  ("numerics.tree_where", "b"),
   ("robustness.pgd_adversarial_training_loss", "params"),
   ("robustness.smooth_adversarial_comp_sum_training_loss", "params"),
   ("robustness.trades_loss", "params"),
@@ -179,7 +182,7 @@ def names_wrong_arguments(name: str) -> None:
 
 
 # Formulas that look homogeneous at their example and are not: logarithms, fixed margins, smoothing
-# terms, bounds of temperatures. The degree of all others is measured, not listed.
+# terms, bounds of temperatures, radii and shapes of penalties beside arrays. The degree of all others is measured, not listed.
 HAS_A_SCALE = {
   "compositional.effective_sample_size",
   "compositional.kl_robust_mean",
@@ -196,11 +199,24 @@ HAS_A_SCALE = {
   "losses.robust_global_contrastive_loss",
   "losses.soft_dice_loss",
   "numerics.log_mean_exp",
+  "projections.projection_correlation",  # a unit diagonal
+  "projections.projection_nuclear_norm_ball",
+  "projections.projection_weighted_l1_ball",
+  "prox.penalty_capped_l1",
+  "prox.penalty_cel0",
+  "prox.penalty_mcp",
+  "prox.penalty_neg_log",
+  "prox.penalty_quadratic",  # a form and a linear term
+  "prox.penalty_scad",
 }
-# Zeros are no data here: a temperature of a state, the width of a box, thresholds at infinity.
+# Zeros are no data here: a temperature of a state, the width of a box, thresholds at infinity,
+# the edge of a domain where a logarithm is infinite.
 NEEDS_NON_ZERO = {
   "losses.aldr_kl_loss",
   "losses.roc_curve",
+  "prox.penalty_log_det",
+  "prox.penalty_neg_log",
+  "prox.penalty_poisson",
   "robustness.log_barrier_attack",
 }
 

@@ -7,13 +7,19 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import safe_divide, upcast
-from jaxopt_robust.projections import _common
+from jaxopt_robust.projections import _common, _compensated
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = ["projection_box_section"]
 
 # Newton needs a handful of steps; the cap only bounds a bisection down to the last bit.
 _MAX_STEPS = 200
+
+
+def _excess(w: Array, p: Array, c: Array) -> Array:
+  """<w, p> - c in twice the digits: large weights at a bound must not hide the small free ones."""
+  high, low = _compensated.product(w[None], p, jnp.zeros_like(p), -c[None])
+  return (high + low)[0]
 
 
 def _multiplier(x: Array, low: Array, high: Array, w: Array, c: Array) -> Array:
@@ -27,7 +33,7 @@ def _multiplier(x: Array, low: Array, high: Array, w: Array, c: Array) -> Array:
 
   def step(carry: tuple[Array, Array, Array, Array, Array]) -> tuple:
     tau, left, right, count, _ = carry
-    value = jnp.sum(w * jnp.clip(x + tau * w, min=low, max=high)) - c
+    value = _excess(w, jnp.clip(x + tau * w, min=low, max=high), c)
     below = value < 0
     left, right = jnp.where(below, tau, left), jnp.where(below, right, tau)
     # The slope on the side of the root.
@@ -103,9 +109,12 @@ def projection_box_section(x: ArrayLike, hyperparams: Any) -> Array:
   moved = wide + tau * w
   free = (moved > low) & (moved < high)
   bound = jnp.where(moved <= low, low, high)
-  fixed = jnp.where(free, 0, jnp.where(free, 0, bound))
+  fixed = jnp.where(free, 0, bound)
   # One Newton step on the active set, around the moved point: no cancellation is left.
-  miss = c - jnp.sum(w * jnp.where(free, moved, fixed))
+  point = jnp.where(free, moved, fixed)
+  miss = c - jnp.sum(w * point)
+  exact = -_excess(*jax.lax.stop_gradient((w, point, c)))
+  miss = miss + jax.lax.stop_gradient(exact - miss)
   rest = safe_divide(miss, jnp.sum(jnp.where(free, w * w, 0)))
   inner = moved + rest * w
   # The step may leave the box by a rounding: the value is clipped, the derivative is not.

@@ -57,6 +57,9 @@ def projection_intersection(
     Boyle and Dykstra, A method for finding projections onto the intersection of convex sets in
     Hilbert spaces, 1986.
   """
+  if not isinstance(projections, Sequence) or isinstance(projections, str):
+    kind = type(projections).__name__
+    raise TypeError(f"projections must be a list of functions; got a {kind}.")
   members = tuple(projections)
   if len(members) < 2:
     raise ValueError(f"projections must hold at least two functions; got {len(members)}.")

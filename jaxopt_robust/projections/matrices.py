@@ -243,7 +243,8 @@ def projection_correlation(x: ArrayLike, *, tol: float = 1e-10, max_steps: int =
   Note:
     Converges quadratically, where alternating projections with Dykstra's correction take hundreds
     of eigenvalue decompositions. The derivative is implicit, of forward and reverse mode; second
-    derivatives leave the dependence of the multipliers' Jacobian out.
+    derivatives leave the dependence of the multipliers' Jacobian out. Entries that are far larger
+    than 1 determine the result to sqrt(eps) only.
 
   Example:
     >>> projection_correlation(jnp.array([[1.0, 2.0], [2.0, 1.0]])).round(4)
@@ -260,6 +261,10 @@ def projection_correlation(x: ArrayLike, *, tol: float = 1e-10, max_steps: int =
   wide = _symmetric(upcast(array))
   n = wide.shape[0]
   eps = float(jnp.finfo(wide.dtype).eps)
+  # The unit diagonal drowns in the rounding of entries beyond 1 / eps. Nearer than 1 / c to the
+  # projection of c x are those of all multiples beyond it: sqrt(eps) where c is 1 / sqrt(eps).
+  largest = jax.lax.stop_gradient(jnp.max(jnp.abs(wide)))
+  wide = wide * jnp.where(largest > eps**-0.5, eps**-0.5 / largest, 1)
   bound = max(tol, 16 * n * eps)
 
   def shifted(y: Array) -> Array:

@@ -31,7 +31,7 @@ def _prepare(
   sim: ArrayLike, marginals: Any, tol: float, max_steps: int
 ) -> tuple[Array, Array, Array, Array, Array, Any]:
   """Checked inputs in float32 at least: similarity, marginals, whether they agree, the bound."""
-  a, b = _checks.parts(marginals, "row sums", "column sums")
+  a, b = _checks.parts(marginals, "row sums", "column sums", name="marginals")
   array = _common.strong(_checks.check_float_array("sim", sim, rank=2))
   wide = upcast(array)
   _checks.check_positive("tol", tol)
@@ -173,7 +173,7 @@ def projection_birkhoff(sim: ArrayLike, *, tol: float = 1e-9, max_steps: int = 1
 
 
 def _square(sim: ArrayLike) -> int:
-  shape = jnp.shape(sim)
+  shape = _checks.check_float_array("sim", sim).shape
   if len(shape) != 2 or shape[0] != shape[1]:
     raise ValueError(f"sim must be a square matrix; got shape {shape}.")
   return shape[0]

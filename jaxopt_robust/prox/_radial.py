@@ -4,19 +4,30 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxopt_robust import _checks
 from jaxopt_robust.prox._common import factor_of
 from jaxopt_robust.typing import Array, ArrayLike, Penalty
 
 
-def check_shared(hyperparams: Any, shape: tuple[int, ...], what: str) -> None:
+def check_shared(
+  hyperparams: Any, shape: tuple[int, ...], what: str, name: str = "each of hyperparams"
+) -> None:
   """Every leaf of the hyper-parameters is a scalar or holds one number for each ``what``."""
   for leaf in jax.tree.leaves(hyperparams):
-    if jnp.ndim(leaf) and jnp.shape(leaf) != shape:
+    if np.ndim(leaf) and np.shape(leaf) != shape:  # anything that is no number too
       raise ValueError(
-        f"each of hyperparams must be a scalar or hold one number a {what}, shape {shape}; "
-        f"got shape {jnp.shape(leaf)}."
+        f"{name} must be a scalar or hold one number a {what}, shape {shape}; "
+        f"got shape {np.shape(leaf)}."
       )
+
+
+def check_lam(lam: Any, shape: tuple[int, ...], what: str) -> None:
+  """A strength >= 0, one for all or one for each ``what``; None means 1."""
+  if lam is not None:
+    _checks.check_non_negative("lam", lam)
+    check_shared(lam, shape, what, "lam")
 
 
 def factors(penalty: Penalty, norms: Array, hyperparams: Any, scaling: ArrayLike) -> Array:

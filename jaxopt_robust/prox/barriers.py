@@ -155,8 +155,8 @@ def penalty_neg_log(x: PyTree, lam: Any = None) -> Array:
     ValueError: when a strength is negative, or shapes do not fit.
 
   Example:
-    >>> float(penalty_neg_log(jnp.array([1.0]), 1.0))
-    -0.0
+    >>> round(float(penalty_neg_log(jnp.array([3.0]), 1.0)), 3)
+    -1.099
 
   Reference:
     Combettes and Pesquet, Proximal splitting methods in signal processing, 2011, table 10.2.

@@ -1,5 +1,6 @@
 """Penalties on the norms of the rows of an array: the l2,1 norm and its non-convex relatives."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import norm_by, upcast
 from jaxopt_robust.prox._common import real_dtype, start_array
-from jaxopt_robust.prox._radial import check_shared, factors
+from jaxopt_robust.prox._radial import check_lam, check_shared, factors
 from jaxopt_robust.prox.l1 import lasso
 from jaxopt_robust.typing import Array, ArrayLike, Penalty
 
@@ -55,17 +56,20 @@ def make_row_penalty(penalty: Penalty) -> Penalty:
     multiple classification problems, 2010.
   """
   _checks.check_penalty("penalty", penalty)
+  return _of_rows(penalty, check_shared)
 
+
+def _of_rows(penalty: Penalty, check: Callable[[Any, tuple[int, ...], str], None]) -> Penalty:
   def value(x: ArrayLike, hyperparams: Any = None) -> Array:
     array = start_array(x, min_rank=1, complex_ok=True)
-    check_shared(hyperparams, array.shape[:-1], "row")
+    check(hyperparams, array.shape[:-1], "row")
     with _checks.within("hyperparams"):
       total = penalty.value(_row_norms(upcast(array)), hyperparams)
     return total.astype(real_dtype(array.dtype))
 
   def prox(x: ArrayLike, hyperparams: Any = None, scaling: ArrayLike = 1.0) -> Array:
     array = start_array(x, scaling, min_rank=1, complex_ok=True)
-    check_shared(hyperparams, array.shape[:-1], "row")
+    check(hyperparams, array.shape[:-1], "row")
     wide = upcast(array)
     with _checks.within("hyperparams"):
       factor = factors(penalty, _row_norms(wide), hyperparams, scaling)
@@ -74,7 +78,7 @@ def make_row_penalty(penalty: Penalty) -> Penalty:
   return Penalty(value, prox, penalty.convex)
 
 
-_L21 = make_row_penalty(lasso)
+_L21 = _of_rows(lasso, check_lam)
 
 
 def prox_l21(x: ArrayLike, lam: Any = None, scaling: ArrayLike = 1.0) -> Array:

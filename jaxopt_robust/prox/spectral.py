@@ -1,5 +1,6 @@
 """Penalties on the singular values of matrices: nuclear norm, Schatten powers, rank, any other."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ from jaxopt_robust import _checks
 from jaxopt_robust._spectral import clean, over_batch, singular_map, singular_sum
 from jaxopt_robust.numerics import upcast
 from jaxopt_robust.prox._common import real_dtype, start_array
-from jaxopt_robust.prox._radial import check_shared
+from jaxopt_robust.prox._radial import check_lam, check_shared
 from jaxopt_robust.prox.l1 import lasso
 from jaxopt_robust.prox.nonconvex_powers import l0, lq
 from jaxopt_robust.typing import Array, ArrayLike, Penalty
@@ -63,10 +64,13 @@ def make_spectral_penalty(penalty: Penalty) -> Penalty:
     Sendov, Nonsmooth analysis of singular values, 2005.
   """
   _checks.check_penalty("penalty", penalty)
+  return _of_values(penalty, check_shared)
 
+
+def _of_values(penalty: Penalty, check: Callable[[Any, tuple[int, ...], str], None]) -> Penalty:
   def checked(x: ArrayLike, hyperparams: Any, scaling: ArrayLike) -> tuple[Array, Any]:
     array = start_array(x, scaling, min_rank=2, complex_ok=True)
-    check_shared(hyperparams, array.shape[:-2], "matrix")
+    check(hyperparams, array.shape[:-2], "matrix")
     dtype = real_dtype(upcast(array).dtype)
     # The penalty's own checks of what is known now: inside a derivative nothing is.
     one_each = jax.ShapeDtypeStruct(array.shape[:-2], dtype)
@@ -98,9 +102,9 @@ def make_spectral_penalty(penalty: Penalty) -> Penalty:
   return Penalty(value, prox, penalty.convex)
 
 
-_NUCLEAR = make_spectral_penalty(lasso)
+_NUCLEAR = _of_values(lasso, check_lam)
 _SCHATTEN = make_spectral_penalty(lq)
-_RANK = make_spectral_penalty(l0)
+_RANK = _of_values(l0, check_lam)
 
 
 def prox_nuclear(x: ArrayLike, lam: Any = None, scaling: ArrayLike = 1.0) -> Array:

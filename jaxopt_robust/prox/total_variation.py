@@ -22,6 +22,7 @@ __all__ = [
 
 
 def _line_of(x: ArrayLike, scaling: ArrayLike = 1.0) -> Array:
+  x = _checks.check_float_array("x", x, non_empty=False, complex_ok=True)
   if jnp.iscomplexobj(x):
     raise TypeError(
       "x must hold real numbers: the exact method sorts along the line. For complex lines use "

@@ -142,3 +142,49 @@ def test_weighted_l1_ball_with_weights_of_any_size(rng):
   # Some dozen roundings of the largest entry.
   miss = np.max(np.abs(got - expected), axis=1) / np.max(np.abs(x), axis=1)
   assert np.max(miss) <= 32 * np.finfo(np.float32).eps
+
+
+def _by_bisection(x, low, high, w, c):
+  """float64[draws, n], the points of box sections."""
+  ends = np.concatenate([(low - x) / w, (high - x) / w], axis=1)
+  left, right = np.min(ends, axis=1, keepdims=True), np.max(ends, axis=1, keepdims=True)
+  for _ in range(150):
+    middle = (left + right) / 2
+    below = np.sum(w * np.clip(x + middle * w, low, high), axis=1, keepdims=True) < c[:, None]
+    left, right = np.where(below, middle, left), np.where(below, right, middle)
+  return np.clip(x + right * w, low, high)
+
+
+def test_box_section_with_weights_of_any_size(rng):
+  """Against bisection in float64: weights of both signs from 1e-4 to 1e4, in float32."""
+  count, n = 500, 20
+  w = 10.0 ** rng.uniform(-4, 4, (count, n)) * rng.choice([-1, 1], (count, n))
+  x, low, high = rng.standard_normal((3, count, n))
+  x, low, high, w = (np.asarray(v, np.float32) for v in (x, -np.abs(low), np.abs(high), w))
+  least, most = np.where(w > 0, low, high), np.where(w > 0, high, low)
+  least, most = (np.sum(w.astype(float) * v, axis=1) for v in (least, most))
+  c = np.asarray(least + rng.uniform(0.05, 0.95, count) * (most - least), np.float32)
+  project = jax.jit(
+    jax.vmap(lambda x, low, high, w, c: pj.projection_box_section(x, (low, high, w, c)))
+  )
+  got = np.asarray(project(x, low, high, w, c), float)
+  expected = _by_bisection(*(v.astype(float) for v in (x, low, high, w, c)))
+  # Some roundings of an entry: the right side is one of float32 already.
+  size = np.maximum(np.max(np.abs(expected), axis=1), np.max(np.abs(x), axis=1))
+  assert np.max(np.max(np.abs(got - expected), axis=1) / size) <= 2 * np.finfo(np.float32).eps
+
+
+def test_correlation_of_entries_far_larger_than_one():
+  """Of -c X with c -> inf three unit vectors with the angles of a triangle: sides 4, 5, 6."""
+  x = -np.asarray([[0.0, 1 / 4, 1 / 5], [1 / 4, 0.0, 1 / 6], [1 / 5, 1 / 6, 0.0]])
+  cosines = [-3 / 4, -9 / 16, -1 / 8]  # by the law of cosines
+  project = jax.jit(pj.projection_correlation)
+  for c in (1e6, 2.0**40, 1e30):
+    out = np.asarray(project(jnp.asarray(c * x, jnp.float32)), float)
+    eps = np.finfo(np.float32).eps
+    # At the multiple 1 / sqrt(eps) the angles are off by H^-1 g sqrt(eps): |H^-1| <= 2, |g| <= 1.
+    np.testing.assert_allclose(out[np.triu_indices(3, 1)], cosines, atol=2 * np.sqrt(eps))
+    np.testing.assert_array_equal(np.diagonal(out), 1)
+    assert np.linalg.eigvalsh(out)[0] >= -8 * eps
+  both = project(jnp.asarray([[1.0, 2.0**41, 0], [2.0**41, 1.0, 0], [0, 0, 1.0]], jnp.float32))
+  np.testing.assert_allclose(both, [[1, 1, 0], [1, 1, 0], [0, 0, 1]], atol=1e-6)
