@@ -182,7 +182,8 @@ def names_wrong_arguments(name: str) -> None:
 
 
 # Formulas that look homogeneous at their example and are not: logarithms, fixed margins, smoothing
-# terms, bounds of temperatures, radii and shapes of penalties beside arrays. The degree of all others is measured, not listed.
+# terms, bounds of temperatures, radii and shapes of penalties beside arrays. The degree of all
+# others is measured, not listed.
 HAS_A_SCALE = {
   "compositional.effective_sample_size",
   "compositional.kl_robust_mean",
