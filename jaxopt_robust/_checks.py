@@ -106,9 +106,13 @@ def check_array(
   rank: int | tuple[int, ...] | None = None,
   min_rank: int = 0,
   non_empty: bool = True,
+  complex_ok: bool = False,
 ) -> Array:
-  """Turns an array-like into an array; refuses wrong rank and empty axes."""
-  return _check_shape(name, as_array(name, value), rank, min_rank, non_empty)
+  """Turns an array-like into an array; refuses complex numbers, wrong rank and empty axes."""
+  array = as_array(name, value)
+  if not complex_ok and jnp.issubdtype(array.dtype, jnp.complexfloating):
+    raise TypeError(f"{name} must hold real numbers; got {_describe(array)}.")
+  return _check_shape(name, array, rank, min_rank, non_empty)
 
 
 def check_float_array(

@@ -132,6 +132,9 @@ def lowers_for_accelerators(name: str) -> None:
   assert set(exported.platforms) == {"cuda", "tpu"}
 
 
+_OTHER_SHAPES = {"another rank", "empty", "complex"}
+
+
 def _variants(value: Any) -> dict[str, Any]:
   """Other values for an argument; where it is an array, arrays that are wrong in one respect."""
   found: dict[str, Any] = {} if callable(value) else dict(_WRONG)
@@ -165,10 +168,17 @@ def names_wrong_arguments(name: str) -> None:
     for what, value in _variants(good.arguments[argument]).items():
       if value is parameter.default:
         continue
-      bound = signature.bind(*call.args, **call.kwargs)
-      bound.arguments[argument] = value
-      try:
+
+      def run(value: Any, argument: str = argument) -> None:
+        bound = signature.bind(*call.args, **call.kwargs)
+        bound.arguments[argument] = value
         call.fn(*bound.args, **bound.kwargs)
+
+      try:
+        if what in _OTHER_SHAPES and name not in NOT_UNDER_JIT:
+          jax.eval_shape(run, value)  # facts about shapes need no compiled program
+        else:
+          run(value)
         assert what != "beyond 32 bits", f"{argument}: 2**32 + 1 is taken for 1"
       except (TypeError, ValueError) as error:
         said = f"{argument} = {what}: {error!r}"
@@ -213,6 +223,7 @@ HAS_A_SCALE = {
 # Zeros are no data here: a temperature of a state, the width of a box, thresholds at infinity,
 # the edge of a domain where a logarithm is infinite.
 NEEDS_NON_ZERO = {
+  "compositional.rgcl_bimodal_loss",
   "losses.aldr_kl_loss",
   "losses.roc_curve",
   "prox.penalty_log_det",

@@ -38,7 +38,10 @@ def product_grid(**axes: ArrayLike) -> dict[str, Array]:
   """
   if not axes:
     raise ValueError("product_grid needs at least one axis; got none.")
-  arrays = {name: _checks.check_array(name, value, min_rank=1) for name, value in axes.items()}
+  arrays = {
+    name: _checks.check_array(name, value, min_rank=1, complex_ok=True)
+    for name, value in axes.items()
+  }
   sizes = [array.shape[0] for array in arrays.values()]
   index = np.unravel_index(np.arange(math.prod(sizes)), sizes)
   return {name: array[i] for (name, array), i in zip(arrays.items(), index, strict=True)}
