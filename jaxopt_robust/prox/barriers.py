@@ -81,7 +81,9 @@ def _entropy(v: Array, g: Array) -> Array:
   # y = g u with u + log u = v / g - 1 - log g; so large a ratio leaves y = v - g (1 + log y).
   huge = jnp.sqrt(jnp.finfo(v.dtype).max)
   r = jnp.clip(ratio, -huge, huge) - 1 - jnp.log(safe)
-  inside = safe * jnp.exp(log_root(r, 5 if v.dtype == jnp.float64 else 4))
+  log_u = log_root(r, 5 if v.dtype == jnp.float64 else 4)
+  # Where u is below the smallest number, y = g u need not be.
+  inside = jnp.where(log_u < -60, jnp.exp(log_u + jnp.log(safe)), safe * jnp.exp(log_u))
   # A last Newton step on y itself: the large logarithm of g has gone out of the equation.
   some = inside > 0
   u = jnp.where(some, inside, 1)

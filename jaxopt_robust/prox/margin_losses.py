@@ -55,6 +55,15 @@ def _logistic(v: Array, g: Array) -> Array:
   log_g = jnp.log(jnp.where(g > 0, g, 1))
   u = jnp.exp(log_root(log_g - w - jnp.log(2.0).astype(v.dtype), 1))
   start = jnp.clip(w + u, low, w + g / 2)
+  # Far below 0 the sum w + u has no digits left. There z + log(z - w) = log g - log 2 is a
+  # contraction by 1 / (z - w): each pass divides an error of at most log(g / -w) by 16 and more.
+  is_far = w < -16
+  depth = jnp.where(is_far, -w, 1)
+  ratio = jnp.log(jnp.where(is_far & (g > 0), g / depth / 2, 1))
+  far = ratio
+  for _ in range(3):
+    far = jnp.maximum(ratio - jnp.log1p(jnp.maximum(far, 0) / depth), 0)
+  start = jnp.where(is_far, far, start)
   steps = 6 if v.dtype == jnp.float64 else 5
   z = monotone_newton(_logistic_equation, start, steps, w, g, low=low)
   return jnp.where(g > 0, jnp.where(flip, -z, z), v)

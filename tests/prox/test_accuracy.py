@@ -171,3 +171,32 @@ def test_nan_anywhere_is_nan(reference):
   values = jax.vmap(lambda row: operator(reference.name, value=True)(*row))
   out = jax.jit(values)(np.delete(rows[[0, *(i + 1 for i in keep)]], 1, axis=1))
   np.testing.assert_array_equal(np.isnan(out), [False] + [True] * len(keep))
+
+
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.x64)])
+def test_logistic_operator_of_any_strength(dtype):
+  """Bisection with 40 digits: strengths up to 1e30, where x and the shift cancel."""
+  rng, kind = np.random.default_rng(0), np.dtype(dtype)
+  strength = (10.0 ** rng.uniform(-3, 30, 60)).astype(kind)
+  x = (-strength * rng.uniform(0, 1.2, 60) * rng.choice([1, 1e-3, 1e-6], 60)).astype(kind)
+  got = prox.prox_logistic(jnp.asarray(x), jnp.asarray(strength))
+  with mp.workdps(40):
+    for v, g, y in zip(x.tolist(), strength.tolist(), np.asarray(got).tolist(), strict=True):
+      low, high = mp.mpf(v), mp.mpf(v) + g
+      for _ in range(300):
+        middle = (low + high) / 2
+        below = middle - v < g / (1 + mp.exp(middle))
+        low, high = (middle, high) if below else (low, middle)
+      p = 1 / (1 + mp.exp(low))
+      gain = 1 / (1 + g * p * (1 - p))  # dy/dx; p gain is dy/dg
+      slack = float(np.finfo(kind).eps) * (abs(v) * gain + g * p * gain + abs(low))
+      assert abs(y - low) <= slack
+
+
+def test_entropy_operator_where_its_unit_underflows():
+  # y + g (1 + log y) = x: y = 1.37e-30 although y / g is below the smallest number of float32.
+  x, g = np.float32(-2.6945536e18), np.float32(3.9764787e16)
+  y = float(prox.prox_entropy(jnp.asarray(x), jnp.asarray(g)))
+  with mp.workdps(40):
+    right = mp.exp(mp.mpf(float(x)) / mp.mpf(float(g)) - 1)  # y itself is lost beside g log y
+  assert abs(y / float(right) - 1) <= 70 * np.finfo(np.float32).eps
