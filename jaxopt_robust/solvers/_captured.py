@@ -14,7 +14,10 @@ import jax
 import numpy as np
 
 # Their modules hold no data of the caller; what their inner functions close over may.
-_LIBRARIES = {"flax", "jax", "jaxlib", "jaxopt_robust", "numpy", "optax", "scipy"}
+_LIBRARIES = {
+  "builtins", "collections", "functools", "itertools", "jax", "jaxlib", "jaxopt_robust", "math",
+  "numpy", "operator", "optax", "scipy", "typing",
+}  # fmt: skip
 _NUMBERS = bool | int | float | complex | str | np.generic | None
 
 
@@ -31,9 +34,34 @@ class _Same:
     return id(self._value)
 
 
-def captured(*functions: Any) -> tuple:
-  """A hashable description of what some functions close over or read from their module."""
-  return tuple(_walk(functions, set()))
+class _OpaqueError(Exception):
+  """An object whose attributes may change unseen."""
+
+
+def captured(*functions: Any) -> tuple | None:
+  """A hashable description of what functions close over or read from their module.
+
+  None where they reach an object that may change without becoming another one: the instance of a
+  class, a module of the caller.
+  """
+  try:
+    return tuple(_walk(functions, set()))
+  except _OpaqueError:
+    return None
+
+
+def _is_of_library(name: str | None) -> bool:
+  return (name or "").partition(".")[0] in _LIBRARIES
+
+
+def _is_fixed(value: Any) -> bool:
+  """Whether a thing that is neither a number nor a function of Python stays what it is."""
+  if isinstance(value, types.ModuleType):
+    return _is_of_library(value.__name__)
+  if isinstance(value, type | types.BuiltinFunctionType | np.ufunc):
+    return _is_of_library(getattr(value, "__module__", "numpy"))
+  kind = type(value).__module__.partition(".")[0]
+  return kind in {"jax", "jaxlib", "jaxopt_robust", "numpy", "optax"}
 
 
 def _walk(value: Any, seen: set[int]) -> Iterator[Any]:
@@ -53,15 +81,14 @@ def _walk(value: Any, seen: set[int]) -> Iterator[Any]:
   elif isinstance(value, functools.partial):
     seen.add(id(value))
     yield from _walk((value.func, value.args, value.keywords), seen)
-  elif isinstance(value, types.MethodType):
-    yield _Same(value.__self__)
-    yield from _walk(value.__func__, seen)
   elif isinstance(value, types.FunctionType):
     seen.add(id(value))
     yield from _of_function(value, seen)
-  elif hasattr(value, "__wrapped__"):  # jax.jit and other decorators
-    seen.add(id(value))
+  elif hasattr(value, "__wrapped__") and not isinstance(value, types.MethodType):
+    seen.add(id(value))  # jax.jit and other decorators
     yield from _walk(value.__wrapped__, seen)
+  elif not _is_fixed(value):
+    raise _OpaqueError
 
 
 def _of_function(function: types.FunctionType, seen: set[int]) -> Iterator[Any]:
@@ -72,7 +99,7 @@ def _of_function(function: types.FunctionType, seen: set[int]) -> Iterator[Any]:
       continue
     yield from _walk(contents, seen)
   yield from _walk((function.__defaults__, function.__kwdefaults__), seen)
-  if (function.__module__ or "").partition(".")[0] in _LIBRARIES:
+  if _is_of_library(function.__module__):
     return
   for name in _names(function.__code__):
     if name in function.__globals__:

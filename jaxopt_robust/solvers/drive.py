@@ -67,9 +67,10 @@ def _run(
     hash(solver)
   except TypeError:
     return loop(solver, *options, *args)
-  if not _checks.is_concrete(args):
+  constants = captured(solver.init, solver.step) if _checks.is_concrete(args) else None
+  if constants is None:
     return loop(solver, *options, *args)
-  program = _compiled(loop, solver, options, captured(solver.init, solver.step))
+  program = _compiled(loop, solver, options, constants)
   if not (program.is_checked and _is_plausible(hyper)):
     # Traced with its values: operators refuse, say, a negative strength only where they see it.
     jax.eval_shape(lambda: loop(solver, *options, *args))

@@ -1,7 +1,9 @@
 """Drivers called outside ``jit``: one compile a solver, nothing leaks, an outer jit traces once."""
 
 import gc
+import types
 import weakref
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -155,6 +157,38 @@ def test_data_that_a_function_closes_over_may_be_bound_anew(monkeypatch):
   assert solution(inner) == solution(decorated) == [2.0, 0.0]
   target = np.array([5.0, -4.0], np.float32)
   assert solution(inner) == [4.0, -3.0]
+
+
+def test_objects_that_may_change_are_looked_at_again():
+  class Model:
+    target = jnp.array([3.0, 0.5])
+
+    def distance(self, w):
+      return 0.5 * jnp.sum((w - self.target) ** 2)
+
+    __call__ = distance
+
+  class Callable(NamedTuple):
+    model: Any
+
+    def __call__(self, w):
+      return self.model.distance(w)
+
+  model = Model()
+  ways = [model.distance, model, lambda w: model.distance(w), Callable(model)]
+  assert [solution(way) for way in ways] == [[2.0, 0.0]] * 4
+  model.target = jnp.array([5.0, -4.0])
+  assert [solution(way) for way in ways] == [[4.0, -3.0]] * 4
+  table = types.SimpleNamespace(target=jnp.array([3.0, 0.5]))
+  fun = lambda w: 0.5 * jnp.sum((w - table.target) ** 2)
+  assert solution(fun) == [2.0, 0.0]
+  table.target = jnp.array([5.0, -4.0])
+  assert solution(fun) == [4.0, -3.0]
+  several = {"target": [jnp.array([3.0, 0.5])]}
+  inside = lambda w: 0.5 * jnp.sum((w - several["target"][0]) ** 2)
+  assert solution(inside) == [2.0, 0.0]
+  several["target"][0] = jnp.array([5.0, -4.0])
+  assert solution(inside) == [4.0, -3.0]
 
 
 def test_the_same_data_do_not_compile_again():
