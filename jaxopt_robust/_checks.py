@@ -219,6 +219,21 @@ def check_labels(
   return check_integers(name, array, low=0, high=num_classes, where=where)
 
 
+def as_signs(name: str, value: ArrayLike) -> Array:
+  """Labels -1 and 1, or bools; those of 0 and 1 are told how to become them."""
+  array = as_array(name, value)
+  if array.dtype == jnp.bool_:
+    return 2 * array.astype(jnp.int32) - 1
+  if is_concrete(array):
+    other = np.asarray(array)[np.abs(np.asarray(array)) != 1]
+    if other.size:
+      raise ValueError(
+        f"{name} must hold labels -1 and 1; got {other[0]}. Labels of 0 and 1 are converted by "
+        f"2 * {name} - 1."
+      )
+  return array
+
+
 def check_index(
   name: str,
   index: ArrayLike,

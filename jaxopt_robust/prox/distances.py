@@ -1,4 +1,4 @@
-"""Penalties made from a projection: the distance to a convex set, its square, the indicator."""
+"""Penalties made from a projection: the distance to a set, its square, the indicator."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +19,20 @@ def _onto(projection: Projection, x: Array, of_set: Any) -> Array:
   return projection(x) if of_set is None else projection(x, of_set)
 
 
+# Projections of this package onto sets that are not convex.
+_NON_CONVEX = {
+  "projection_l1_sphere", "projection_l2_sphere", "projection_rank", "projection_sparse_simplex",
+  "projection_stiefel", "projection_top_k",
+}  # fmt: skip
+
+
+def _is_convex(projection: Projection, convex: bool | None) -> bool:
+  if convex is not None:
+    return convex
+  home, name = getattr(projection, "__module__", None), getattr(projection, "__name__", None)
+  return not ((home or "").startswith("jaxopt_robust.projections") and name in _NON_CONVEX)
+
+
 def _strength(hyperparams: Any, x: Array) -> tuple[Array, Any]:
   lam, of_set = _checks.parts(hyperparams, "lam", "of_set", example="(1.0, None)")
   _checks.check_non_negative("lam of hyperparams", lam)
@@ -27,7 +41,7 @@ def _strength(hyperparams: Any, x: Array) -> tuple[Array, Any]:
   return jnp.asarray(lam, x.dtype), of_set
 
 
-def distance(projection: Projection) -> Penalty:
+def distance(projection: Projection, *, convex: bool | None = None) -> Penalty:
   r"""The distance to a convex set, as a penalty.
 
   g(x) = lam d_C(x) with d_C(x) = ||x - P_C(x)||_2. Its operator moves x towards P_C(x) by
@@ -36,6 +50,8 @@ def distance(projection: Projection) -> Penalty:
   Args:
     projection: ``projection(x, hyperparams) -> x_like`` onto a closed convex set C, such as those
       of ``jaxopt_robust.projections``; called with ``x`` alone where the hyper-parameters are None.
+    convex: whether the set is convex, which solvers ask; None: yes, except for projections of this
+      package onto spheres, sparse vectors, low rank and orthonormal columns.
 
   Returns:
     ``Penalty`` of float arrays whose hyper-parameters are a pair (lam, hyper-parameters of C),
@@ -78,10 +94,10 @@ def distance(projection: Projection) -> Penalty:
     out = jnp.where(outside & ~(far == 0), moved, nearest)
     return jnp.where(jnp.isnan(step), jnp.nan, out).astype(array.dtype)
 
-  return Penalty(value, prox)
+  return Penalty(value, prox, _is_convex(projection, convex))
 
 
-def squared_distance(projection: Projection) -> Penalty:
+def squared_distance(projection: Projection, *, convex: bool | None = None) -> Penalty:
   r"""Half the squared distance to a convex set, as a penalty.
 
   g(x) = lam / 2 d_C(x)^2, smooth with the gradient lam (x - P_C(x)); its operator is
@@ -89,6 +105,7 @@ def squared_distance(projection: Projection) -> Penalty:
 
   Args:
     projection: as in ``distance``.
+    convex: as in ``distance``.
 
   Returns:
     ``Penalty`` of float arrays whose hyper-parameters are a pair (lam, hyper-parameters of C),
@@ -123,19 +140,20 @@ def squared_distance(projection: Projection) -> Penalty:
     nearest = _onto(projection, wide, of_set)
     return (wide + step / (1 + step) * (nearest - wide)).astype(array.dtype)
 
-  return Penalty(value, prox)
+  return Penalty(value, prox, _is_convex(projection, convex))
 
 
-def indicator(projection: Projection, *, tol: float = 1e-5) -> Penalty:
+def indicator(projection: Projection, *, tol: float = 1e-5, convex: bool | None = None) -> Penalty:
   r"""The indicator of a set, as a penalty.
 
-  g(x) = 0 where ||x - P(x)||_inf <= tol max(1, ||x||_inf), and inf elsewhere; the operator is P
-  whatever the scaling.
+  g(x) = 0 where ||x - P(x)||_inf <= tol max(||x||_inf, ||P(x)||_inf), and inf elsewhere; the
+  operator is P whatever the scaling.
 
   Args:
     projection: ``projection(x, hyperparams) -> x_like``; called with ``x`` alone where the
       hyper-parameters are None.
     tol: >= 0, how far from the set rounding may leave a point of it.
+    convex: as in ``distance``.
 
   Returns:
     ``Penalty`` of float arrays whose hyper-parameters are those of the projection.
@@ -157,8 +175,10 @@ def indicator(projection: Projection, *, tol: float = 1e-5) -> Penalty:
 
   def value(x: ArrayLike, hyperparams: Any = None) -> Array:
     array = _checks.check_float_array("x", x, non_empty=False)
-    off = jnp.max(jnp.abs(array - _onto(projection, array, hyperparams)))
-    inside = off <= tol * jnp.maximum(1, jnp.max(jnp.abs(array)))
+    nearest = _onto(projection, array, hyperparams)
+    off = jnp.max(jnp.abs(array - nearest), initial=0)
+    size = jnp.maximum(jnp.max(jnp.abs(array), initial=0), jnp.max(jnp.abs(nearest), initial=0))
+    inside = off <= tol * size
     return jnp.where(inside, 0, jnp.where(jnp.isnan(off), jnp.nan, jnp.inf)).astype(array.dtype)
 
-  return Penalty(value, make_prox_from_projection(projection))
+  return Penalty(value, make_prox_from_projection(projection), _is_convex(projection, convex))

@@ -393,8 +393,7 @@ def logistic_lasso_duality_gap(
     2007, section 2.5; Ndiaye, Fercoq, Gramfort and Salmon, Gap safe screening rules for sparsity
     enforcing penalties, 2017.
   """
-  p = _checked(w, x, y, hyperparams, sample_weight)
-  _checks.check_interval("the modulus of y", abs(p.y), 1.0, 1.0)
+  p = _checked(w, x, _checks.as_signs("y", y), hyperparams, sample_weight)
   n, weights, margins = p.y.shape[0], p.root**2, p.y * (p.x @ p.w)
   value = jnp.sum(weights * jax.nn.softplus(-margins)) / n + _penalty(p.lam, jnp.abs(p.w))
   u = jax.nn.sigmoid(-margins)

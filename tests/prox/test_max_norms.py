@@ -7,7 +7,7 @@ import optax
 import pytest
 import scipy.stats
 
-from jaxopt_robust import prox
+from jaxopt_robust import projections, prox
 from tests.helpers import central_difference
 from tests.registries.prox_max_norms import HYPER
 
@@ -83,3 +83,20 @@ def test_a_pytree_as_one_vector(rng):
   grads = jax.grad(lambda t: jnp.sum(owl.prox(t, weights, 0.7)["a"] ** 2))(tree)
   whole = jax.grad(lambda v: jnp.sum(prox.prox_owl(v, weights, 0.7)[:2] ** 2))(jnp.asarray(x))
   np.testing.assert_allclose(grads["a"], whole[:2], rtol=1e-12)
+
+
+def test_indicator_knows_its_units():
+  penalty = prox.indicator(BALL)
+  for unit in (1e-20, 1.0, 1e20):
+    x = unit * jnp.array([0.6, 0.8])
+    assert float(penalty.value(x, unit)) == 0.0  # on the ball
+    assert float(penalty.value(2 * x, unit)) == np.inf
+  assert float(penalty.value(jnp.zeros(2), 1.0)) == 0.0
+
+
+@pytest.mark.parametrize("make", [prox.indicator, prox.distance, prox.squared_distance])
+def test_penalties_of_sets_know_whether_they_are_convex(make):
+  assert make(BALL).convex and make(projections.projection_psd).convex
+  assert not make(projections.projection_top_k).convex
+  assert not make(projections.projection_l2_sphere).convex
+  assert not make(lambda x: jnp.sign(x), convex=False).convex

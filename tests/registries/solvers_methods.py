@@ -475,6 +475,6 @@ BAD_INPUTS += [
   _bad(
     "logistic_lasso_duality_gap", "labels",
     lambda: solvers.logistic_lasso_duality_gap(X, EYE, 0 * X, hyperparams=1.0), ValueError,
-    "modulus of y",
+    "labels -1 and 1",
   ),
 ]  # fmt: skip
