@@ -48,7 +48,7 @@ class Config:
     draws: random subsets from which the trimmed fit starts.
     trims: concentration steps of the trimmed fit.
     weight: ADMM's weight of K w = z.
-    tol: relative residual of ADMM at a solution.
+    tol: residual of ADMM at a solution.
     max_steps: limit of ADMM's steps for the convex losses.
     bounded_steps: its steps for the bounded losses, where it has no guarantee and does not settle.
     peer_steps: limit of the steps of the two other splitting methods, which check ADMM.

@@ -107,6 +107,9 @@ OPAQUE = {
   ("robustness.pgd_adversarial_training_loss", "params"),
   ("robustness.smooth_adversarial_comp_sum_training_loss", "params"),
   ("robustness.trades_loss", "params"),
+  # Another rank ends in the broadcasting of the objective.
+  ("solvers.run_steps", "params"),
+  ("solvers.run_until", "params"),
 }
 
 
@@ -219,9 +222,12 @@ HAS_A_SCALE = {
   "prox.penalty_neg_log",
   "prox.penalty_quadratic",  # a form and a linear term
   "prox.penalty_scad",
+  "recovery.l1_robust_pca",  # its residual is rounding, whose degree at one factor is chance
+  "recovery.sign_rip_phi",  # a fixed norm beside the noise
 }
-# Zeros are no data here: a temperature of a state, the width of a box, thresholds at infinity,
-# the edge of a domain where a logarithm is infinite.
+# Zeros are no data here: a temperature of a state, the width of a box, thresholds at infinity, the
+# edge of a domain where a logarithm is infinite, the growth of no signal (inf, as documented), a
+# point that is no probability, the step of a state.
 NEEDS_NON_ZERO = {
   "compositional.rgcl_bimodal_loss",
   "losses.aldr_kl_loss",
@@ -229,7 +235,10 @@ NEEDS_NON_ZERO = {
   "prox.penalty_log_det",
   "prox.penalty_neg_log",
   "prox.penalty_poisson",
+  "recovery.growth_factor",
   "robustness.log_barrier_attack",
+  "solvers.entropic_step",
+  "solvers.run_state",
 }
 
 

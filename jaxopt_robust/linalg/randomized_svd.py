@@ -143,6 +143,8 @@ def randomized_svd_matvec(
   _checks.check_key("key", key)
   _checks.check_callable("matvec", matvec)
   _checks.check_callable("rmatvec", rmatvec)
+  if not isinstance(shape, tuple | list) or len(shape) != 2:
+    raise TypeError(f"shape must be a pair (rows, columns); got {shape!r:.60}.")
   rows, cols = (_checks.check_int(f"shape[{i}]", n, minimum=1) for i, n in enumerate(shape))
   rank = _checks.check_rank(rank, (rows, cols))
   oversample = _checks.check_int("oversample", oversample, minimum=0)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxopt_robust import _checks
+from jaxopt_robust._units import root_of_unit, times
 from jaxopt_robust.numerics import safe_divide, safe_norm, tree_all_finite, tree_where, upcast
 from jaxopt_robust.recovery._unit_free import unit_free
 from jaxopt_robust.recovery.entries import EntryCOO, EntryMask
@@ -209,6 +210,15 @@ def entry_units(solver: Solver, *, factored: bool = True, hyper_power: int = 0) 
     solver, split=split, check_params=check_params, fields={"params": 1 if factored else 2},
     hyper_power=hyper_power,
   )  # fmt: skip
+
+
+def with_orthonormal(side: str, factors: Factors, y: Array) -> Factors:
+  """The same product, all of its scale in one factor: the solvers give the root of it to each."""
+  root = root_of_unit(y)
+  left, right = check_pair(factors)
+  if side == "left":
+    return Factors(times(left, 1 / root), times(right, root))
+  return Factors(times(left, root), times(right, 1 / root))
 
 
 def first_state(params: PyTree, memory: Any, dtype: Any) -> CompletionState:

@@ -289,7 +289,7 @@ def robust_recover(
     shape = op.shape[0] if kind == "psd" else op.shape
     start = random_small(key, shape, rank, alpha=scale, dtype=y.dtype)
   down = 1 / unit
-  matrix = None if truth is None else times(op.check_matrix(truth), down, down)
+  matrix = None if truth is None else times(op.check_matrix(truth, name="truth"), down, down)
   # Steps shrink to tol; a converged run then moves by about eta0 * tol, or by its dtype's rounding.
   bound = max(float(tol), float(jnp.finfo(y.dtype).eps))
   factors, trace = _run(

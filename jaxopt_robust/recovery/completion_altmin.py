@@ -21,6 +21,7 @@ from jaxopt_robust.recovery._completion import (
   relative,
   relative_to_truth,
   run,
+  with_orthonormal,
 )
 from jaxopt_robust.recovery.completion_lstsq import coo_lstsq
 from jaxopt_robust.recovery.completion_start import entry_spectral, prepare
@@ -254,7 +255,7 @@ def altmin_complete(
   rank = _checks.check_rank(rank, op.shape)
   num_rounds = _checks.check_int("num_rounds", num_rounds, minimum=1)
   if truth is not None:
-    truth = op.check_matrix(truth)
+    truth = op.check_matrix(truth, name="truth")
   start_key, run_key = jax.random.split(key)
   parts = 2 * num_rounds + 1 if resample else 1
   if start is None:
@@ -264,7 +265,8 @@ def altmin_complete(
     solver=solver, sketch_size=sketch_size, iterations=iterations, parts=parts, reweight=reweight
   )
   factors = check_start(op, start, rank)
-  return run(method, factors, 0.0, op, y, run_key, truth, num_rounds=num_rounds, tol=tol)
+  factors, trace = run(method, factors, 0.0, op, y, run_key, truth, num_rounds=num_rounds, tol=tol)
+  return with_orthonormal("right", factors, y), trace
 
 
 def als_complete(

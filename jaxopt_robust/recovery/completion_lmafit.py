@@ -19,6 +19,7 @@ from jaxopt_robust.recovery._completion import (
   quotient,
   relative_to_truth,
   run,
+  with_orthonormal,
 )
 from jaxopt_robust.recovery.completion_start import prepare
 from jaxopt_robust.recovery.entries import EntryCOO, EntryMask
@@ -160,4 +161,5 @@ def lmafit_complete(
     successive over-relaxation algorithm, 2012, algorithm 1 (recalled, not verified).
   """
   op, y, factors, target = prepare(key, op, y, rank, start, truth)
-  return run(lmafit(), factors, None, op, y, target, num_rounds=num_rounds, tol=tol)
+  factors, trace = run(lmafit(), factors, None, op, y, target, num_rounds=num_rounds, tol=tol)
+  return with_orthonormal("left", factors, y), trace

@@ -117,6 +117,6 @@ def prepare(
   _checks.check_key("key", key)
   op, y = check_entries(op, y)
   rank = _checks.check_rank(rank, op.shape)
-  matrix = None if truth is None else op.check_matrix(truth)
+  matrix = None if truth is None else op.check_matrix(truth, name="truth")
   factors = entry_spectral(key, op, y, rank) if start is None else check_start(op, start, rank)
   return op, y, factors, matrix

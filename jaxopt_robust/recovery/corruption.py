@@ -48,10 +48,9 @@ class Corrupted(NamedTuple):
   mask: Array
 
 
-def _check(key: Array, y: ArrayLike, rate: ArrayLike | None = None) -> Array:
+def _check(key: Array, y: ArrayLike, rate: ArrayLike = 0.0) -> Array:
   _checks.check_key("key", key)
-  if rate is not None:
-    _checks.check_interval("rate", rate, 0.0, 1.0, scalar=True)
+  _checks.check_interval("rate", rate, 0.0, 1.0, scalar=True)
   return _checks.check_float_array("y", y, min_rank=1)
 
 

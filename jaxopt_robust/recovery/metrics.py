@@ -319,6 +319,8 @@ def sign_rip_gap(
     2021, definition 1 (recalled, not verified).
   """
   _checks.check_key("key", key)
+  if not isinstance(op, MeasurementOperator):
+    raise TypeError(f"op must be a MeasurementOperator; got {type(op).__name__}.")
   rank = _checks.check_int("rank", rank, minimum=1)
   num_samples = _checks.check_int("num_samples", num_samples, minimum=1)
   noise = upcast(op.check_measurements("noise", noise))

@@ -197,19 +197,22 @@ class MeasurementOperator:
       residual = jnp.where(self.observed, residual, 0)
     return residual, self.adjoint_products(link(residual), left, right)
 
-  def check_matrix(self, matrix: ArrayLike, *, complex_ok: bool = False) -> Array:
+  def check_matrix(
+    self, matrix: ArrayLike, *, name: str = "matrix", complex_ok: bool = False
+  ) -> Array:
     """Refuses a matrix that does not fit.
 
     Args:
       matrix: float[d1, d2].
+      name: name of the argument, for the message.
       complex_ok: whether complex numbers fit too.
 
     Returns:
       float[d1, d2].
     """
-    array = _checks.check_float_array("matrix", matrix, rank=2, complex_ok=complex_ok)
+    array = _checks.check_float_array(name, matrix, rank=2, complex_ok=complex_ok)
     if array.shape != self.shape:
-      raise ValueError(f"matrix must have shape {self.shape}; got {array.shape}.")
+      raise ValueError(f"{name} must have shape {self.shape}; got {array.shape}.")
     return array
 
   def check_measurements(self, name: str, z: ArrayLike, *, complex_ok: bool = False) -> Array:

@@ -356,7 +356,7 @@ def subgradient_method(
     err = None
     if truth is not None:
       left, right = check_pair(params)
-      err = safe_norm(wide_dot(left, right.T) - upcast(op.check_matrix(truth)))
+      err = safe_norm(wide_dot(left, right.T) - upcast(op.check_matrix(truth, name="truth")))
     info = SubgmInfo(error, value, aux.q_norm, move, err, ~arrived & (move <= epsilon))
     return SubgmState(params, tx_state, arrived, state.count + 1), info
 
@@ -424,7 +424,7 @@ def subgm(
   _checks.check_positive("tol", tol, scalar=True)
   y = op.check_measurements("y", y)
   if truth is not None:
-    truth = op.check_matrix(truth)
+    truth = op.check_matrix(truth, name="truth")
   objective = functools.partial(l1_value_subgrad, balance=balance)
   solver = subgradient_method(lambda hyper: tx, value_and_subgrad=objective)
   factors, infos = run_steps(solver, factors, None, op, y, truth, num_steps=num_steps)

@@ -50,10 +50,10 @@ class ADMMInfo(NamedTuple):
   """Diagnostics of an ADMM step.
 
   Attributes:
-    error: the larger of the two relative residuals.
+    error: sqrt(primal_residual^2 + dual_residual^2).
     value: the objective at ``params`` where one was given, otherwise 0.
     primal_residual: ||K x - z||_2.
-    dual_residual: rho ||K^T (z - z_previous)||_2.
+    dual_residual: rho ||K^T (z - z_previous)||_2. Both are at least the rounding of their formulas.
     weight: the weight rho that the step used.
   """
 
@@ -85,8 +85,8 @@ def admm(
     z <- prox_g(y + u, hyper[1], 1/rho)
     u <- u + y - z.
 
-  The stopping quantity ``info.error`` is the larger of ||K x - z|| / (1 + max(||K x||, ||z||)) and
-  rho ||K^T (z - z_previous)|| / (1 + rho ||K^T u||).
+  The stopping quantity ``info.error`` is sqrt(||r||^2 + ||s||^2) with the residuals r = K x - z and
+  s = rho K^T (z - z_previous): zero exactly at a solution, and in the units of the data.
 
   Args:
     argmin_f: ``argmin_f(v, hyper[0], rho, *data) -> x``, the minimiser of
@@ -129,7 +129,7 @@ def admm(
     Boyd, Parikh, Chu, Peleato and Eckstein, Distributed optimization and statistical learning via
     the alternating direction method of multipliers, 2011, equations 3.5-3.7 (scaled form), 3.13
     (balancing), section 3.4.3 (over-relaxation). Their stopping rule has two tolerances; ours is
-    one relative number.
+    one number, as in Chambolle and Pock's method.
   """
   if op is not None or not isinstance(argmin_f, Penalty):
     _checks.check_callable("argmin_f", argmin_f)
@@ -181,8 +181,7 @@ def admm(
     primal = jnp.maximum(norm(optax.tree.sub(image, z)), rounding(z))
     change = norm(adjoint(optax.tree.sub(z, state.split)))
     dual = rho * jnp.maximum(change, rounding(adjoint(z)))
-    size = jnp.maximum(norm(image), norm(z))
-    error = jnp.maximum(primal / (1 + size), dual / (1 + rho * norm(adjoint(u))))
+    error = jnp.hypot(primal, dual)
     new_rho = rho
     if balance is not None:
       mu, tau = jnp.asarray(balance, rho.dtype), jnp.asarray(factor, rho.dtype)

@@ -105,6 +105,9 @@ def palm(
     nonsmooth problems, 2014, section 3.1.
   """
   _checks.check_callable("fun", fun)
+  for name, value in (("proxes", proxes), ("lipschitz", lipschitz)):
+    if not isinstance(value, tuple | list):
+      raise TypeError(f"{name} must be a sequence of functions; got a {type(value).__name__}.")
   proxes, lipschitz = tuple(proxes), tuple(lipschitz)
   if len(proxes) != len(lipschitz) or not proxes:
     raise ValueError(

@@ -29,16 +29,22 @@ __all__ = ["at", "raise_if_failed", "run_state", "run_steps", "run_until"]
 _KEPT_PROGRAMS = 64
 
 
-def _strip_weak_types(tree: PyTree) -> PyTree:
+def _strip_weak_types(name: str, tree: PyTree) -> PyTree:
   """Python numbers and weakly typed arrays become strongly typed: they would retrace the loop."""
 
   def strip(leaf: Any) -> Array:
-    array = jnp.asarray(leaf)
+    array = leaf if isinstance(leaf, jax.Array) else _checks.as_array(name, leaf)
     if jnp.issubdtype(array.dtype, jax.dtypes.extended):
       return array
     return jax.lax.convert_element_type(array, array.dtype)
 
   return jax.tree.map(strip, tree)
+
+
+def _arguments(hyper: PyTree, data: tuple, named: dict) -> tuple:
+  """What goes into a loop beside the parameters."""
+  named = {name: _strip_weak_types(name, value) for name, value in named.items()}
+  return _strip_weak_types("hyper", hyper), _strip_weak_types("data", data), named
 
 
 class _Program:
@@ -177,7 +183,7 @@ def run_until(
   """
   _checks.check_solver("solver", solver)
   params = _checks.check_float_tree("params", params, complex_ok=True)
-  rest = _strip_weak_types((hyper, data, named))
+  rest = _arguments(hyper, data, named)
   return _run(_until_from_params, solver, (), params, *rest, _bound(tol), _limit(max_steps))
 
 
@@ -185,7 +191,7 @@ def _until_from_params(
   solver: Solver, params: PyTree, hyper: PyTree, data: tuple, named: dict, *limits: Any
 ) -> tuple[PyTree, SolveInfo]:
   state = solver.init(params, hyper, *data, **named)
-  state, info = _until(solver, _strip_weak_types(state), hyper, data, named, *limits)
+  state, info = _until(solver, _strip_weak_types("state", state), hyper, data, named, *limits)
   return state.params, info
 
 
@@ -238,8 +244,9 @@ def run_state(
   missing = [name for name in ("params", "count") if not hasattr(state, name)]
   if missing:
     raise TypeError(f"state must be a solver's state; {type(state).__name__} lacks {missing}.")
-  rest = _strip_weak_types((state, hyper, data, named))
-  return _run(_until, solver, (), *rest, _bound(tol), _limit(max_steps))
+  state = _strip_weak_types("state", state)
+  rest = _arguments(hyper, data, named)
+  return _run(_until, solver, (), state, *rest, _bound(tol), _limit(max_steps))
 
 
 def _until(
@@ -391,7 +398,7 @@ def run_steps(
   num_steps = _checks.check_int("num_steps", num_steps, minimum=1)
   if truncate is not None:
     truncate = _checks.check_int("truncate", truncate, minimum=0)
-  rest = _strip_weak_types((hyper, data, named))
+  rest = _arguments(hyper, data, named)
   return _run(_steps, solver, (num_steps, truncate, bool(remat)), params, *rest)
 
 
@@ -408,7 +415,7 @@ def _steps(
   def body(state: Any, _: None) -> tuple[Any, Any]:
     return solver.step(state, hyper, *data, **named)
 
-  state = _strip_weak_types(solver.init(params, hyper, *data, **named))
+  state = _strip_weak_types("state", solver.init(params, hyper, *data, **named))
   if truncate is None or truncate >= num_steps:
     state, infos = jax.lax.scan(
       jax.checkpoint(body) if remat else body, state, None, length=num_steps
@@ -442,7 +449,8 @@ def raise_if_failed(info: SolveInfo) -> None:
   Raises:
     RuntimeError: when a solve did not converge: how many, which first, its status, steps and error,
       and what usually helps.
-    TypeError: inside ``jit``, where nothing can be raised; use ``jaxopt_robust.debug.checked``.
+    TypeError: when ``info`` is no ``SolveInfo``; inside ``jit``, where nothing can be raised: use
+      ``jaxopt_robust.debug.checked`` there.
 
   Example:
     >>> zero = jnp.zeros((), jnp.int32)
@@ -452,6 +460,8 @@ def raise_if_failed(info: SolveInfo) -> None:
     Result codes with an optional exception: Rader, Lyons and Kidger, Lineax: unified linear solves
     and linear least-squares in JAX and Equinox, 2023.
   """
+  if not isinstance(info, SolveInfo):
+    raise TypeError(f"info must be a SolveInfo; got a {type(info).__name__}.")
   if not _checks.is_concrete((info.status, info.steps, info.error)):
     raise TypeError(
       "raise_if_failed needs known values and cannot run inside jit, vmap or grad; "

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import tree_all_finite
-from jaxopt_robust.solvers._common import add_scaled, scale
+from jaxopt_robust.solvers._common import add_scaled, norm, scale
 from jaxopt_robust.typing import ArrayLike, PyTree
 
 __all__ = ["solve_bicgstab", "solve_cg", "solve_dense", "solve_gmres", "solve_neumann"]
@@ -25,6 +25,18 @@ def _checked(matvec: Any, b: PyTree) -> PyTree:
   if isinstance(b, list) and all(isinstance(v, int | float) for v in b):
     b = jnp.asarray(b)  # a list of numbers is a vector, as in NumPy
   return _checks.check_float_tree("b", b, complex_ok=True)
+
+
+def _in_units(solve: Callable[..., PyTree], matvec: Callable, b: PyTree) -> PyTree:
+  """The solution for a right side whose norm is about 1: JAX's solves take a small b for 0."""
+  if not _num_unknowns(b):
+    return b
+  size = norm(b)
+  usable = (size > 0) & jnp.isfinite(size)
+  _, exponent = jnp.frexp(jnp.where(usable, size, 1))
+  unit = jnp.ldexp(jnp.ones_like(size), exponent)  # a power of 2: nothing is rounded
+  x = solve(matvec, jax.tree.map(lambda leaf: leaf / unit.astype(leaf.dtype), b))
+  return _or_nan(matvec, b, scale(unit, x))
 
 
 def _or_nan(matvec: Callable[[PyTree], PyTree], b: PyTree, x: PyTree) -> PyTree:
@@ -107,8 +119,8 @@ def solve_cg(
   b = _checked(matvec, b)
   steps = max(10 * _num_unknowns(b), 1) if max_steps is None else max_steps
   steps = _checks.check_int("max_steps", steps, minimum=1)
-  x = jax.scipy.sparse.linalg.cg(matvec, b, tol=_tolerance(b, tol), maxiter=steps)[0]
-  return _or_nan(matvec, b, x)
+  cg, bound = jax.scipy.sparse.linalg.cg, _tolerance(b, tol)
+  return _in_units(lambda a, c: cg(a, c, tol=bound, maxiter=steps)[0], matvec, b)
 
 
 def solve_bicgstab(
@@ -148,8 +160,15 @@ def solve_bicgstab(
   b = _checked(matvec, b)
   steps = max(10 * _num_unknowns(b), 1) if max_steps is None else max_steps
   steps = _checks.check_int("max_steps", steps, minimum=1)
-  x = jax.scipy.sparse.linalg.bicgstab(matvec, b, tol=_tolerance(b, tol), maxiter=steps)[0]
-  return _or_nan(matvec, b, x)
+  bicgstab, bound = jax.scipy.sparse.linalg.bicgstab, _tolerance(b, tol)
+
+  def solve(a: Callable[[PyTree], PyTree], c: PyTree) -> PyTree:
+    size = norm(a(c))  # the recurrences hold fourth powers of A
+    size = jnp.where((size > 0) & jnp.isfinite(size), size, 1)
+    scaled = lambda v: scale(1 / size, a(v))
+    return scale(1 / size, bicgstab(scaled, c, tol=bound, maxiter=steps)[0])
+
+  return _in_units(solve, matvec, b)
 
 
 def solve_gmres(
@@ -201,7 +220,7 @@ def solve_gmres(
     maxiter=max_restarts,
     solve_method="batched",
   )
-  return _or_nan(matvec, b, solve(matvec, b)[0])
+  return _in_units(lambda a, c: solve(a, c)[0], matvec, b)
 
 
 def solve_neumann(

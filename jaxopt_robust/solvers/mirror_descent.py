@@ -144,6 +144,7 @@ def entropic_step(x: PyTree, grad: PyTree, stepsize: ArrayLike, hyper: Any = Non
     Like ``x``.
 
   Raises:
+    TypeError: when ``x`` or ``grad`` holds anything but real numbers.
     ValueError: when ``hyper`` or ``stepsize`` is not positive, or ``grad`` does not fit ``x``.
 
   Example:
@@ -153,6 +154,7 @@ def entropic_step(x: PyTree, grad: PyTree, stepsize: ArrayLike, hyper: Any = Non
   Reference:
     Kivinen and Warmuth, Exponentiated gradient versus gradient descent for linear predictors, 1997.
   """
+  x, grad = _checks.check_float_tree("x", x), _checks.check_float_tree("grad", grad)
   _checks.check_same_structure("grad", grad, "x", x)
   mass: ArrayLike = 1.0 if hyper is None else hyper
   _checks.check_positive("hyper", mass)

@@ -249,7 +249,7 @@ def _primal_dual(
     noise = rounding(p) / sigma + rounding(image)
     dual = jnp.maximum(norm(add_scaled(gap, 1 / sigma, optax.tree.sub(state.dual, p))), noise)
     info = PrimalDualInfo(
-      jnp.sqrt(primal**2 + dual**2), report(objective, x_new, hyper, data, named), primal, dual, aux
+      jnp.hypot(primal, dual), report(objective, x_new, hyper, data, named), primal, dual, aux
     )
     new = PrimalDualState(
       x_new, p, image, extrapolated, theta * tau, sigma / theta, state.count + 1

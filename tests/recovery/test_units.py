@@ -39,12 +39,12 @@ def _last(tree):
   return jax.tree.map(lambda leaf: leaf[-1], tree)
 
 
-def _complete(method, **options):
+def _complete(method, powers=1, **options):
   def run(key, matrix, unit):
     factors, trace = method(_op(), matrix.ravel(), RANK, key=key, truth=matrix, **options)
     return (*factors,), trace.status, trace.err[-1]
 
-  return run, 1
+  return run, powers
 
 
 def _ridge(key, matrix, unit):
@@ -91,11 +91,11 @@ def _baseline(key, matrix, unit):
 
 
 # name -> (call of (key, matrix, unit) -> (outputs, status, relative number), the power of the root
-# of the unit by which outputs are measured).
+# of the unit by which outputs are measured, one a factor where these differ).
 METHODS = {
   "als": (_ridge, 1),
-  "altmin": _complete(recovery.altmin_complete, num_rounds=8),
-  "lmafit": _complete(recovery.lmafit_complete, num_rounds=30),
+  "altmin": _complete(recovery.altmin_complete, (2, 0), num_rounds=8),
+  "lmafit": _complete(recovery.lmafit_complete, (0, 2), num_rounds=30),
   "conjugate": _complete(recovery.riemannian_complete, num_rounds=10),
   "scaled": _complete(recovery.scaled_gradient_complete, num_rounds=30),
   "soft_impute": (functools.partial(_impute, None), 2),
@@ -131,12 +131,18 @@ def _call(name, key, factor):
   matrix = low + sparse if plain else low
   unit = np.float32(factor)
   outputs, status, number = compiled(name)(key, unit * matrix, np.float32(factor or 1))
-  scale = float(unit or 1) ** (METHODS[name][1] / 2)
-  return [np.asarray(leaf, np.float64) / scale for leaf in outputs], int(status), float(number)
+  scales = [float(unit or 1) ** (power / 2) for power in _powers(name, len(outputs))]
+  outputs = [np.asarray(leaf, np.float64) / s for leaf, s in zip(outputs, scales, strict=True)]
+  return outputs, int(status), float(number)
+
+
+def _powers(name, count):
+  power = METHODS[name][1]
+  return power if isinstance(power, tuple) else (power,) * count
 
 
 def _product(outputs, power):
-  return outputs[0] @ outputs[1].T if power == 1 else outputs[0]
+  return outputs[0] if power == 2 else outputs[0] @ outputs[1].T
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -145,8 +151,10 @@ def test_results_scale_with_the_data(name, key):
   assert all(np.isfinite(leaf).all() and leaf.any() for leaf in base if leaf.ndim)
   for factor in EXACT:
     outputs, other, other_number = _call(name, key, factor)
-    for a, b in zip(outputs, base, strict=True):
+    for a, b, power in zip(outputs, base, _powers(name, len(base)), strict=True):
       np.testing.assert_array_equal(a, b)
+      if power == 0:
+        np.testing.assert_allclose(a.T @ a, np.eye(RANK), atol=32 * EPS)
     assert (other, other_number) == (status, number)
   power = METHODS[name][1]
   size = np.abs(_product(base, power)).max()

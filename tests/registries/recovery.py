@@ -549,7 +549,7 @@ BAD_INPUTS: list[BadInput] = [
     "truth",
     lambda: recovery.subgm(_OP, _Y, _U, tx=_TX, num_steps=1, truth=jnp.ones((3, 3))),
     ValueError,
-    "matrix must have shape",
+    "truth must have shape",
   ),
   _bad(
     "subgm_schedule",

@@ -68,7 +68,7 @@ def _method_cases(name, extra):
     _bad(name, "y", call(y=jnp.ones(4)), ValueError, "one entry per"),
     _bad(name, "rounds", call(num_rounds=0), ValueError, "num_rounds"),
     _bad(name, "tol", call(tol=-1.0), ValueError, "tol"),
-    _bad(name, "truth", call(truth=jnp.ones((3, 2))), ValueError, "matrix must have shape"),
+    _bad(name, "truth", call(truth=jnp.ones((3, 2))), ValueError, "truth must have shape"),
     _bad(name, "start", call(start=_START, rank=2), ValueError, "width 2"),
     _bad(name, "one factor", call(start=_START._replace(R=None)), TypeError, "with two factors"),
   ]

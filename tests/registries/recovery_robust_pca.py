@@ -119,9 +119,9 @@ BAD_INPUTS: list[BadInput] = [
   _bad(
     "robust_pca",
     "dtype",
-    lambda: recovery.robust_pca(jnp.ones((3, 2), complex)),
+    lambda: recovery.robust_pca("text"),
     TypeError,
-    "float",
+    "matrix must be a number or an array of numbers",
   ),
   _bad("robust_pca", "empty", lambda: recovery.robust_pca(jnp.ones((0, 2))), ValueError, "empty"),
   _bad(

@@ -91,6 +91,124 @@ def test_status_0_means_a_small_residual_in_float64(name):
   assert np.any(status != 0), "with columns of 1e4 the float32 gradient has no such digits"
 
 
+def gradient_step(w, hyper, x, y, c):
+  return SOFT(w - jax.grad(half_mean_square)(w, x, y) / c, hyper, 1 / c)
+
+
+def by_douglas_rachford(x, y, c, root):
+  solver = solvers.douglas_rachford(prox.prox_least_squares, SOFT, stepsize=1 / c)
+  return solver, ((x / root, y / root), STRENGTH), (), lambda state: state.params, 1.0
+
+
+def by_admm(x, y, c, root):
+  """rho u is a sub-gradient at z, the gradient belongs to x."""
+  solver = solvers.admm(prox.prox_least_squares, SOFT, weight=c)
+  return solver, ((x / root, y / root), STRENGTH), (), lambda state: state.split, c
+
+
+def by_chambolle_pock(x, y, c, root):
+  """p is the gradient of 1/2 ||. - y||^2 at K w + r_p, so that r_p counts ||K|| times."""
+  step, square = 0.99 / jnp.sqrt(c), lambda v, b, s: prox.prox_quadratic(v, (1.0, b), s)
+  solver = solvers.chambolle_pock(
+    SOFT, square, lambda w, x: x @ w, stepsize=step, dual_stepsize=step
+  )
+  return solver, (STRENGTH, y / root), (x / root,), lambda state: state.params, jnp.sqrt(c)
+
+
+def by_condat_vu(x, y, c, root):
+  """The gradient belongs to the point before the step: L times the step, at most r_x, is missing."""
+  keep = lambda w, *_: w
+  solver = solvers.condat_vu(
+    half_mean_square, SOFT, prox.prox_none, keep, stepsize=1 / c, dual_stepsize=c / 4
+  )
+  return solver, (STRENGTH, None), (x, y), lambda state: state.params, 1.0
+
+
+def by_anderson(x, y, c, root):
+  """The error is the length of a gradient step, the residual after it at most 2 L times that."""
+  return (
+    solvers.anderson(gradient_step), STRENGTH, (x, y, c),
+    lambda state: gradient_step(state.params, STRENGTH, x, y, c), c,
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  "method", [by_douglas_rachford, by_admm, by_chambolle_pock, by_condat_vu, by_anderson]
+)
+def test_status_0_of_a_splitting_bounds_the_residual(method):
+  """The stated residuals are those of the two terms at two points: a Lipschitz constant brings
+  them to one. A factor 10 as above."""
+  x, y, lipschitz = problems()
+
+  def run(x, y, c):
+    solver, hyper, data, point, factor = method(x, y, c, N**0.5)
+    start = solver.init(jnp.zeros(P), hyper, *data)
+    state, info = solvers.run_state(solver, start, hyper, *data, tol=1e-5, max_steps=3000)
+    return point(state), info.status, 1.0 + factor
+
+  w, status, factor = jax.jit(jax.vmap(run))(x, y, lipschitz)
+  found, status = residual(w, x, y), np.asarray(status)
+  assert np.all((found <= 10 * 1e-5 * np.asarray(factor))[status == 0]), (found, status)
+  assert np.sum(status == 0) >= DRAWS // 6, "a third of the problems are well scaled"
+
+
+@pytest.mark.parametrize("name", ["admm", "douglas_rachford", "chambolle_pock", "condat_vu"])
+def test_splittings_take_the_same_steps_in_any_units(name):
+  """Total variation is homogeneous: b, lam and tol times a power of 4 scale the run, bit by bit."""
+  b = jnp.array([0.3, -0.2, 0.1, 5.0, 5.2, 4.9])
+  matrix = jnp.diff(jnp.eye(6), axis=0)
+  difference = lambda x, *_: matrix @ x
+  square = lambda x, b, s: prox.prox_quadratic(x, (1.0, b), s)
+  fit = lambda v, b, rho: jnp.linalg.solve(
+    jnp.eye(6) + rho * matrix.T @ matrix, b + rho * matrix.T @ v
+  )
+  solver = {
+    "admm": solvers.admm(fit, SOFT, difference, balance=3.0),
+    "douglas_rachford": solvers.douglas_rachford(square, SOFT),
+    "chambolle_pock": solvers.chambolle_pock(
+      square, SOFT, difference, stepsize=0.49, dual_stepsize=0.49
+    ),
+    "condat_vu": solvers.condat_vu(
+      lambda x, b: 0.5 * jnp.sum((x - b) ** 2), prox.prox_none, SOFT, difference, stepsize=0.4,
+      dual_stepsize=0.4,
+    ),
+  }[name]  # fmt: skip
+
+  @jax.jit
+  def run(c):
+    hyper, data = ((b * c, 0.7 * c), ()) if name != "condat_vu" else ((None, 0.7 * c), (b * c,))
+    return solvers.run_until(solver, 0 * b, hyper, *data, tol=1e-5 * c, max_steps=2000)
+
+  want, base = run(jnp.float32(1))
+  assert int(base.status) == solvers.CONVERGED and int(base.steps) > 3
+  for c in (4.0**-40, 4.0**-20, 4.0**20, 4.0**30):  # 8e-25, 9e-13, 1e12, 1e18
+    x, info = run(jnp.float32(c))
+    np.testing.assert_array_equal(x / np.float32(c), want)
+    assert (int(info.steps), int(info.status)) == (int(base.steps), int(base.status))
+    np.testing.assert_allclose(info.error / c, base.error, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["solve_cg", "solve_bicgstab", "solve_gmres", "solve_dense"])
+def test_linear_solves_in_any_units(name):
+  """A x = b for c A and d b: x d / c, by NumPy in float64."""
+  rng = np.random.default_rng(0)
+  root = rng.standard_normal((6, 6))
+  a = (root @ root.T + np.eye(6)).astype(np.float32)
+  b = rng.standard_normal(6).astype(np.float32)
+  want = np.linalg.solve(a.astype(np.float64), b)
+  condition = np.linalg.cond(a)
+  solve = jax.jit(
+    lambda a, b: getattr(solvers, name)(lambda v: jnp.matmul(a, v, precision="highest"), b)
+  )
+  for c, d in ((1, 1e-12), (1, 1e-25), (1, 1e25), (1e-12, 1e-12), (1e12, 1e12), (1e-17, 1e-12)):
+    x = np.asarray(solve(np.float32(c) * a, np.float32(d) * b), np.float64) * (c / d)
+    # Residuals of 100 eps, and the rounding of c a and d b.
+    bound = 102 * condition * float(np.finfo(np.float32).eps)
+    assert np.linalg.norm(x - want) <= bound * np.linalg.norm(want), (name, c, d)
+  np.testing.assert_array_equal(solve(a, 0 * b), 0)
+  assert getattr(solvers, name)(lambda v: v, jnp.zeros(0)).shape == (0,)
+
+
 def test_a_step_that_rounds_to_nothing_is_stalled():
   """x - s g rounds to x for the step 1e-9 and the slope 1: nothing moves, nothing has converged."""
   slope = lambda w, *_: jnp.sum(w)
