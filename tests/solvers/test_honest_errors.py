@@ -116,7 +116,7 @@ def by_chambolle_pock(x, y, c, root):
 
 
 def by_condat_vu(x, y, c, root):
-  """The gradient belongs to the point before the step: L times the step, at most r_x, is missing."""
+  """The gradient is that before the step: L times the step, at most r_x, is missing."""
   keep = lambda w, *_: w
   solver = solvers.condat_vu(
     half_mean_square, SOFT, prox.prox_none, keep, stepsize=1 / c, dual_stepsize=c / 4
