@@ -367,14 +367,16 @@ def check_non_increasing(name: str, value: Any) -> None:
       raise ValueError(f"{name} must not increase along their axis; got {array.tolist()!s:.60}.")
 
 
-def check_int(name: str, value: Any, *, minimum: int) -> int:
-  """A static Python integer (a size or a count)."""
+def check_int(name: str, value: Any, *, minimum: int, maximum: int = 2**31 - 1) -> int:
+  """A static Python integer (a size or a count); counters have 32 bits."""
   if isinstance(value, jax.core.Tracer):
     raise TypeError(f"{name} must be a static Python integer; got a traced value.")
   if isinstance(value, bool) or not isinstance(value, int | np.integer):
     raise TypeError(f"{name} must be a static Python integer; got {_describe(value)}.")
   if value < minimum:
     raise ValueError(f"{name} must be at least {minimum}; got {value}.")
+  if value > maximum:
+    raise ValueError(f"{name} must be at most {maximum}; got {value}.")
   return int(value)
 
 
@@ -399,6 +401,21 @@ def check_callable(name: str, value: Any) -> None:
   """A function."""
   if not callable(value):
     raise TypeError(f"{name} must be callable; got {_describe(value)}.")
+
+
+def check_function_of(name: str, value: Any, *arguments: str) -> None:
+  """A function of some positional arguments; a factory that was not called is told to be."""
+  check_callable(name, value)
+  try:
+    inspect.signature(value).bind(*arguments)
+  except TypeError:
+    called = getattr(value, "__name__", type(value).__name__)
+    raise TypeError(
+      f"{name} must be a function of ({', '.join(arguments)}); got {called}, which takes other "
+      f"arguments: if it makes such a function, call it, {called}(...)."
+    ) from None
+  except ValueError:  # a function without a signature
+    return
 
 
 def as_prox(name: str, value: Any) -> ProxFn:

@@ -113,3 +113,20 @@ def test_a_penalty_is_taken_for_its_operator():
     tx = jr.transforms.proximal(prox, 1.0, learning_rate=0.5)
     moved.append(tx.update(jnp.zeros(2), tx.init(params), params)[0])
   np.testing.assert_array_equal(*moved)
+
+
+def test_factories_that_were_not_called_are_told_to_be():
+  op = jr.recovery.EntryCOO(jnp.array([0, 1]), jnp.array([0, 1]), (2, 2))
+  with pytest.raises(TypeError, match=r"call it, huber_weights\("):
+    jr.recovery.altmin_complete(
+      op, jnp.ones(2), 1, key=jax.random.key(0), reweight=jr.recovery.huber_weights
+    )
+  with pytest.raises(TypeError, match=r"call it, fista\(fun, prox\)"):
+    jr.solvers.run_until(jr.solvers.fista, jnp.ones(2), 1.0, tol=1e-3, max_steps=3)
+
+
+def test_counts_beyond_32_bits_are_refused_by_name():
+  with pytest.raises(ValueError, match="max_steps must be at most 2147483647; got 4294967296"):
+    jr.projections.projection_polyhedron(jnp.ones(1), (None, None, [[1.0]], [2.0]), max_steps=2**32)
+  with pytest.raises(ValueError, match="max_backtracks must be at most"):
+    jr.solvers.ista(jnp.sum, jr.prox.prox_lasso, max_backtracks=2**32)

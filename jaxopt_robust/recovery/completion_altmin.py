@@ -102,7 +102,7 @@ def alternating_least_squares(
   """
   parts = _checks.check_int("parts", parts, minimum=1)
   if reweight is not None:
-    _checks.check_callable("reweight", reweight)
+    _checks.check_function_of("reweight", reweight, "residuals", "observed")
   _checks.check_non_negative("min_decrease", min_decrease, scalar=True)
 
   def basis(factor: Array) -> Array:

@@ -98,6 +98,8 @@ def biased_baseline(
   _checks.check_non_negative("row_ridge", row_ridge, scalar=True)
   _checks.check_non_negative("col_ridge", col_ridge, scalar=True)
   num_rounds = _checks.check_int("num_rounds", num_rounds, minimum=1)
+  if reweight is not None:
+    _checks.check_function_of("reweight", reweight, "residuals", "observed")
   wide = upcast(y)
   rows, cols = op._indices()
   seen = jnp.ones(op.size, wide.dtype) if op.observed is None else op.observed.astype(wide.dtype)
