@@ -23,17 +23,23 @@ SHAPED = [
 
 @pytest.mark.parametrize("case", ENTRYWISE, ids=lambda case: case.name)
 def test_an_empty_leaf_is_a_leaf(case):
-  nothing = case.prox(jnp.zeros((0,)), case.hyper, 0.5)
-  assert nothing.shape == (0,) and nothing.dtype == jnp.float32
-  assert float(case.value(jnp.zeros((0, 2)), case.hyper)) == 0.0
   tree = {"a": jnp.asarray([1.5, 0.2]), "b": jnp.zeros((0, 3))}
-  out = case.prox(tree, case.hyper, 0.5)
-  assert out["b"].shape == (0, 3)
-  np.testing.assert_array_equal(out["a"], case.prox(tree["a"], case.hyper, 0.5))
-  np.testing.assert_array_equal(case.value(tree, case.hyper), case.value(tree["a"], case.hyper))
-  if case.name != "none":
-    slope = jax.grad(lambda t: case.value(case.prox(t, case.hyper, 0.5), case.hyper))(tree)
-    assert slope["b"].shape == (0, 3)
+
+  @jax.jit
+  def run(tree):
+    prox_of = lambda x: case.prox(x, case.hyper, 0.5)
+    value = lambda x: case.value(x, case.hyper)
+    slope = tree if case.name == "none" else jax.grad(lambda t: value(prox_of(t)))(tree)
+    nothing = prox_of(jnp.zeros((0,))), value(jnp.zeros((0, 2)))
+    both = [(prox_of(x), value(x)) for x in (tree, tree["a"])]
+    return nothing, both, slope
+
+  (nothing, zero), ((out, value), (alone, value_alone)), slope = run(tree)
+  assert nothing.shape == (0,) and nothing.dtype == jnp.float32
+  assert float(zero) == 0.0
+  assert out["b"].shape == slope["b"].shape == (0, 3)
+  np.testing.assert_array_equal(out["a"], alone)
+  np.testing.assert_array_equal(value, value_alone)
 
 
 @pytest.mark.parametrize("case,shape", SHAPED, ids=lambda v: getattr(v, "name", ""))
