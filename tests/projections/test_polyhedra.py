@@ -285,3 +285,11 @@ def test_the_first_jacobian_compiles_a_small_program():
   jacobian = jax.jit(jax.jacobian(pj.projection_polyhedron))
   lowered = jacobian.lower(jnp.ones(3), (None, None, g, jnp.asarray([1.0, 0.0])))
   assert len(lowered.as_text().splitlines()) < 2400
+
+
+def test_sets_far_from_the_point_in_any_units():
+  """From 0 to p_i >= c_i: squares of 1e30 do not fit, wherever the large numbers stand."""
+  for unit in (1e-30, 1.0, 1e30):
+    c = jnp.asarray([1.0, 2.0], jnp.float32) * unit
+    p = pj.projection_polyhedron(jnp.zeros(2), (None, None, -jnp.eye(2), -c))
+    np.testing.assert_allclose(p, c, rtol=1e-6)

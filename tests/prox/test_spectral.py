@@ -162,3 +162,20 @@ def test_envelope_and_solver_take_matrices(rng):
   found, info = solvers.run_until(solver, jnp.zeros((4, 3)), 0.8, x, tol=1e-10, max_steps=500)
   assert int(info.status) == 0
   np.testing.assert_allclose(found, prox.prox_nuclear(x, 0.8), atol=1e-9)
+
+
+def test_batches_of_matrices_that_are_not_square_are_refused():
+  """With any two of three axes equal, not only a single matrix."""
+  for shape in ((2, 3, 2), (3, 3, 2), (2, 3, 3, 2)):
+    with pytest.raises(ValueError, match="square"):
+      prox.prox_log_det(jnp.ones(shape))
+
+
+def test_a_strength_for_each_matrix_of_a_batch():
+  x = jnp.asarray([[3.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+  out = prox.prox_spectral_norm(jnp.stack([x, x]), jnp.asarray([1.0, 3.0]))
+  # Of (3, 1): 1 off the largest; then 3 off both in equal parts of what lies above one level.
+  np.testing.assert_allclose(out[0], [[2, 0], [0, 1], [0, 0]], atol=1e-6)
+  np.testing.assert_allclose(out[1], [[0.5, 0], [0, 0.5], [0, 0]], atol=1e-6)
+  with pytest.raises(ValueError, match="one number a matrix"):
+    prox.prox_spectral_norm(jnp.stack([x, x]), jnp.ones((2, 3)))
