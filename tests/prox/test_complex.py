@@ -71,13 +71,20 @@ def shrink(group, threshold):
 
 @pytest.mark.x64
 def test_groups_are_groups_of_twice_the_size(rng):
-  np.testing.assert_allclose(prox.prox_group_lasso(Z, 1.0), shrink(Z, 1.0), rtol=1e-14)
   rows = Z.reshape(3, 2)
   expected = np.stack([shrink(row, 0.7) for row in rows])
-  np.testing.assert_allclose(prox.prox_l21(rows, 0.7), expected, atol=1e-15)
-  np.testing.assert_allclose(prox.penalty_l21(rows), np.linalg.norm(rows, axis=1).sum(), rtol=1e-14)
+  of_group, of_rows, value, sparse_group = jax.jit(
+    lambda z, rows: (
+      prox.prox_group_lasso(z, 1.0), prox.prox_l21(rows, 0.7), prox.penalty_l21(rows),
+      prox.prox_sparse_group_lasso(z, (0.2, 0.9)),
+    )
+  )(Z, rows)  # fmt: skip
+  np.testing.assert_allclose(of_group, shrink(Z, 1.0), rtol=1e-14)
+  np.testing.assert_allclose(of_rows, expected, atol=1e-15)
+  np.testing.assert_allclose(value, np.linalg.norm(rows, axis=1).sum(), rtol=1e-14)
   ids = np.array([0, 1, 0, 1, 2, 2])
   soft = np.where(np.abs(Z) > 0.2, Z - 0.2 * Z / np.maximum(np.abs(Z), 0.1), 0)
+  np.testing.assert_allclose(sparse_group, shrink(soft, 0.9))
   for sparse, data in ((False, Z), (True, soft)):
     make = prox.make_sparse_group_penalty if sparse else prox.make_group_penalty
     penalty = make(prox.lasso, ids, num_groups=3)
@@ -85,12 +92,13 @@ def test_groups_are_groups_of_twice_the_size(rng):
     expected = np.zeros(6, complex)
     for g in range(3):
       expected[ids == g] = shrink(data[ids == g], 0.9)
-    np.testing.assert_allclose(penalty.prox(Z, hyper), expected, atol=1e-15)
-    assert_derivatives(lambda z, p=penalty, h=hyper: p.prox(z, h), Z + 0.5, rng)
+    run = lambda z, p=penalty, h=hyper: (p.prox(z, h), p.value(z, h))
+    got, got_value = jax.jit(run)(Z)
+    np.testing.assert_allclose(got, expected, atol=1e-15)
+    assert_derivatives(lambda z, r=run: r(z)[0], Z + 0.5, rng)
     value = sum(0.9 * np.linalg.norm(Z[ids == g]) for g in range(3))
     value += 0.2 * np.abs(Z).sum() if sparse else 0
-    np.testing.assert_allclose(penalty.value(Z, hyper), value, rtol=1e-14)
-  np.testing.assert_allclose(prox.prox_sparse_group_lasso(Z, (0.2, 0.9)), shrink(soft, 0.9))
+    np.testing.assert_allclose(got_value, value, rtol=1e-14)
 
 
 @pytest.mark.x64
@@ -107,17 +115,18 @@ def test_singular_values_of_complex_matrices(rng):
     cases["spectral_norm"] = (0.5, cut, 0.5 * s[0])
   for name, (hyper, values, total) in cases.items():
     penalty = getattr(prox, name)
-    np.testing.assert_allclose(penalty.prox(x, hyper), build(values), atol=1e-13)
-    np.testing.assert_allclose(penalty.value(x, hyper), total, rtol=1e-13)
+    got, value = jax.jit(lambda z, p=penalty, h=hyper: (p.prox(z, h), p.value(z, h)))(x)
+    np.testing.assert_allclose(got, build(values), atol=1e-13)
+    np.testing.assert_allclose(value, total, rtol=1e-13)
     assert_derivatives(lambda z, p=penalty, h=hyper: p.prox(z, h), x, rng)
   # At repeated values, and for the wide matrix: the derivatives of the smooth penalties there.
   huber = prox.make_spectral_penalty(prox.ridge)
-  np.testing.assert_allclose(huber.prox(x.T, 1.0), x.T / 2, atol=1e-14)
+  np.testing.assert_allclose(jax.jit(huber.prox)(x.T, 1.0), x.T / 2, atol=1e-14)
   assert_derivatives(lambda z: prox.prox_nuclear(z, 0.5), x.T, rng)
   tied = np.linalg.qr(x)[0]
   assert_derivatives(lambda z: prox.prox_nuclear(z, 0.5), tied, rng)
   nuclear = lambda z: prox.penalty_nuclear(z)
-  np.testing.assert_allclose(jax.grad(nuclear)(x), np.conj(u @ vh), atol=1e-13)
+  np.testing.assert_allclose(jax.jit(jax.grad(nuclear))(x), np.conj(u @ vh), atol=1e-13)
 
 
 @pytest.mark.x64
@@ -154,13 +163,14 @@ def test_calculus_of_complex_arrays():
   composed = prox.precompose_semi_orthogonal(prox.lasso, transform)
   soft = lambda c: c * np.maximum(1 - 0.3 / np.maximum(np.abs(c), 1e-30), 0)
   expected = np.fft.ifft(soft(np.fft.fft(Z, norm="ortho")), norm="ortho")
-  np.testing.assert_allclose(composed.prox(Z, 0.3), expected, atol=1e-15)
+  np.testing.assert_allclose(jax.jit(composed.prox)(Z, 0.3), expected, atol=1e-15)
   huber = np.where(np.abs(Z) <= 1, np.abs(Z) ** 2 / 2, np.abs(Z) - 0.5).sum()
   envelope = prox.moreau_envelope(prox.lasso)
-  np.testing.assert_allclose(envelope(Z, 1.0), huber, rtol=1e-14)
+  got, got_slope = jax.jit(jax.value_and_grad(envelope))(jnp.asarray(Z), 1.0)
+  np.testing.assert_allclose(got, huber, rtol=1e-14)
   slope = np.conj(Z) / np.maximum(np.abs(Z), 1)
-  np.testing.assert_allclose(jax.grad(envelope)(jnp.asarray(Z), 1.0), slope, atol=1e-14)
-  dual = prox.prox_conjugate(prox.prox_lasso)(Z, 1.0)
+  np.testing.assert_allclose(got_slope, slope, atol=1e-14)
+  dual = jax.jit(prox.prox_conjugate(prox.prox_lasso))(Z, 1.0)
   np.testing.assert_allclose(dual, Z / np.maximum(np.abs(Z), 1), atol=1e-15)
   added = prox.add_quadratic(prox.lasso, weight=1.0, center=1j)
   np.testing.assert_allclose(added.value(jnp.asarray([2.0 + 0j]), 1.0), 2 + 5 / 2)
