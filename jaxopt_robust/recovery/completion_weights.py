@@ -5,7 +5,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
-from jaxopt_robust.numerics import safe_divide
+from jaxopt_robust.numerics import safe_divide, upcast
+from jaxopt_robust.recovery._order_statistics import kth_smallest
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = ["huber_weights", "trimmed_weights"]
@@ -88,7 +89,7 @@ def trimmed_weights(*, rate: ArrayLike) -> Reweight:
       size = jnp.where(observed, size, jnp.inf)
     total = size.size if observed is None else jnp.sum(observed)
     kept = jnp.ceil(jnp.asarray(total, size.dtype) * (1 - jnp.asarray(rate, size.dtype)))
-    last = jnp.sort(size)[jnp.maximum(kept.astype(jnp.int32), 1) - 1]
+    last = kth_smallest(upcast(size), jnp.maximum(kept.astype(jnp.int32), 1) - 1)
     kept_ones = (size <= last).astype(residual.dtype)
     return jnp.where(jnp.isnan(size), jnp.nan, kept_ones)
 

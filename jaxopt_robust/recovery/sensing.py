@@ -15,6 +15,7 @@ import optax
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import safe_divide, safe_norm, tree_all_finite, tree_where, upcast
+from jaxopt_robust.recovery._order_statistics import kth_smallest
 from jaxopt_robust.recovery.factors import Factors, check_pair
 from jaxopt_robust.recovery.operators import AdjointProducts, MeasurementOperator, wide_dot
 from jaxopt_robust.recovery.stepsizes import in_units, tree_norm
@@ -62,7 +63,7 @@ def lower_quartile(op: MeasurementOperator, residual: Array) -> Array:
   if op.observed is not None:
     size = jnp.where(op.observed, size, jnp.inf)
   last = jnp.maximum(jnp.asarray(op.count, jnp.int32) - 1, 0)
-  return jnp.sort(size)[last // 4]
+  return kth_smallest(size, last // 4)
 
 
 def _check_fit(op: MeasurementOperator, factors: Factors) -> tuple[Array, Array]:

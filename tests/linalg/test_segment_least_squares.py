@@ -212,3 +212,17 @@ def test_refinement_takes_back_the_shift_of_the_factorisation():
   q = shift / (kappa**-2 + shift)
   # A random x has half of its length in the weakest of four directions; rounding is below q^2.
   assert np.median(errors) < q / 10 and int(info.status) == 0
+
+
+@pytest.mark.parametrize("solver", ["exact", "pcg"])
+def test_a_ridge_above_the_rows(solver, key):
+  """Rows of the identity: x_j = b_j / (1 + ridge), for ridges below and above the squares."""
+  rows = jnp.tile(jnp.eye(WIDTH), (3, 1))
+  targets = jnp.arange(1.0, 3 * WIDTH + 1)
+  ridge = np.array([0.5, 2.0, 1e4], np.float32)
+  x, _ = linalg.segment_lstsq(
+    rows, jnp.repeat(jnp.arange(3), WIDTH), targets, num_segments=3, ridge=ridge, solver=solver,
+    key=key, sketch_size=4 * WIDTH,
+  )  # fmt: skip
+  want = np.asarray(targets).reshape(3, WIDTH) / (1 + ridge[:, None])
+  np.testing.assert_allclose(x, want, rtol=1e-5)

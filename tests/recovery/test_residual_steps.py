@@ -8,8 +8,28 @@ import numpy as np
 import pytest
 
 from jaxopt_robust import problems, recovery, solvers
+from jaxopt_robust.recovery._order_statistics import kth_smallest
 
 D, M, ETA0 = 12, 500, 0.25
+
+
+@pytest.mark.parametrize("x64", [False, pytest.param(True, marks=pytest.mark.x64)])
+def test_an_order_statistic_is_that_of_numpy(x64):
+  """Ties, zeros, subnormal numbers, infinity, NaN; the derivative is that of the entry."""
+  rng = np.random.default_rng(2)
+  draws = np.abs(rng.standard_normal((6, 40))) * 10.0 ** rng.uniform(-30, 30, (6, 40))
+  draws[1] = rng.integers(0, 3, 40)
+  draws[2, ::2], draws[3, ::3], draws[4, ::3] = 0, np.inf, np.nan
+  draws[5] = 1e-42
+  draws = draws.astype(np.float64 if x64 else np.float32)
+  run = jax.jit(jax.vmap(jax.value_and_grad(kth_smallest), in_axes=(0, None)))
+  for k in (0, 9, 30, 39):
+    found, grad = run(draws, k)
+    assert found.dtype == draws.dtype
+    np.testing.assert_array_equal(found, np.sort(draws, axis=1)[:, k])
+    np.testing.assert_array_equal(np.sum(grad, axis=1), 1)
+    at = np.take_along_axis(draws, np.argmax(grad, axis=1)[:, None], axis=1)[:, 0]
+    np.testing.assert_array_equal(at, found)
 
 
 def _rule(scales, norms, cooling):
