@@ -5,7 +5,6 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from jaxopt_robust import _checks
 from jaxopt_robust._spectral import (
   eigen_map,
   eigen_sum,
@@ -15,7 +14,7 @@ from jaxopt_robust._spectral import (
 )
 from jaxopt_robust.numerics import upcast
 from jaxopt_robust.prox._common import real_dtype, start_array
-from jaxopt_robust.prox._radial import check_shared
+from jaxopt_robust.prox._radial import check_lam
 from jaxopt_robust.prox.barriers import neg_log
 from jaxopt_robust.typing import Array, ArrayLike, Penalty
 
@@ -34,9 +33,8 @@ def _prepare(
 ) -> tuple[Array, Array, Array, Array]:
   """The matrices, in their dtype and in float32 at least; their strength, also with the scaling."""
   array = start_array(x, scaling, min_rank=2, complex_ok=complex_ok)
+  check_lam(lam, array.shape[:-2], "matrix")
   lam = 1.0 if lam is None else lam
-  _checks.check_non_negative("lam", lam)
-  check_shared(lam, array.shape[:-2], "matrix")
   wide = upcast(array)
   strength = jnp.asarray(lam, real_dtype(wide.dtype))
   return array, wide, strength, jnp.asarray(scaling, strength.dtype) * strength

@@ -177,5 +177,5 @@ def test_a_strength_for_each_matrix_of_a_batch():
   # Of (3, 1): 1 off the largest; then 3 off both in equal parts of what lies above one level.
   np.testing.assert_allclose(out[0], [[2, 0], [0, 1], [0, 0]], atol=1e-6)
   np.testing.assert_allclose(out[1], [[0.5, 0], [0, 0.5], [0, 0]], atol=1e-6)
-  with pytest.raises(ValueError, match="one number a matrix"):
+  with pytest.raises(ValueError, match="lam must be a scalar or hold one number a matrix"):
     prox.prox_spectral_norm(jnp.stack([x, x]), jnp.ones((2, 3)))
