@@ -49,9 +49,14 @@ def displacement(
 
   The quotient of a small difference has no digits left: where a step rounds to nothing the
   difference is 0, and the residual that it stands for is anything below rounding(old) / step.
+  A step of 0 says nothing of a residual: the largest finite number. One below 0 is wrong: NaN.
   """
   moved = norm(jax.tree.map(jnp.subtract, new, old))
-  return jnp.maximum(moved / step, rounding(old) / step + noise)
+  step = jnp.asarray(step, moved.dtype)
+  size = jnp.where(step == 0, 1, step)
+  error = jnp.maximum(moved / size, rounding(old) / size + noise)
+  error = jnp.where(step == 0, jnp.finfo(moved.dtype).max, error)
+  return jnp.where(step < 0, jnp.nan, error)
 
 
 def report(
@@ -102,6 +107,10 @@ def step_at(stepsize: Any, count: Array, dtype: Any) -> Array:
   value = jnp.asarray(stepsize(count) if callable(stepsize) else stepsize, dtype)
   if value.shape != ():
     raise ValueError(f"stepsize(count) must return a scalar; got shape {value.shape}.")
+  if callable(stepsize):
+    # A schedule that ends at 0 may end a rounding of its start below it.
+    least = jnp.finfo(dtype).eps * jnp.abs(jnp.asarray(stepsize(jnp.zeros_like(count)), dtype))
+    value = jnp.where((value < 0) & (value >= -least), 0, value)
   return value
 
 

@@ -271,8 +271,10 @@ def _until(
     failed = jnp.where(finite, go, jnp.full_like(go, NON_FINITE))
     if bound is None:
       return failed
-    # What a step leaves as it was every later step leaves as it is.
-    stalled = getattr(info, "stalled", jnp.zeros((), jnp.bool_)) | _is_same(state, new_state)
+    # What a step leaves as it was every later step leaves as it is, unless the step's size was 0
+    # (`displacement` gives the largest number): a schedule may rise again.
+    rests = _is_same(state, new_state) & (info.error < jnp.finfo(info.error.dtype).max)
+    stalled = getattr(info, "stalled", jnp.zeros((), jnp.bool_)) | rests
     return jnp.select(
       [~finite, info.error <= bound, stalled],
       [failed, jnp.full_like(go, CONVERGED), jnp.full_like(go, STALLED)],

@@ -224,7 +224,10 @@ def _mix(
 ) -> Array:
   """The mixed point: weights z / sum z from (G + r I) z = 1 over the valid rows."""
   used = jnp.where(valid[:, None], residuals, 0)
-  gram = used @ used.T
+  # Squares of the quotients neither overflow nor vanish; the weights do not know the scale.
+  peak = jnp.max(jnp.abs(used), initial=0)
+  unit = used / jnp.where((peak > 0) & jnp.isfinite(peak), peak, 1).astype(used.dtype)
+  gram = unit @ unit.T
   largest = jnp.max(jnp.diagonal(gram))
   largest = jnp.where(largest > 0, largest, 1)
   eps = jnp.asarray(ridge, gram.dtype) + jnp.finfo(gram.dtype).eps

@@ -8,7 +8,7 @@ import optax
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import safe_divide
-from jaxopt_robust.solvers._common import scalar_dtype, scale, transpose_of
+from jaxopt_robust.solvers._common import norm, scalar_dtype, scale, transpose_of
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
 __all__ = ["operator_norm"]
@@ -63,11 +63,19 @@ def operator_norm(
   start = optax.tree.random_like(key, example)
 
   def normalise(v: PyTree) -> PyTree:
-    size = optax.tree.norm(v)
-    return scale(safe_divide(jnp.ones_like(size), size), v)
+    v = _in_units(v, norm(v))
+    return _in_units(v, optax.tree.norm(v))  # this one has derivatives
 
   def improve(v: PyTree, _: None) -> tuple[PyTree, None]:
-    return normalise(adjoint(op(v, *data))), None
+    # Normalised twice: K^T K v has the square of the norm's scale, which may not exist in floats.
+    return normalise(adjoint(normalise(op(v, *data)))), None
 
   v, _ = jax.lax.scan(improve, normalise(start), None, length=num_steps)
-  return jnp.asarray(margin, scalar_dtype(example)) * optax.tree.norm(op(v, *data))
+  image = op(v, *data)
+  unit = norm(image)
+  size = unit * optax.tree.norm(_in_units(image, unit))
+  return jnp.asarray(margin, scalar_dtype(example)) * size
+
+
+def _in_units(v: PyTree, size: Array) -> PyTree:
+  return scale(safe_divide(jnp.ones_like(size), size), v)
