@@ -78,10 +78,11 @@ def smooth_part(
 
   The gradient of complex parameters is the direction of steepest ascent, the conjugate of JAX's.
   """
-  out = jax.value_and_grad(fun, has_aux=has_aux)(params, *data, **named)
-  (value, aux), grad = out if has_aux else ((out[0], None), out[1])
-  if jnp.shape(value) != ():
-    raise ValueError(f"fun must return a scalar; got shape {jnp.shape(value)}.")
+
+  def checked(params: PyTree) -> tuple[Array, PyTree]:
+    return _value_and_aux(fun(params, *data, **named), has_aux)
+
+  (value, aux), grad = jax.value_and_grad(checked, has_aux=True)(params)
   return value, jax.tree.map(jnp.conj, grad), jax.lax.stop_gradient(aux)
 
 
@@ -93,7 +94,53 @@ def inner_product(a: PyTree, b: PyTree) -> Array:
 
 def value_of(fun: Callable[..., Any], has_aux: bool) -> Callable[..., Array]:
   """A smooth part without its auxiliary output."""
-  return (lambda *args, **named: fun(*args, **named)[0]) if has_aux else fun
+  return lambda *args, **named: _value_and_aux(fun(*args, **named), has_aux)[0]
+
+
+def _value_and_aux(out: Any, has_aux: bool) -> tuple[Array, PyTree]:
+  """What a smooth part returned, as a pair; the errors name ``fun``."""
+  if has_aux and not (isinstance(out, tuple) and len(out) == 2):
+    raise TypeError(
+      f"fun must return a pair (scalar, aux) with has_aux=True; got a {type(out).__name__}."
+    )
+  value, aux = out if has_aux else (out, None)
+  if value is None or isinstance(value, tuple | list | dict | str):
+    pair = " A pair (scalar, aux) needs has_aux=True." if isinstance(value, tuple) else ""
+    raise TypeError(f"fun must return a scalar; got a {type(value).__name__}.{pair}")
+  if jnp.shape(value) != ():
+    raise ValueError(f"fun must return a scalar; got shape {jnp.shape(value)}.")
+  return value, aux
+
+
+def operator_of(name: str, value: Any) -> Callable[..., PyTree]:
+  """A prox function, of one or of a ``Penalty``, whose result is held against its argument.
+
+  A result of another shape would broadcast against the iterate and solve another problem.
+  """
+  operator = _checks.as_prox(name, value)
+
+  def checked(x: PyTree, hyper: PyTree, scaling: ArrayLike) -> PyTree:
+    out = operator(x, hyper, scaling)
+    if _forms(out) != _forms(x):
+      raise ValueError(
+        f"{name} must return the structure, shapes and kind of numbers of its argument "
+        f"{_forms(x)}; got {_forms(out)}."
+      )
+    return out
+
+  return checked
+
+
+def _forms(tree: PyTree) -> Any:
+  """Structure, shapes and kinds (real, complex, other) of a tree."""
+
+  def form(leaf: Any) -> str:
+    dtype = jnp.result_type(leaf)
+    kinds = (("real", jnp.floating), ("complex", jnp.complexfloating))
+    kind = next((word for word, kind in kinds if jnp.issubdtype(dtype, kind)), str(dtype))
+    return f"{kind}{list(jnp.shape(leaf))}"
+
+  return str(jax.tree.structure(tree)), [form(leaf) for leaf in jax.tree.leaves(tree)]
 
 
 def check_stepsize(name: str, stepsize: Any) -> None:

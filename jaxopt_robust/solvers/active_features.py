@@ -10,6 +10,7 @@ from jaxopt_robust import _checks
 from jaxopt_robust.solvers import _designs
 from jaxopt_robust.solvers._common import (
   hashable,
+  operator_of,
   rounding,
   scalar_dtype,
   smooth_part,
@@ -138,7 +139,7 @@ def working_set(
     inner solve here were the fastest with FISTA.
   """
   _checks.check_callable("fun", fun)
-  operator = _checks.as_prox("prox", prox)
+  operator = operator_of("prox", prox)
   _checks.check_positive("stepsize", stepsize, scalar=True)
   min_size = _checks.check_int("min_size", min_size, minimum=1)
   _checks.check_interval("inner_factor", inner_factor, 0.0, 1.0, closed="neither")

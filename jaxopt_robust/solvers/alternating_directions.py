@@ -12,6 +12,7 @@ from jaxopt_robust.solvers._common import (
   add_scaled,
   hashable,
   norm,
+  operator_of,
   pair_of,
   report,
   rounding,
@@ -134,7 +135,7 @@ def admm(
   if op is not None or not isinstance(argmin_f, Penalty):
     _checks.check_callable("argmin_f", argmin_f)
   minimiser = argmin_f.prox if isinstance(argmin_f, Penalty) else argmin_f
-  operator = _checks.as_prox("prox_g", prox_g)
+  operator = operator_of("prox_g", prox_g)
   _checks.check_positive("weight", weight, scalar=True)
   _checks.check_interval("relaxation", relaxation, 0.0, 2.0, closed="neither", scalar=True)
   if op is not None:

@@ -11,6 +11,7 @@ from jaxopt_robust.solvers._common import (
   add_scaled,
   displacement,
   hashable,
+  operator_of,
   rounding,
   scalar_dtype,
   value_of,
@@ -115,10 +116,10 @@ def palm(
       f"{len(lipschitz)}."
     )
   for operator, constant in zip(proxes, lipschitz, strict=True):
-    _checks.as_prox("proxes", operator)
+    operator_of("proxes", operator)
     _checks.check_callable("lipschitz", constant)
   _checks.check_greater("safety", safety, 1.0, scalar=True)
-  operators = tuple(_checks.as_prox("proxes", operator) for operator in proxes)
+  operators = tuple(operator_of("proxes", operator) for operator in proxes)
   smooth = value_of(fun, has_aux)
 
   def hypers(hyper: Any) -> tuple:

@@ -13,6 +13,7 @@ from jaxopt_robust.solvers._common import (
   hashable,
   inner_product,
   norm,
+  operator_of,
   rounding,
   scalar_dtype,
   smooth_part,
@@ -138,6 +139,7 @@ def spectral_proximal_gradient(
   max_backtracks = _checks.check_int("max_backtracks", max_backtracks, minimum=1)
 
   smooth = value_of(fun, has_aux)
+  operator = operator_of("prox", penalty.prox)
 
   def init(params: PyTree, hyper: PyTree, *data: PyTree, **named: PyTree) -> SpectralState:
     value, grad, _ = smooth_part(fun, has_aux, params, data, named)
@@ -152,7 +154,7 @@ def spectral_proximal_gradient(
     slack = _SLACK_EPSILONS * jnp.finfo(reference.dtype).eps * jnp.abs(reference)
 
     def move(s: Array) -> PyTree:
-      return penalty.prox(add_scaled(state.params, -s, state.grad), hyper, s)
+      return operator(add_scaled(state.params, -s, state.grad), hyper, s)
 
     def objective(x: PyTree) -> Array:
       return smooth(x, *data, **named) + penalty.value(x, hyper)

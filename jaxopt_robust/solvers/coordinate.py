@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _checks
 from jaxopt_robust.solvers import _designs
-from jaxopt_robust.solvers._common import hashable, scalar_dtype
+from jaxopt_robust.solvers._common import hashable, operator_of, scalar_dtype
 from jaxopt_robust.solvers.types import Solver
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, ProxFn, PyTree
 
@@ -91,7 +91,7 @@ def block_coordinate_descent(
     coordinate descent, 2010.
   """
   _checks.check_callable("loss", loss)
-  operator = _checks.as_prox("block_prox", block_prox)
+  operator = operator_of("block_prox", block_prox)
   _checks.check_positive("curvature", curvature, scalar=True)
 
   def init(params: Array, hyper: PyTree, *data: PyTree) -> BlockCoordinateState:

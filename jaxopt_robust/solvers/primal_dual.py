@@ -13,6 +13,7 @@ from jaxopt_robust.solvers._common import (
   displacement,
   hashable,
   norm,
+  operator_of,
   pair_of,
   report,
   rounding,
@@ -205,7 +206,7 @@ def _primal_dual(
   objective: Callable[..., Array] | None,
   has_aux: bool,
 ) -> Solver:
-  first, second = _checks.as_prox("prox_f", prox_f), _checks.as_prox("prox_g", prox_g)
+  first, second = operator_of("prox_f", prox_f), operator_of("prox_g", prox_g)
   _checks.check_callable("op", op)
   _checks.check_positive("stepsize", stepsize, scalar=True)
   _checks.check_positive("dual_stepsize", dual_stepsize, scalar=True)

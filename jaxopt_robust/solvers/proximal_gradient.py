@@ -16,6 +16,7 @@ from jaxopt_robust.solvers._common import (
   displacement,
   hashable,
   inner_product,
+  operator_of,
   rounding,
   scalar_dtype,
   smooth_part,
@@ -178,7 +179,7 @@ def _settings(
 ) -> tuple[Any, ProxFn, _Settings]:
   """Checks what ISTA and FISTA share; returns the first step size, the operator and the rest."""
   _checks.check_callable("fun", fun)
-  operator = _checks.as_prox("prox", prox)
+  operator = operator_of("prox", prox)
   if stepsize is not None:
     check_stepsize("stepsize", stepsize)
     return stepsize, operator, _Settings(0.5, 0, 1.0)
@@ -431,7 +432,7 @@ def proximal_residual(
     Parikh and Boyd, Proximal algorithms, 2014, section 4.2 (fixed points of forward-backward).
   """
   _checks.check_callable("fun", fun)
-  operator = _checks.as_prox("prox", prox)
+  operator = operator_of("prox", prox)
   _checks.check_positive("stepsize", stepsize, scalar=True)
   value = value_of(fun, has_aux)
 

@@ -12,6 +12,7 @@ from jaxopt_robust.solvers._common import (
   add_scaled,
   displacement,
   hashable,
+  operator_of,
   pair_of,
   report,
   rounding,
@@ -173,7 +174,7 @@ def _three_operators(
   objective: Callable[..., Array] | None,
   has_aux: bool,
 ) -> Solver:
-  first, second = _checks.as_prox("prox_f", prox_f), _checks.as_prox("prox_g", prox_g)
+  first, second = operator_of("prox_f", prox_f), operator_of("prox_g", prox_g)
   _checks.check_positive("stepsize", stepsize, scalar=True)
   _checks.check_positive("relaxation", relaxation, scalar=True)
   if objective is not None:

@@ -11,6 +11,7 @@ from jaxopt_robust import _checks
 from jaxopt_robust.solvers._common import (
   add_scaled,
   displacement,
+  operator_of,
   rounding,
   scalar_dtype,
   smooth_part,
@@ -108,7 +109,7 @@ def prox_svrg(
     2013 (option I), keeps exact zeros.
   """
   _checks.check_callable("fun", fun)
-  operator = _checks.as_prox("prox", prox)
+  operator = operator_of("prox", prox)
   _checks.check_positive("stepsize", stepsize, scalar=True)
   _checks.check_key("key", key)
   batch_size = _checks.check_int("batch_size", batch_size, minimum=1)

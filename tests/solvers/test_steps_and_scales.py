@@ -59,3 +59,35 @@ def test_operator_norm_at_any_scale(size):
 
   norm, slope = jax.value_and_grad(value)(jnp.float32(size))
   np.testing.assert_allclose([norm / size, slope], 2, rtol=1e-5)
+
+
+def test_operators_of_another_shape_are_refused():
+  def cut(x, hyper, scaling):
+    return x[:1]
+
+  ridge = prox.prox_ridge
+  cases = (
+    ("prox", solvers.ista(bowl, cut, stepsize=0.005), 1.0),
+    ("prox", solvers.projected_gradient(bowl, lambda x: x[:1], stepsize=0.005), None),
+    ("prox", solvers.fista(bowl, lambda x, h, s: x + 0j, stepsize=0.005), 1.0),
+    ("prox_f", solvers.douglas_rachford(cut, ridge), (1.0, 1.0)),
+    ("prox_g", solvers.douglas_rachford(ridge, cut), (1.0, 1.0)),
+  )
+  for name, solver, hyper in cases:
+    state = solver.init(jnp.zeros(2), hyper)
+    with pytest.raises(ValueError, match=rf"{name} must return.*real\[2\].*got"):
+      jax.eval_shape(solver.step, state, hyper)
+
+
+def test_objectives_that_return_something_else_are_refused():
+  cases = (
+    (lambda x: x, False, "fun must return a scalar; got shape"),
+    (lambda x: None, False, "fun must return a scalar; got a NoneType"),
+    (lambda x: (x[0], 1), False, "needs has_aux=True"),
+    (lambda x: x[0], True, "fun must return a pair"),
+  )
+  for fun, has_aux, message in cases:
+    solver = solvers.ista(fun, prox.prox_none, stepsize=1.0, has_aux=has_aux)
+    state = solver.init(jnp.zeros(2), None)
+    with pytest.raises((TypeError, ValueError), match=message):
+      jax.eval_shape(solver.step, state, None)
