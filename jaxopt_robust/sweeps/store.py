@@ -69,22 +69,48 @@ def _barrier(name: str) -> None:
     multihost_utils.sync_global_devices(name)
 
 
-def _on_first_process(action: Callable[[], None], what: str) -> None:
-  """Runs something on the first process; when it fails there, every process raises."""
+def _first_process_says(question: Callable[[], bool], what: str) -> bool:
+  """The first process's answer, on every process; when it fails there, every process raises.
+
+  Each process sees the files at a time of its own. If each decided by what it sees, some would wait
+  for the others where these do not come.
+  """
   error: Exception | None = None
+  answer = False
   if jax.process_index() == 0:
     try:
-      action()
+      answer = question()
     except Exception as raised:
       error = raised
   if jax.process_count() > 1:
     from jax.experimental import multihost_utils
 
-    failed = multihost_utils.broadcast_one_to_all(np.int32(error is not None))
-    if failed and error is None:
+    code = int(multihost_utils.broadcast_one_to_all(np.int32(2 if error else answer)))
+    if code == 2 and error is None:
       raise StoreLockedError(f"process 0 could not {what}; its error says why.")
+    answer = code == 1
   if error is not None:
     raise error
+  return answer
+
+
+def _on_first_process(action: Callable[[], None], what: str) -> None:
+  """Runs something on the first process; when it fails there, every process raises."""
+
+  def done() -> bool:
+    action()
+    return True
+
+  _first_process_says(done, what)
+
+
+def _worst(code: int) -> int:
+  """The largest code of all processes."""
+  if jax.process_count() == 1:
+    return code
+  from jax.experimental import multihost_utils
+
+  return int(np.max(multihost_utils.process_allgather(np.int32(code))))
 
 
 @contextlib.contextmanager
@@ -185,15 +211,18 @@ class ChunkStore:
     self._lock = StoreLock(self._path)
     self._locked = False
     self.made_on_several: bool | None = None
-    if not self._is_mine():
+    opened = f"open the store {self._path}"
+    if not _first_process_says(self._is_mine, opened):
       self.lock()
       try:
-        if not self._is_mine():  # nobody was faster
+        if not _first_process_says(self._is_mine, opened):  # nobody was faster
           _on_first_process(self._write_manifest, f"write {_MANIFEST} of the store {self._path}")
       except BaseException:
         self.close()
         raise
     _barrier("jaxopt_robust_store_open")
+    if jax.process_index() != 0:
+      self._is_mine()  # the manifest is there now: it must be that of this process's run too
 
   def lock(self) -> None:
     """Makes this run the only one that writes to the store."""
@@ -294,11 +323,12 @@ class ChunkStore:
     it is only moved aside. A warning says which. Both need the lock: without it nothing is done.
     """
     path = self._chunk(number)
-    if not path.exists():
+    if not _first_process_says(path.exists, f"look for chunk {number} of the store {self._path}"):
       return None
     target = {f"leaf_{i}": np.zeros(x.shape, x.dtype) for i, x in enumerate(like) if x.size}
     target["checksum"] = np.zeros(32, np.uint8)
     reason = "its checksum is wrong"
+    code = 1
     try:
       with _interrupts_wait(), self._checkpointer() as checkpointer:
         tree = checkpointer.restore(path, args=self._ocp.args.PyTreeRestore(target))
@@ -307,13 +337,14 @@ class ChunkStore:
         for i, x in enumerate(like)
       ]
       if bytes(np.asarray(tree["checksum"])).hex() == digest(leaves, salt=str(number)):
-        return leaves
-      unreadable = False
+        code = 0
     except Exception as error:  # whatever the reader meets in a damaged file
-      unreadable, reason = True, f"it cannot be read ({type(error).__name__}: {error!s:.200})"
-    if not self._locked:
-      return None
-    self._set_aside(number, path, unreadable, reason)
+      code, reason = 2, f"it cannot be read ({type(error).__name__}: {error!s:.200})"
+    code = _worst(code)
+    if code == 0:
+      return leaves
+    if self._locked:
+      self._set_aside(number, path, code == 2, reason)
     return None
 
   def _set_aside(self, number: int, path: pathlib.Path, unreadable: bool, reason: str) -> None:
