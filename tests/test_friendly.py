@@ -18,6 +18,10 @@ def test_bool_labels_are_classes():
     np.testing.assert_array_equal(
       loss(LOGITS, np.array([True, False])), loss(LOGITS, np.array([1, 0]))
     )
+  rows = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]], np.float32)
+  pair = np.array([True, True, False])
+  for call in (jr.losses.supervised_contrastive_loss, jr.losses.recall_at_1):
+    np.testing.assert_array_equal(call(rows, pair), call(rows, pair.astype(int)))
   labels = np.array([True, False, True])
   assert float(jr.losses.auc(np.float32(SCORES), labels)) == 1.0
   mapped = jax.jit(jr.losses.comp_sum_loss)(LOGITS, jnp.array([True, False]))
@@ -113,6 +117,8 @@ def test_a_penalty_is_taken_for_its_operator():
     tx = jr.transforms.proximal(prox, 1.0, learning_rate=0.5)
     moved.append(tx.update(jnp.zeros(2), tx.init(params), params)[0])
   np.testing.assert_array_equal(*moved)
+  conjugates = [jr.prox.prox_conjugate(p)(params, 1.0) for p in (jr.prox.lasso, jr.prox.prox_lasso)]
+  np.testing.assert_array_equal(*conjugates)
 
 
 def test_factories_that_were_not_called_are_told_to_be():

@@ -23,8 +23,11 @@ def check_embeddings(
 
 
 def check_class_numbers(name: str, labels: ArrayLike, *, shape: tuple[int, ...]) -> Array:
-  """Integers that are compared with each other only."""
-  return _checks.check_integers(name, labels, shape=shape)
+  """Integers, or bools, that are compared with each other only."""
+  array = _checks.as_array(name, labels)
+  if array.dtype == jnp.bool_:
+    array = array.astype(jnp.int32)
+  return _checks.check_integers(name, array, shape=shape)
 
 
 def unit_rows(x: Array, where: Array | None = None) -> Array:

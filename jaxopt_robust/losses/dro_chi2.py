@@ -47,7 +47,9 @@ def chi2_dro(losses: ArrayLike, temperature: ArrayLike, *, where: ArrayLike | No
   """
   prepared, lam = _prepare("temperature", losses, temperature, where)
   active = _active_at(prepared, lam)
-  smoothed = active.total_square / (2 * active.total * _safe_scale(prepared, lam))
+  # Quotients by lam first: squares of losses may overflow or vanish.
+  shift = active.offset / _safe_scale(prepared, lam)[..., None]
+  smoothed = jnp.sum(active.offset * shift, axis=-1) / (2 * active.total)
   value = active.mean + smoothed - _lost(active, lam) / 2
   return base.finish(value, prepared)
 
@@ -179,11 +181,6 @@ class _Active(NamedTuple):
   total: Array
   mean: Array
   offset: Array
-
-  @property
-  def total_square(self) -> Array:
-    """k times the variance of the active losses."""
-    return jnp.sum(self.offset * self.offset, axis=-1)
 
 
 def _prepare(

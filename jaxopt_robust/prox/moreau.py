@@ -99,7 +99,7 @@ def prox_conjugate(prox: ProxFn) -> Callable[..., PyTree]:
     Moreau, Proximite et dualite dans un espace hilbertien, 1965; Parikh and Boyd, Proximal
     algorithms, 2014, section 2.5.
   """
-  _checks.check_callable("prox", prox)
+  prox = _checks.as_prox("prox", prox)
 
   def prox_star(x: PyTree, hyperparams: Any = None, scaling: ArrayLike = 1.0) -> PyTree:
     _checks.check_positive("scaling", scaling)

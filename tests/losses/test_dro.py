@@ -562,3 +562,15 @@ def test_single_losses():
   for name in ("cvar", "chi2_dro", "chi2_ball_dro"):
     assert float(FAMILIES[name].value(one, 0.5)) == pytest.approx(2.0, rel=1e-6), name
     np.testing.assert_allclose(FAMILIES[name].weights(one, 0.5), 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("unit", [1e-25, 1e-20, 1.0, 1e20, 1e30])
+def test_chi2_is_in_units_of_the_losses(unit):
+  # The maximum over the simplex by brute force, 3/2 sum (p - 1/3)^2 being lam n / 2 times the rest.
+  losses_, lam = unit * jnp.array([1.0, 2.0, 4.0]), unit
+  value = losses.chi2_dro(losses_, lam)
+  grid = np.linspace(0, 1, 401)
+  p, q = np.meshgrid(grid, grid)
+  weights = np.stack([p, q, 1 - p - q], -1)[(p + q) <= 1]
+  best = weights @ [1.0, 2.0, 4.0] - 1.5 * np.sum((weights - 1 / 3) ** 2, axis=1)
+  np.testing.assert_allclose(float(value) / unit, best.max(), atol=1e-4)
