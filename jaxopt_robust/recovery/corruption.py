@@ -165,7 +165,7 @@ def scaledsm_outliers(key: Array, y: ArrayLike, *, rate: ArrayLike) -> Corrupted
 
   Raises:
     TypeError: the key is not a typed key, or ``y`` is not floating-point.
-    ValueError: the rate is outside [0, 1].
+    ValueError: the rate is outside [0, 1], or ``y`` is known not to be finite.
 
   Example:
     >>> corrupted = scaledsm_outliers(jax.random.key(0), jnp.ones(50), rate=0.5)
@@ -178,9 +178,9 @@ def scaledsm_outliers(key: Array, y: ArrayLike, *, rate: ArrayLike) -> Corrupted
   """
   y = _check(key, y, rate)
   ten_times = 10.0  # the authors' constant
-  return bernoulli_outliers(
-    key, y, rate=rate, scale=ten_times * jnp.max(jnp.abs(y)), distribution="uniform"
-  )
+  largest = jnp.max(jnp.abs(y))
+  _checks.check_holds(jnp.isfinite(largest), "y must be finite: its largest entry sets the scale.")
+  return bernoulli_outliers(key, y, rate=rate, scale=ten_times * largest, distribution="uniform")
 
 
 def li_outliers(key: Array, y: ArrayLike, *, rate: ArrayLike) -> Corrupted:
