@@ -188,8 +188,9 @@ def names_wrong_arguments(name: str) -> None:
         if what in _WRONG:
           frame = inspect.getinnerframes(error.__traceback__)[-1]
           assert "jaxopt_robust" in frame.filename and argument.rstrip("s") in str(error), said
-        else:  # shapes that do not go together are named by JAX too
-          assert argument.rstrip("s") in str(error) or "shape" in str(error), said
+        else:  # of two arguments that do not go together either may be named, by JAX too
+          words = [*(name.rstrip("s") for name in signature.parameters), "shape"]
+          assert any(word in str(error) for word in words), said
       except (ArithmeticError, AttributeError, LookupError, RuntimeError) as error:
         raise AssertionError(f"{argument} = {what}: {error!r}") from error
 
@@ -198,6 +199,7 @@ def names_wrong_arguments(name: str) -> None:
 # terms, bounds of temperatures, radii and shapes of penalties beside arrays. The degree of all
 # others is measured, not listed.
 HAS_A_SCALE = {
+  "projections.projection_l2_ball",
   "compositional.effective_sample_size",
   "compositional.kl_robust_mean",
   "compositional.log_ence_loss",

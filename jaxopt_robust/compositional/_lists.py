@@ -63,7 +63,7 @@ def prepare(
   where: ArrayLike | None,
 ) -> Batch:
   """Checks scores, grades, index and mask; positions of what is not relevant are out of range."""
-  _checks.check_array("scores", scores, rank=2)
+  _checks.check_float_array("scores", scores, rank=2)
   lists = lists_of.prepare_lists(scores, relevance, where)
   if not isinstance(index, tuple | list) or len(index) != 2:
     raise TypeError(f"index must be a pair (query, item); got {type(index).__name__}.")

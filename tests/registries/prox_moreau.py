@@ -25,7 +25,7 @@ BAD_INPUTS = [
     "hyperparams must be",
   ),
   BadInput(
-    "prox.prox_conjugate", "function", lambda: prox.prox_conjugate(1.0), TypeError, "callable"
+    "prox.prox_conjugate", "function", lambda: prox.prox_conjugate(1.0), TypeError, "proximal op"
   ),
   BadInput(
     "prox.prox_conjugate", "scaling", lambda: prox.prox_conjugate(prox.prox_lasso)(X, 1.0, -1.0),

@@ -4,6 +4,7 @@ Interrupted by SIGINT it goes on in the same process.
 """
 
 import pathlib
+import signal
 import sys
 import time
 
@@ -41,6 +42,8 @@ def solve_point(point):
 
 
 def main(store: str, out: str, delay: float = 0.0) -> None:
+  # Whoever started this process may ignore interrupts, which it would inherit.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
   # Slow enough to be killed in the middle: each save waits a little first.
   save = jr.sweeps.store.ChunkStore.save
 

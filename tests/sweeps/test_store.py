@@ -243,6 +243,15 @@ def test_errors_of_the_writer_name_store_and_chunk(tmp_path, monkeypatch, error,
   assert in_chunks(tmp_path / "s").num_restored == 4
 
 
+@pytest.fixture
+def interrupts():
+  """Interrupts raise, also in a worker that ignores them."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_an_interrupt_waits_for_the_chunk_and_leaves_nothing_behind(tmp_path, monkeypatch, capfd):
   save = ocp.Checkpointer.save
 
