@@ -212,17 +212,17 @@ class ChunkStore:
     self._locked = False
     self.made_on_several: bool | None = None
     opened = f"open the store {self._path}"
-    if not _first_process_says(self._is_mine, opened):
-      self.lock()
-      try:
+    try:  # an interrupt may come at any line: the lock must not outlive this run
+      if not _first_process_says(self._is_mine, opened):
+        self.lock()
         if not _first_process_says(self._is_mine, opened):  # nobody was faster
           _on_first_process(self._write_manifest, f"write {_MANIFEST} of the store {self._path}")
-      except BaseException:
-        self.close()
-        raise
-    _barrier("jaxopt_robust_store_open")
-    if jax.process_index() != 0:
-      self._is_mine()  # the manifest is there now: it must be that of this process's run too
+      _barrier("jaxopt_robust_store_open")
+      if jax.process_index() != 0:
+        self._is_mine()  # the manifest is there now: it must be that of this process's run too
+    except BaseException:
+      self.close()
+      raise
 
   def lock(self) -> None:
     """Makes this run the only one that writes to the store."""
@@ -237,13 +237,15 @@ class ChunkStore:
         if entry.name.startswith("chunk_") and "orbax-checkpoint-tmp" in entry.name:
           shutil.rmtree(entry, ignore_errors=True)
 
-    _on_first_process(acquire, f"lock the store {self._path}")
-    self._locked = True
+    with _interrupts_wait():
+      _on_first_process(acquire, f"lock the store {self._path}")
+      self._locked = True
 
   def close(self) -> None:
     """Lets other runs write."""
-    self._lock.release()
-    self._locked = False
+    with _interrupts_wait():
+      self._lock.release()
+      self._locked = False
 
   def _is_mine(self) -> bool:
     """False for a new store; raises for that of another run."""

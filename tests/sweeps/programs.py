@@ -3,6 +3,7 @@
 Interrupted by SIGINT it goes on in the same process.
 """
 
+import contextlib
 import pathlib
 import signal
 import sys
@@ -53,12 +54,14 @@ def main(store: str, out: str, delay: float = 0.0) -> None:
     print("saved", number, flush=True)
 
   jr.sweeps.store.ChunkStore.save = slow_save
-  while True:
+  result = None
+  while result is None:
     try:
       result = jr.sweeps.run(solve_point, make_grid(), store=store, chunk=CHUNK, progress=False)
-      break
+      signal.signal(signal.SIGINT, signal.SIG_IGN)
     except KeyboardInterrupt:
-      print("interrupted", flush=True)
+      with contextlib.suppress(KeyboardInterrupt):  # the next one may come at once
+        print("interrupted", flush=True)
   np.savez(pathlib.Path(out), **result.outputs, computed=result.num_computed)
 
 
