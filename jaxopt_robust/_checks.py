@@ -5,7 +5,6 @@ value is known while tracing: this is the one file that asks whether something i
 """
 
 import contextlib
-import difflib
 import inspect
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -14,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxopt_robust import _names
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, ProxFn, PyTree
 
 
@@ -30,10 +30,9 @@ def _describe(value: Any) -> str:
 
 def did_you_mean(word: Any, words: Iterable[Any]) -> str:
   """' Did you mean ...?' where a known word is close to this one, otherwise nothing."""
-  known = [w for w in words if isinstance(w, str)]
-  lower = {w.lower(): w for w in known}
-  close = difflib.get_close_matches(word.lower(), lower, n=1) if isinstance(word, str) else []
-  return f" Did you mean {lower[close[0]]!r}?" if close else ""
+  texts = [w for w in words if isinstance(w, str)]
+  close = _names.closest(word, texts) if isinstance(word, str) else None
+  return f" Did you mean {close!r}?" if close else ""
 
 
 def _is_jax(value: Any) -> bool:

@@ -3,10 +3,10 @@
 import difflib
 import importlib
 import sys
+from collections.abc import Iterable
 from types import ModuleType
 
-import optax
-
+_LIKE = 0.7  # how much a name must be like one of ours
 # Names that people know from elsewhere, and ours.
 SYNONYMS = {
   "AndersonAcceleration": "solvers.anderson",
@@ -36,6 +36,13 @@ SYNONYMS = {
 }
 
 
+def closest(word: str, words: Iterable[str], cutoff: float = 0.6) -> str | None:
+  """The known word that is most like this one, in any case of letters; None where none is."""
+  lower = {known.lower(): known for known in words}
+  close = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=cutoff)
+  return lower[close[0]] if close else None
+
+
 def unknown(module: str, name: str) -> AttributeError:
   """The error for ``module.name``, with the name that was probably meant."""
   message = f"module {module!r} has no attribute {name!r}"
@@ -45,6 +52,8 @@ def unknown(module: str, name: str) -> AttributeError:
 
 def _hint(topic: str, name: str) -> str:
   """Exact names first, also of optax; then close ones of this module, then of the others."""
+  import optax  # not for a module that does without it
+
   public = _public()
   if name in SYNONYMS:
     return f" Did you mean jaxopt_robust.{SYNONYMS[name]}?"
@@ -55,14 +64,14 @@ def _hint(topic: str, name: str) -> str:
     if hasattr(getattr(optax, home), name):
       return f" It is optax.{home}.{name}."
   if not topic:
-    modules = difflib.get_close_matches(name.lower(), public, n=1, cutoff=0.7)
-    if modules:
-      return f" Did you mean jaxopt_robust.{modules[0]}?"
-  for homes in ([topic] if topic in public else [], list(public)):
-    candidates = {n.lower(): f"{home}.{n}" for home in homes for n in public[home]}
-    close = difflib.get_close_matches(name.lower(), candidates, n=1, cutoff=0.7)
-    if close:
-      return f" Did you mean jaxopt_robust.{candidates[close[0]]}?"
+    module = closest(name, public, _LIKE)
+    if module:
+      return f" Did you mean jaxopt_robust.{module}?"
+  for searched in ([topic] if topic in public else [], list(public)):
+    homes_of = {known: home for home in searched for known in public[home]}
+    known = closest(name, homes_of, _LIKE)
+    if known:
+      return f" Did you mean jaxopt_robust.{homes_of[known]}.{known}?"
   return ""
 
 
