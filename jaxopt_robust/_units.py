@@ -1,12 +1,13 @@
 """Units of data: a power of two by which numbers are divided, so that squares stay in range."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxopt_robust.numerics import upcast
-from jaxopt_robust.typing import Array, ArrayLike
+from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
 
 def exponent_of(sizes: Array) -> Array:
@@ -50,3 +51,21 @@ def saturated(value: Array, *factors: Array) -> Array:
   out = times(value, *factors)
   largest = jnp.finfo(value.dtype).max
   return jnp.where(jnp.isfinite(value), jnp.clip(out, -largest, largest), value)
+
+
+def in_units(tree: PyTree) -> tuple[PyTree, Array]:
+  """A tree divided by a power of two of its size, in float32 or wider, and that power."""
+  wide = jax.tree.map(upcast, tree)
+  leaves = jax.tree.leaves(wide)
+  dtype = jnp.result_type(jnp.float32, *(leaf.real.dtype for leaf in leaves))
+  sizes = (jnp.max(jnp.abs(leaf), initial=0).astype(dtype) for leaf in leaves)
+  largest = functools.reduce(jnp.maximum, sizes, jnp.zeros((), dtype))
+  unit = power(exponent_of(largest), largest.dtype)
+  return jax.tree.map(lambda leaf: leaf / unit.astype(leaf.dtype), wide), unit
+
+
+def tree_norm(tree: PyTree) -> Array:
+  """Euclidean norm over all leaves; squares are taken of numbers of size 1. Not for derivatives."""
+  scaled, unit = in_units(jax.tree.map(jnp.abs, tree))
+  squares = (jnp.sum(leaf**2).astype(unit.dtype) for leaf in jax.tree.leaves(scaled))
+  return unit * jnp.sqrt(sum(squares, start=jnp.zeros_like(unit)))

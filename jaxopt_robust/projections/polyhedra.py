@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
+from jaxopt_robust._units import exponent_of, power
 from jaxopt_robust.numerics import upcast
 from jaxopt_robust.projections import _active_set, _common
 from jaxopt_robust.typing import Array, ArrayLike
@@ -42,9 +43,8 @@ def _system(names: tuple[str, str], matrix: Any, rhs: Any, x: Array) -> tuple[Ar
 
 def _power_of_two(value: Array) -> Array:
   """The least power of two above a number, 1 for 0: scaling by it rounds nothing."""
-  _, exponent = jnp.frexp(value)
-  exponent = jnp.where((value > 0) & jnp.isfinite(value), exponent, 0)
-  return jnp.ldexp(jnp.ones_like(value), jnp.clip(exponent, min=-125, max=126))
+  above = jnp.where(value > 0, exponent_of(value) + 1, 0)
+  return power(jnp.minimum(above, -jnp.finfo(value.dtype).minexp), value.dtype)
 
 
 class _Solution(NamedTuple):

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_robust import _checks
+from jaxopt_robust._units import in_units, tree_norm
 from jaxopt_robust.numerics import safe_divide, safe_norm, tree_all_finite, tree_where, upcast
 from jaxopt_robust.recovery._order_statistics import kth_smallest
 from jaxopt_robust.recovery.factors import Factors, check_pair
 from jaxopt_robust.recovery.operators import AdjointProducts, MeasurementOperator, wide_dot
-from jaxopt_robust.recovery.stepsizes import in_units, tree_norm
 from jaxopt_robust.solvers import CONVERGED, NON_FINITE, STALLED, STEP_LIMIT, Solver, run_steps
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 

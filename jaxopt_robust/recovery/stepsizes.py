@@ -5,7 +5,6 @@ optimizer for ``optax.apply_updates``; the constant rule is ``optax.sgd``. What 
 the gradient (``value``, ``q_norm``) comes as a keyword argument of ``update``.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_robust import _checks
-from jaxopt_robust._units import exponent_of, power
+from jaxopt_robust._units import tree_norm
 from jaxopt_robust.numerics import safe_divide, upcast
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
@@ -71,22 +70,6 @@ def _scale(updates: PyTree, step: Array) -> PyTree:
   return jax.tree.map(
     lambda g: (-step.astype(upcast(g).dtype) * upcast(g)).astype(g.dtype), updates
   )
-
-
-def in_units(tree: PyTree) -> tuple[PyTree, Array]:
-  """A tree divided by a power of two of its size, in float32 or wider, and that power."""
-  wide = jax.tree.map(upcast, tree)
-  sizes = (jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(wide))
-  largest = functools.reduce(jnp.maximum, sizes, jnp.zeros((), _wide_dtype(tree)))
-  unit = power(exponent_of(largest), largest.dtype)
-  return jax.tree.map(lambda leaf: leaf / unit.astype(leaf.dtype), wide), unit
-
-
-def tree_norm(tree: PyTree) -> Array:
-  """Euclidean norm over all leaves; squares are taken of numbers of size 1."""
-  scaled, unit = in_units(tree)
-  squares = (jnp.sum(leaf**2) for leaf in jax.tree.leaves(scaled))
-  return unit * jnp.sqrt(sum(squares, start=jnp.zeros_like(unit)))  # never differentiated at 0
 
 
 def _scale_direction(updates: PyTree, norm: Array, length: Array) -> PyTree:

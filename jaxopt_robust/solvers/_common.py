@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxopt_robust import _checks
+from jaxopt_robust._units import tree_norm
 from jaxopt_robust.solvers.types import Solver
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
@@ -30,11 +31,7 @@ def scale(factor: Any, x: PyTree) -> PyTree:
 
 def norm(x: PyTree) -> Array:
   """Euclidean norm of a pytree of any scale, for reports: it has no derivative."""
-  leaves = [jnp.abs(leaf) for leaf in jax.tree.leaves(jax.lax.stop_gradient(x))]
-  largest = functools.reduce(jnp.maximum, [jnp.max(leaf, initial=0) for leaf in leaves])
-  # Squares of the quotients neither overflow nor vanish; NaN and inf stay what they are.
-  unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-  return unit * jnp.sqrt(sum(jnp.sum((leaf / unit.astype(leaf.dtype)) ** 2) for leaf in leaves))
+  return tree_norm(jax.lax.stop_gradient(x)).astype(scalar_dtype(x))
 
 
 def rounding(x: PyTree) -> Array:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxopt_robust import _checks
+from jaxopt_robust._units import exponent_of, power
 from jaxopt_robust.numerics import tree_all_finite
 from jaxopt_robust.solvers._common import add_scaled, norm, scale
 from jaxopt_robust.typing import ArrayLike, PyTree
@@ -32,9 +33,7 @@ def _in_units(solve: Callable[..., PyTree], matvec: Callable, b: PyTree) -> PyTr
   if not _num_unknowns(b):
     return b
   size = norm(b)
-  usable = (size > 0) & jnp.isfinite(size)
-  _, exponent = jnp.frexp(jnp.where(usable, size, 1))
-  unit = jnp.ldexp(jnp.ones_like(size), exponent)  # a power of 2: nothing is rounded
+  unit = power(exponent_of(size), size.dtype)  # a power of 2: nothing is rounded
   x = solve(matvec, jax.tree.map(lambda leaf: leaf / unit.astype(leaf.dtype), b))
   return _or_nan(matvec, b, scale(unit, x))
 

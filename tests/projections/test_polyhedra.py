@@ -298,3 +298,14 @@ def test_sets_far_from_the_point_in_any_units():
     c = jnp.asarray([1.0, 2.0], jnp.float32) * unit
     p = pj.projection_polyhedron(jnp.zeros(2), (None, None, -jnp.eye(2), -c))
     np.testing.assert_allclose(p, c, rtol=1e-6)
+
+
+@pytest.mark.x64
+@pytest.mark.parametrize("unit", [1e-250, 1e200, 1e300])
+def test_units_over_the_range_of_double_precision(unit):
+  corner, eye = unit * jnp.array([1.0, 0.5]), jnp.eye(2)
+  x, h = unit * jnp.array([3.0, 0.5]), jnp.full(2, unit)
+  np.testing.assert_allclose(pj.projection_polyhedron(x, (None, None, eye, h)), corner, rtol=1e-15)
+  # The rows in the same units, the point not: x <= 1.
+  scaled = pj.projection_polyhedron(jnp.array([3.0, 0.5]), (None, None, unit * eye, h))
+  np.testing.assert_allclose(scaled, [1.0, 0.5], rtol=1e-15)
