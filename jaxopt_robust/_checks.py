@@ -151,11 +151,12 @@ def check_integers(
   rank: int | None = None,
   where: ArrayLike | None = None,
   meaning: str = "",
+  bool_ok: bool = False,
 ) -> Array:
   """Integers in [low, high), looked at before JAX makes 32 bits of them: 2**32 + 1 is not 1.
 
   ``meaning`` says behind the range where it comes from. Entries that ``where`` masks out may be
-  anything.
+  anything. With ``bool_ok`` False and True are 0 and 1.
   """
   known = _known(name, value)
   array: Any = known
@@ -163,6 +164,8 @@ def check_integers(
     array = value if hasattr(value, "dtype") else jnp.asarray(value)
   elif known.size == 0 and not isinstance(value, np.ndarray):
     array = known.astype(np.int32)  # an empty list is one of floats to NumPy
+  if bool_ok and array.dtype == bool:
+    array = array.astype(np.int32)
   if not jnp.issubdtype(array.dtype, jnp.integer):
     raise TypeError(f"{name} must hold integers; got {_describe(array)}.")
   if shape is not None and array.shape != shape:
@@ -199,9 +202,7 @@ def check_labels(
   """Class labels of one shape, integer or bool; values are checked where they are known."""
   known = _known(name, labels)
   array: Any = as_array(name, labels) if known is None else known
-  if array.dtype == bool:
-    array = array.astype(np.int32)
-  if not jnp.issubdtype(array.dtype, jnp.integer):
+  if array.dtype != bool and not jnp.issubdtype(array.dtype, jnp.integer):
     raise TypeError(
       f"{name} must hold integer class indices; got {_describe(array)}. Whole numbers in floating "
       "point are converted by labels.astype(int)."
@@ -210,12 +211,12 @@ def check_labels(
     raise ValueError(f"{name} must have shape {shape}; got {array.shape}.")
   if is_concrete((array, where)):
     kept = np.asarray(array) if where is None else np.asarray(array)[np.asarray(where)]
-    if kept.size and kept.min() == -1 and np.all(np.abs(kept) == 1):
+    if np.any(kept == -1) and np.all(np.abs(kept) == 1):
       raise ValueError(
         f"{name} must lie in [0, {num_classes}); got -1. Labels of -1 and 1 are converted by "
         "(labels + 1) // 2."
       )
-  return check_integers(name, array, low=0, high=num_classes, where=where)
+  return check_integers(name, array, low=0, high=num_classes, where=where, bool_ok=True)
 
 
 def as_signs(name: str, value: ArrayLike) -> Array:

@@ -24,10 +24,7 @@ def check_embeddings(
 
 def check_class_numbers(name: str, labels: ArrayLike, *, shape: tuple[int, ...]) -> Array:
   """Integers, or bools, that are compared with each other only."""
-  array = _checks.as_array(name, labels)
-  if array.dtype == jnp.bool_:
-    array = array.astype(jnp.int32)
-  return _checks.check_integers(name, array, shape=shape)
+  return _checks.check_integers(name, labels, shape=shape, bool_ok=True)
 
 
 def unit_rows(x: Array, where: Array | None = None) -> Array:
