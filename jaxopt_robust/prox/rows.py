@@ -6,22 +6,13 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
-from jaxopt_robust.numerics import norm_by, upcast
+from jaxopt_robust.numerics import safe_norm, upcast
 from jaxopt_robust.prox._common import real_dtype, start_array
 from jaxopt_robust.prox._radial import check_lam, check_shared, factors
 from jaxopt_robust.prox.l1 import lasso
 from jaxopt_robust.typing import Array, ArrayLike, Penalty
 
 __all__ = ["l21", "make_row_penalty", "penalty_l21", "prox_l21"]
-
-
-def _row_norms(x: Array) -> Array:
-  return norm_by(
-    x,
-    lambda v: jnp.sum(v, -1),
-    lambda v: jnp.max(v, -1, initial=0),
-    lambda v: jnp.expand_dims(v, -1),
-  )
 
 
 def make_row_penalty(penalty: Penalty) -> Penalty:
@@ -64,7 +55,7 @@ def _of_rows(penalty: Penalty, check: Callable[[Any, tuple[int, ...], str], None
     array = start_array(x, min_rank=1, complex_ok=True)
     check(hyperparams, array.shape[:-1], "row")
     with _checks.within("hyperparams"):
-      total = penalty.value(_row_norms(upcast(array)), hyperparams)
+      total = penalty.value(safe_norm(upcast(array), axis=-1), hyperparams)
     return total.astype(real_dtype(array.dtype))
 
   def prox(x: ArrayLike, hyperparams: Any = None, scaling: ArrayLike = 1.0) -> Array:
@@ -72,7 +63,7 @@ def _of_rows(penalty: Penalty, check: Callable[[Any, tuple[int, ...], str], None
     check(hyperparams, array.shape[:-1], "row")
     wide = upcast(array)
     with _checks.within("hyperparams"):
-      factor = factors(penalty, _row_norms(wide), hyperparams, scaling)
+      factor = factors(penalty, safe_norm(wide, axis=-1), hyperparams, scaling)
     return (jnp.expand_dims(factor, -1) * wide).astype(array.dtype)
 
   return Penalty(value, prox, penalty.convex)

@@ -85,7 +85,7 @@ def _first_process_says(question: Callable[[], bool], what: str) -> bool:
   if jax.process_count() > 1:
     from jax.experimental import multihost_utils
 
-    code = int(multihost_utils.broadcast_one_to_all(np.int32(2 if error else answer)))
+    code = int(multihost_utils.broadcast_one_to_all(np.int32(answer if error is None else 2)))
     if code == 2 and error is None:
       raise StoreLockedError(f"process 0 could not {what}; its error says why.")
     answer = code == 1

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
-from jaxopt_robust.numerics import upcast
+from jaxopt_robust.numerics import safe_norm, upcast
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = ["block_mask", "nm_mask", "topk_mask", "unstructured_mask"]
@@ -141,10 +141,7 @@ def block_mask(weights: ArrayLike, block: tuple[int, int], density: ArrayLike) -
   rows, cols = array.shape
   if rows % a or cols % b:
     raise ValueError(f"block must divide the shape {array.shape}; got {(a, b)}.")
-  wide = upcast(array)
-  size = jnp.max(jnp.abs(wide))
-  scaled = wide / jnp.where((size > 0) & jnp.isfinite(size), size, 1)  # squares in range
-  norms = jnp.sum(scaled.reshape(rows // a, a, cols // b, b) ** 2, axis=(1, 3))
+  norms = safe_norm(upcast(array).reshape(rows // a, a, cols // b, b), axis=(1, 3))
   mask = _largest(norms.ravel(), density).reshape(norms.shape)
   return jnp.repeat(jnp.repeat(mask, a, axis=0), b, axis=1)
 
