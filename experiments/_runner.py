@@ -27,7 +27,7 @@ from experiments._protocol import (
   check_outcome,
   to_json,
 )
-from jaxopt_robust._checks import did_you_mean
+from jaxopt_robust._arguments import did_you_mean
 
 FOLDER = Path(__file__).parent
 RECORDS = FOLDER / "records"

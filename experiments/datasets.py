@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxopt_robust._checks import did_you_mean
+from jaxopt_robust._arguments import did_you_mean
 
 Arrays = dict[str, np.ndarray]
 

@@ -4,17 +4,13 @@ Facts about shapes and dtypes are always checked. Facts about values are checked
 value is known while tracing: this is the one file that asks whether something is a tracer.
 """
 
-import contextlib
-import inspect
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxopt_robust import _names
-from jaxopt_robust.typing import Array, ArrayLike, Penalty, ProxFn, PyTree
+from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
 
 def is_concrete(value: Any) -> bool:
@@ -22,37 +18,32 @@ def is_concrete(value: Any) -> bool:
   return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
 
 
-def _describe(value: Any) -> str:
+def describe(value: Any) -> str:
+  """What a value is, in a few words."""
   if hasattr(value, "dtype") and hasattr(value, "shape"):
     return f"{value.dtype}{list(value.shape)}"
   return f"{type(value).__name__} {value!r:.60}"
 
 
-def did_you_mean(word: Any, words: Iterable[Any]) -> str:
-  """' Did you mean ...?' where a known word is close to this one, otherwise nothing."""
-  texts = [w for w in words if isinstance(w, str)]
-  close = _names.closest(word, texts) if isinstance(word, str) else None
-  return f" Did you mean {close!r}?" if close else ""
-
-
-def _is_jax(value: Any) -> bool:
+def is_jax(value: Any) -> bool:
+  """Whether something is an array of JAX, or stands for one."""
   return isinstance(value, jax.Array | jax.core.Tracer | jax.ShapeDtypeStruct)
 
 
 def _known(name: str, value: Any) -> np.ndarray | None:
   """What NumPy holds, before JAX narrows it; None for JAX's own arrays and what contains them."""
-  if _is_jax(value) or any(_is_jax(leaf) for leaf in jax.tree.leaves(value)):
+  if is_jax(value) or any(is_jax(leaf) for leaf in jax.tree.leaves(value)):
     return None
   try:
     array = np.asarray(value)
   except (TypeError, ValueError) as error:
     raise TypeError(
-      f"{name} must be a number or an array of numbers; got {_describe(value)}."
+      f"{name} must be a number or an array of numbers; got {describe(value)}."
     ) from error
   if not jnp.issubdtype(array.dtype, jnp.number) and array.dtype != np.bool_:
     if array.dtype == object and array.size and all(isinstance(v, int) for v in array.ravel()):
-      raise ValueError(f"{name} must hold integers of at most 64 bits; got {_describe(value)}.")
-    raise TypeError(f"{name} must be a number or an array of numbers; got {_describe(value)}.")
+      raise ValueError(f"{name} must hold integers of at most 64 bits; got {describe(value)}.")
+    raise TypeError(f"{name} must be a number or an array of numbers; got {describe(value)}.")
   return array
 
 
@@ -65,7 +56,7 @@ def as_array(name: str, value: Any) -> Array:
     return jnp.asarray(value)
   except (TypeError, ValueError) as error:
     raise TypeError(
-      f"{name} must be a number or an array of numbers; got {_describe(value)}."
+      f"{name} must be a number or an array of numbers; got {describe(value)}."
     ) from error
 
 
@@ -80,7 +71,7 @@ def _as_floating(name: str, value: Any, *, complex_ok: bool) -> Array:
   allowed = jnp.inexact if complex_ok else jnp.floating
   if not jnp.issubdtype(array.dtype, allowed):
     kind = "" if complex_ok else " of real numbers"
-    raise TypeError(f"{name} must be a floating-point array{kind}; got {_describe(array)}.")
+    raise TypeError(f"{name} must be a floating-point array{kind}; got {describe(array)}.")
   return array
 
 
@@ -110,7 +101,7 @@ def check_array(
   """Turns an array-like into an array; refuses complex numbers, wrong rank and empty axes."""
   array = as_array(name, value)
   if not complex_ok and jnp.issubdtype(array.dtype, jnp.complexfloating):
-    raise TypeError(f"{name} must hold real numbers; got {_describe(array)}.")
+    raise TypeError(f"{name} must hold real numbers; got {describe(array)}.")
   return _check_shape(name, array, rank, min_rank, non_empty)
 
 
@@ -167,7 +158,7 @@ def check_integers(
   if bool_ok and array.dtype == bool:
     array = array.astype(np.int32)
   if not jnp.issubdtype(array.dtype, jnp.integer):
-    raise TypeError(f"{name} must hold integers; got {_describe(array)}.")
+    raise TypeError(f"{name} must hold integers; got {describe(array)}.")
   if shape is not None and array.shape != shape:
     raise ValueError(f"{name} must have shape {shape}; got {array.shape}.")
   if rank is not None and array.ndim != rank:
@@ -204,7 +195,7 @@ def check_labels(
   array: Any = as_array(name, labels) if known is None else known
   if array.dtype != bool and not jnp.issubdtype(array.dtype, jnp.integer):
     raise TypeError(
-      f"{name} must hold integer class indices; got {_describe(array)}. Whole numbers in floating "
+      f"{name} must hold integer class indices; got {describe(array)}. Whole numbers in floating "
       "point are converted by labels.astype(int)."
     )
   if array.shape != shape:
@@ -260,7 +251,7 @@ def check_float_dtype(dtype: Any, *, wide: bool = False) -> np.dtype:
   try:
     resolved = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
   except TypeError as error:
-    raise TypeError(f"dtype must be a floating-point type; got {_describe(dtype)}.") from error
+    raise TypeError(f"dtype must be a floating-point type; got {describe(dtype)}.") from error
   if wide and resolved not in (jnp.dtype(jnp.float32), jnp.dtype(jnp.float64)):
     raise TypeError(f"dtype must be float32 or float64; got {resolved}.")
   if not jnp.issubdtype(resolved, jnp.floating):
@@ -274,7 +265,7 @@ def check_mask(name: str, mask: ArrayLike | None, *, shape: tuple[int, ...]) -> 
     return None
   array = as_array(name, mask)
   if array.dtype != jnp.bool_:
-    raise TypeError(f"{name} must be a boolean mask; got {_describe(array)}.")
+    raise TypeError(f"{name} must be a boolean mask; got {describe(array)}.")
   if array.shape != shape:
     raise ValueError(f"{name} must have shape {shape}; got {array.shape}.")
   return array
@@ -300,18 +291,8 @@ def check_same_structure(name_a: str, a: PyTree, name_b: str, b: PyTree) -> None
     if jnp.shape(leaf_a) != jnp.shape(leaf_b) or jnp.result_type(leaf_a) != jnp.result_type(leaf_b):
       raise ValueError(
         f"{name_a} and {name_b} must agree in shapes and dtypes; "
-        f"got {_describe(leaf_a)} and {_describe(leaf_b)}."
+        f"got {describe(leaf_a)} and {describe(leaf_b)}."
       )
-
-
-def check_option(name: str, value: Any, allowed: Iterable[Any]) -> None:
-  """A mode string (or None) out of a fixed list."""
-  allowed = tuple(allowed)
-  if not isinstance(value, str | bool | int | np.bool_ | None) or value not in allowed:
-    raise ValueError(
-      f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r:.60}."
-      f"{did_you_mean(value, allowed)}"
-    )
 
 
 def _check_values(name: str, value: Any, is_good: Any, allowed: str, scalar: bool) -> None:
@@ -319,11 +300,11 @@ def _check_values(name: str, value: Any, is_good: Any, allowed: str, scalar: boo
     raise ValueError(f"{name} must be a scalar {allowed}; got shape {np.shape(value)}.")
   for leaf in jax.tree.leaves(value, is_leaf=lambda leaf: leaf is None):
     if isinstance(leaf, str | bytes) or leaf is None or callable(leaf):
-      raise TypeError(f"{name} must be a number or an array {allowed}; got {_describe(leaf)}.")
+      raise TypeError(f"{name} must be a number or an array {allowed}; got {describe(leaf)}.")
     if is_concrete(leaf):
       array = np.asarray(leaf)
       if array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(f"{name} must be a real number {allowed}; got {_describe(leaf)}.")
+        raise TypeError(f"{name} must be a real number {allowed}; got {describe(leaf)}.")
       if not np.all(is_good(array)):  # NaN fails every comparison, so it is refused too
         bad = array[~is_good(array)].ravel()[0]
         raise ValueError(f"{name} must be {allowed}; got {bad}.")
@@ -372,7 +353,7 @@ def check_int(name: str, value: Any, *, minimum: int, maximum: int = 2**31 - 1) 
   if isinstance(value, jax.core.Tracer):
     raise TypeError(f"{name} must be a static Python integer; got a traced value.")
   if isinstance(value, bool) or not isinstance(value, int | np.integer):
-    raise TypeError(f"{name} must be a static Python integer; got {_describe(value)}.")
+    raise TypeError(f"{name} must be a static Python integer; got {describe(value)}.")
   if value < minimum:
     raise ValueError(f"{name} must be at least {minimum}; got {value}.")
   if value > maximum:
@@ -391,95 +372,10 @@ def check_rank(rank: Any, shape: tuple[int, ...]) -> int:
 def check_key(name: str, key: Any) -> Array:
   """One typed PRNG key, such as ``jax.random.key(0)``."""
   if not hasattr(key, "dtype") or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-    raise TypeError(f"{name} must be a typed key such as jax.random.key(0); got {_describe(key)}.")
+    raise TypeError(f"{name} must be a typed key such as jax.random.key(0); got {describe(key)}.")
   if key.shape != ():
     raise ValueError(f"{name} must be one key; got shape {key.shape}: use jax.vmap over keys.")
   return key
-
-
-def check_callable(name: str, value: Any) -> None:
-  """A function."""
-  if not callable(value):
-    raise TypeError(f"{name} must be callable; got {_describe(value)}.")
-
-
-def check_function_of(name: str, value: Any, *arguments: str) -> None:
-  """A function of some positional arguments; a factory that was not called is told to be."""
-  check_callable(name, value)
-  try:
-    inspect.signature(value).bind(*arguments)
-  except TypeError:
-    called = getattr(value, "__name__", type(value).__name__)
-    raise TypeError(
-      f"{name} must be a function of ({', '.join(arguments)}); got {called}, which takes other "
-      f"arguments: if it makes such a function, call it, {called}(...)."
-    ) from None
-  except ValueError:  # a function without a signature
-    return
-
-
-def as_prox(name: str, value: Any) -> ProxFn:
-  """A proximal operator, given as it is or within a ``Penalty``."""
-  if isinstance(value, Penalty):
-    return value.prox
-  if not callable(value):
-    raise TypeError(
-      f"{name} must be a proximal operator or a Penalty, such as prox.prox_lasso or prox.lasso; "
-      f"got {_describe(value)}."
-    )
-  return value
-
-
-def check_solver(name: str, value: Any) -> None:
-  """A solver; a factory that was not called is told to be."""
-  if callable(getattr(value, "init", None)) and callable(getattr(value, "step", None)):
-    return
-  if inspect.isfunction(value):
-    takes = [p.name for p in inspect.signature(value).parameters.values() if p.default is p.empty]
-    raise TypeError(
-      f"{name} must be a Solver; got the function {value.__name__}: call it, "
-      f"{value.__name__}({', '.join(takes)})."
-    )
-  raise TypeError(f"{name} must be a Solver(init, step); got {_describe(value)}.")
-
-
-def check_state(name: str, value: Any, kind: type) -> Any:
-  """A state of one kind, with leaves that a checkpoint may have restored as NumPy arrays."""
-  if not isinstance(value, kind):
-    raise TypeError(f"{name} must be a {kind.__name__}; got {_describe(value)}.")
-  return jax.tree.map(lambda leaf: leaf if _is_jax(leaf) else jnp.asarray(leaf), value)
-
-
-def parts(hyperparams: Any, *names: str, name: str = "hyperparams", example: Any = None) -> tuple:
-  """The members of a tuple of hyper-parameters, by name; ``example`` is shown where it is none."""
-  if not isinstance(hyperparams, tuple | list) or len(hyperparams) != len(names):
-    kind = {2: "pair", 3: "triple"}.get(len(names), f"tuple of {len(names)}")
-    usage = "" if example is None else f": pass {example}"
-    if isinstance(hyperparams, tuple | list):
-      got = f"{len(hyperparams)} of them"
-    elif hasattr(hyperparams, "dtype"):
-      got = _describe(hyperparams)  # of a traced array too
-    else:
-      got = f"a {type(hyperparams).__name__}"
-    raise ValueError(f"{name} must be a {kind} ({', '.join(names)}){usage}; got {got}.")
-  return tuple(hyperparams)
-
-
-@contextlib.contextmanager
-def within(argument: str) -> Iterator[None]:
-  """Errors about a part of an argument, raised where only the part is known, name the argument."""
-  try:
-    yield
-  except (TypeError, ValueError) as error:
-    if type(error) not in (TypeError, ValueError) or argument in str(error):
-      raise
-    raise type(error)(f"{argument}: {error}") from error
-
-
-def check_penalty(name: str, value: Any) -> None:
-  """A ``Penalty`` record."""
-  if not isinstance(value, Penalty):
-    raise TypeError(f"{name} must be a Penalty(value, prox); got {type(value).__name__}.")
 
 
 def check_holds(condition: Any, message: str) -> None:

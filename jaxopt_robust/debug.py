@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.experimental import checkify
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments
 from jaxopt_robust._deprecations import install_getattr
 from jaxopt_robust.typing import Array
 
@@ -40,7 +40,7 @@ def checked(fn: Callable[..., Any]) -> Callable[..., Any]:
   Reference:
     The checkify transformation of the JAX documentation.
   """
-  _checks.check_callable("fn", fn)
+  _arguments.check_callable("fn", fn)
   errors = checkify.float_checks | checkify.index_checks | checkify.user_checks
   guarded = jax.jit(checkify.checkify(fn, errors=errors))
 
@@ -92,5 +92,5 @@ def count_traces(fn: Callable[..., Any]) -> TraceCounter:
   Reference:
     Tracing and caching: the JAX documentation, "Just-in-time compilation".
   """
-  _checks.check_callable("fn", fn)
+  _arguments.check_callable("fn", fn)
   return TraceCounter(fn)

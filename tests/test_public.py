@@ -34,6 +34,7 @@ TAKES_ANYTHING = {
 LAYERS = [
   {"typing", "_version", "_names"},
   {"_checks", "_deprecations"},
+  {"_arguments"},
   {"numerics"},
   {"_linear_solve"},
   {"_chain", "_units"},

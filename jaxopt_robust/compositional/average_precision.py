@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks, numerics
+from jaxopt_robust import _arguments, _checks, numerics
 from jaxopt_robust.compositional import _examples, _ranked
 from jaxopt_robust.compositional._ranked import XRiskInfo
 from jaxopt_robust.losses import _ranking as base
@@ -116,7 +116,7 @@ def soap_loss(
     provable convergence, 2021; constants from the authors' library LibAUC, which lets the averages
     start at 0 instead of the first value.
   """
-  state = _checks.check_state("state", state, SoapState)
+  state = _arguments.check_state("state", state, SoapState)
   averages = _ranked.state_array("state.averages", state.averages, 2)
   anchors = _ranked.prepare(scores, labels, index, num_examples=averages.shape[0], where=where)
   _ranked.rate_of("rate", rate)

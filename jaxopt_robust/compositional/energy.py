@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks, numerics
+from jaxopt_robust import _arguments, _checks, numerics
 from jaxopt_robust.compositional import _examples
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
@@ -210,8 +210,8 @@ def meco_value_and_grad(
     Jiang, Qin, Wu, Chen, Yang and Zhang, Learning unnormalized statistical models via compositional
     optimization, 2023, algorithm 1 (its momentum is left to the optimizer; the clipping is ours).
   """
-  _checks.check_callable("log_density", log_density)
-  _checks.check_callable("log_noise", log_noise)
+  _arguments.check_callable("log_density", log_density)
+  _arguments.check_callable("log_noise", log_noise)
 
   def value_and_grad(
     params: PyTree,
@@ -224,7 +224,7 @@ def meco_value_and_grad(
     data_where: ArrayLike | None = None,
     noise_where: ArrayLike | None = None,
   ) -> tuple[tuple[Array, MecoInfo], PyTree, MecoState]:
-    state = _checks.check_state("state", state, MecoState)
+    state = _arguments.check_state("state", state, MecoState)
     _checks.check_interval("rate", rate, 0, 1, closed="right")
     _checks.check_positive("weight_clip", weight_clip)
 

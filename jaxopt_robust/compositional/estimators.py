@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks, numerics
+from jaxopt_robust import _arguments, _checks, numerics
 from jaxopt_robust.compositional import _examples
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
@@ -262,8 +262,8 @@ def _make_difference(
   domain: str,
 ) -> InnerEstimator:
   """u <- (1 - b) u + b g + factor (g - g'), clipped."""
-  _checks.check_option("domain", domain, ("log", "linear"))
-  low, high = (None, None) if clip is None else _checks.parts(clip, "low", "high", name="clip")
+  _arguments.check_option("domain", domain, ("log", "linear"))
+  low, high = (None, None) if clip is None else _arguments.parts(clip, "low", "high", name="clip")
   if domain == "log":
     if clip is None:
       raise ValueError("clip must be a pair (low, high) in the log domain; got None.")
@@ -297,7 +297,7 @@ def _make_difference(
 
 
 def _make(rule: _Rule, domain: str, *, needs_previous: bool = False) -> InnerEstimator:
-  _checks.check_option("domain", domain, ("log", "linear"))
+  _arguments.check_option("domain", domain, ("log", "linear"))
   merge = _examples.merge_log if domain == "log" else _examples.merge
 
   def init(
@@ -328,7 +328,7 @@ def _make(rule: _Rule, domain: str, *, needs_previous: bool = False) -> InnerEst
     *,
     where: ArrayLike | None = None,
   ) -> tuple[InnerState, Array]:
-    state = _checks.check_state("state", state, InnerState)
+    state = _arguments.check_state("state", state, InnerState)
     values = _checks.check_float_array("values", values, min_rank=1)
     size = state.value.shape[0]
     if values.shape[1:] != state.value.shape[1:]:

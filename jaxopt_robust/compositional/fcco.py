@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks, numerics
+from jaxopt_robust import _arguments, _checks, numerics
 from jaxopt_robust.compositional import _examples
 from jaxopt_robust.compositional.estimators import InnerEstimator, InnerState
 from jaxopt_robust.compositional.outer import OuterFn
@@ -90,8 +90,8 @@ def fcco_value_and_grad(
     Wang and Yang, Finite-sum coupled compositional stochastic optimization: theory and
     applications, 2022, algorithm 1 (SOX); the log domain is ours.
   """
-  _checks.check_callable("inner_fn", inner_fn)
-  _checks.check_option("use", use, ("new", "old"))
+  _arguments.check_callable("inner_fn", inner_fn)
+  _arguments.check_option("use", use, ("new", "old"))
   for name, value, kind in (("outer", outer, OuterFn), ("estimator", estimator, InnerEstimator)):
     if not isinstance(value, kind):
       raise TypeError(f"{name} must be an {kind.__name__}; got {type(value).__name__}.")
@@ -105,7 +105,7 @@ def fcco_value_and_grad(
     *batch: Any,
     where: ArrayLike | None = None,
   ) -> tuple[tuple[Array, FccoInfo], PyTree, InnerState]:
-    state = _checks.check_state("state", state, InnerState)
+    state = _arguments.check_state("state", state, InnerState)
     rows = jnp.zeros(1, jnp.int32) if index is None else _checks.check_integers("index", index)
     mask = _checks.check_mask("where", where, shape=rows.shape)
     before = None

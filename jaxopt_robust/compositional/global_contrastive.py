@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks, numerics
+from jaxopt_robust import _arguments, _checks, numerics
 from jaxopt_robust.compositional import _examples
 from jaxopt_robust.losses import _anchors, _embeddings
 from jaxopt_robust.typing import Array, ArrayLike
@@ -207,7 +207,7 @@ def rgcl_loss(
     ("sogclr"). Clipping and constants from the authors' code, which leaves the positive's score
     out of the exponential for two views; we subtract it, as the paper and that code's bimodal half.
   """
-  state = _checks.check_state("state", state, RgclState)
+  state = _arguments.check_state("state", state, RgclState)
   first = _checks.check_float_array("z1", z1, rank=2)
   second = _checks.check_float_array("z2", z2, rank=2)
   _checks.check_same_shape("z1", first, "z2", second)
@@ -303,7 +303,7 @@ def rgcl_bimodal_loss(
   _checks.check_same_shape(
     "state[0].log_average", state[0].log_average, "state[1].log_average", state[1].log_average
   )
-  state = tuple(_checks.check_state("state", side, RgclState) for side in state)
+  state = tuple(_arguments.check_state("state", side, RgclState) for side in state)
   batch = _gather_batch(index, where, first.shape[0], state[0], axis_name)
   numbers = (
     radius, rate, momentum, temperature_rate, temperature_bounds, gradient_clip, mode,
@@ -333,7 +333,7 @@ def _check(
   mode: str,
 ) -> tuple[_Options, jnp.dtype]:
   """The hyper-parameters, and the dtype to compute in."""
-  _checks.check_option("mode", mode, _MODES)
+  _arguments.check_option("mode", mode, _MODES)
   _checks.check_non_negative("radius", radius)
   _checks.check_interval("rate", rate, 0.0, 1.0, closed="right")
   _checks.check_interval("momentum", momentum, 0.0, 1.0)

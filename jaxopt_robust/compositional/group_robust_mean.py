@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks, numerics
+from jaxopt_robust import _arguments, _checks, numerics
 from jaxopt_robust.compositional import _examples
 from jaxopt_robust.losses.dro_group import group_means
 from jaxopt_robust.losses.dro_kl import kl_dro, kl_dro_weights
@@ -131,7 +131,7 @@ def group_robust_mean(
     Sagawa, Koh, Hashimoto and Liang, Distributionally robust neural networks for group shifts,
     2020, algorithm 1 (recalled, not verified); the averages and the frequencies are ours.
   """
-  state = _checks.check_state("state", state, GroupMeanState)
+  state = _arguments.check_state("state", state, GroupMeanState)
   _checks.check_array("stepsize", stepsize, rank=0)
   _checks.check_non_negative("stepsize", stepsize)
   batch = _prepare(losses, groups, state, rate, where)
@@ -190,7 +190,7 @@ def smoothed_group_robust_mean(
     Hu, Zhu and Yang, Non-smooth weakly-convex finite-sum coupled compositional optimization, 2023
     (group DRO as such a problem; recalled, not verified); the entropic smoothing is standard.
   """
-  state = _checks.check_state("state", state, GroupMeanState)
+  state = _arguments.check_state("state", state, GroupMeanState)
   _checks.check_array("temperature", temperature, rank=0)
   _checks.check_positive("temperature", temperature)
   batch = _prepare(losses, groups, state, rate, where)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks, numerics
+from jaxopt_robust import _arguments, _checks, numerics
 from jaxopt_robust.compositional import _examples, _lists, _ranked
 from jaxopt_robust.compositional._ranked import XRiskInfo
 from jaxopt_robust.compositional.ndcg import song_init
@@ -144,14 +144,14 @@ def k_song_loss(
     learning with provable convergence, 2022, equations 5 and 6; constants from the authors' library
     LibAUC, whose derivative of the sigmoid lacks the factor c.
   """
-  state = _checks.check_state("state", state, KSongState)
+  state = _arguments.check_state("state", state, KSongState)
   shape = jnp.shape(_ranked.state_array("state.average", state.average, 2))
   batch = _lists.prepare(scores, relevance, index, shape, where)
   for name, value in (("k", k), ("step_size", step_size), ("smoothing", smoothing)):
     _checks.check_positive(name, value)
   _checks.check_positive("ridge", ridge)
   _checks.check_positive("selection_scale", selection_scale)
-  _checks.check_option("correction", correction, ("hessian", "none"))
+  _arguments.check_option("correction", correction, ("hessian", "none"))
   _ranked.rate_of("rate", rate)
   _ranked.rate_of("curvature_rate", curvature_rate)
   s, keep = batch.lists.scores, batch.lists.where

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks, numerics
+from jaxopt_robust import _arguments, _checks, numerics
 from jaxopt_robust.compositional import _robust_batch as base
 from jaxopt_robust.compositional._robust_batch import RobustMeanInfo
 from jaxopt_robust.losses.dro_kl import kl_dro, kl_dro_weights
@@ -143,7 +143,7 @@ def kl_robust_mean(
     with non-convex objectives, 2021; Qi, Xu, Yin, Jin and Yang, Attentional-biased stochastic
     gradient descent, 2023 (both recalled, not verified); the logarithmic form is ours.
   """
-  state = _checks.check_state("state", state, KlMeanState)
+  state = _arguments.check_state("state", state, KlMeanState)
   batch = base.prepare(losses, where)
   base.check_scalar("temperature", temperature)
   _checks.check_interval("temperature", temperature, 0.0, float("inf"), closed="neither")
@@ -252,7 +252,7 @@ def kl_ball_robust_mean(
     size, 2023 (recalled, not verified). The form of the divergence estimate, which does not change
     when a constant is added to the losses, and the shift of log u are ours.
   """
-  state = _checks.check_state("state", state, KlBallMeanState)
+  state = _arguments.check_state("state", state, KlBallMeanState)
   batch = base.prepare(losses, where)
   base.check_scalar("radius", radius)
   _checks.check_non_negative("radius", radius)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks, numerics
+from jaxopt_robust import _arguments, _checks, numerics
 from jaxopt_robust.compositional import _examples, _lists, _ranked
 from jaxopt_robust.compositional._ranked import XRiskInfo
 from jaxopt_robust.losses import _ranking as base
@@ -142,7 +142,7 @@ def song_loss(
     learning with provable convergence, 2022; constants from the authors' library LibAUC, which lets
     the averages start at 0 instead of the first value.
   """
-  state = _checks.check_state("state", state, SongState)
+  state = _arguments.check_state("state", state, SongState)
   shape = jnp.shape(_ranked.state_array("state.average", state.average, 2))
   batch = _lists.prepare(scores, relevance, index, shape, where)
   _ranked.rate_of("rate", rate)
@@ -233,7 +233,7 @@ def song_listwise_loss(
     learning with provable convergence, 2022. The authors' library LibAUC compares relevant items
     with the others only; here, as in the paper's objective, with the whole list.
   """
-  state = _checks.check_state("state", state, SongListwiseState)
+  state = _arguments.check_state("state", state, SongListwiseState)
   stored = _ranked.state_array("state.log_average", state.log_average, 2)
   batch = _lists.prepare(scores, relevance, index, stored.shape, where)
   _ranked.rate_of("rate", rate)

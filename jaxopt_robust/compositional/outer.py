@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks, numerics
+from jaxopt_robust import _arguments, _checks, numerics
 from jaxopt_robust.prox import moreau_envelope
 from jaxopt_robust.typing import Array, ArrayLike, Penalty
 
@@ -207,7 +207,7 @@ def outer_moreau(penalty: Penalty, hyperparams: Any = None, *, smoothing: ArrayL
     Chen and co-authors, Stochastic momentum methods for non-smooth non-convex finite-sum coupled
     compositional optimization (SONEX), 2025 (arXiv 2506.02504).
   """
-  _checks.check_penalty("penalty", penalty)
+  _arguments.check_penalty("penalty", penalty)
   _checks.check_positive("smoothing", smoothing)
   envelope = moreau_envelope(penalty)
 

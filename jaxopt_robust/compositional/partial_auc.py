@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks, numerics
+from jaxopt_robust import _arguments, _checks, numerics
 from jaxopt_robust.compositional import _examples, _ranked
 from jaxopt_robust.compositional._ranked import XRiskInfo
 from jaxopt_robust.losses import _ranking as base
@@ -165,7 +165,7 @@ def sopa_loss(
     Zhu, Li, Wang, Wu and Yang, When AUC meets DRO: optimizing partial AUC for deep learning with
     non-convex convergence guarantee, 2022; constants from the authors' library LibAUC.
   """
-  state = _checks.check_state("state", state, SopaState)
+  state = _arguments.check_state("state", state, SopaState)
   stored = _ranked.state_array("state.threshold", state.threshold, 1)
   anchors = _ranked.prepare(scores, labels, index, num_examples=stored.shape[0], where=where)
   _checks.check_interval("max_fpr", max_fpr, 0.0, 1.0, closed="right")
@@ -273,7 +273,7 @@ def sopas_loss(
     non-convex convergence guarantee, 2022; constants from the authors' library LibAUC, which lets
     u_i start at 0 instead of the first value.
   """
-  state = _checks.check_state("state", state, SopasState)
+  state = _arguments.check_state("state", state, SopasState)
   stored = _ranked.state_array("state.log_average", state.log_average, 1)
   anchors = _ranked.prepare(scores, labels, index, num_examples=stored.shape[0], where=where)
   _checks.check_positive("temperature", temperature)
@@ -377,7 +377,7 @@ def sotas_loss(
     non-convex convergence guarantee, 2022; constants from the authors' library LibAUC, which lets
     u_i and v start at 0 instead of the first value.
   """
-  state = _checks.check_state("state", state, SotasState)
+  state = _arguments.check_state("state", state, SotasState)
   stored = _ranked.state_array("state.log_average", state.log_average, 1)
   old_total = _ranked.state_array("state.log_total", state.log_total, 0)
   anchors = _ranked.prepare(scores, labels, index, num_examples=stored.shape[0], where=where)

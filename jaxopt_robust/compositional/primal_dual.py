@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks, numerics
+from jaxopt_robust import _arguments, _checks, numerics
 from jaxopt_robust.compositional import _examples
 from jaxopt_robust.prox import prox_conjugate
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
@@ -135,8 +135,8 @@ def alexr_value_and_grad(
     compositional optimization, 2024, algorithm 1 with the squared distance as divergence (recalled,
     not verified).
   """
-  _checks.check_callable("inner_fn", inner_fn)
-  _checks.check_penalty("penalty", penalty)
+  _arguments.check_callable("inner_fn", inner_fn)
+  _arguments.check_penalty("penalty", penalty)
   _checks.check_positive("stepsize", stepsize)
   _checks.check_interval("extrapolation", extrapolation, 0.0, 1.0)
   dual_step = prox_conjugate(penalty.prox)
@@ -150,7 +150,7 @@ def alexr_value_and_grad(
     *,
     where: ArrayLike | None = None,
   ) -> tuple[tuple[Array, AlexrInfo], PyTree, AlexrState]:
-    state = _checks.check_state("state", state, AlexrState)
+    state = _arguments.check_state("state", state, AlexrState)
     mask = _checks.check_mask("where", where, shape=jnp.shape(index))
     size = state.dual.shape[0]
     row = _checks.check_index("index", index, shape=jnp.shape(index), num_examples=size, where=mask)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks, numerics
+from jaxopt_robust import _arguments, _checks, numerics
 from jaxopt_robust.compositional import _examples
 from jaxopt_robust.typing import Array, ArrayLike
 
@@ -119,7 +119,7 @@ def adawac_loss(
     Dong, Xie and Ward, Adaptively weighted data augmentation consistency regularization for robust
     optimization under concept shift, 2023, algorithm 1; the clipping of the logits is ours.
   """
-  state = _checks.check_state("state", state, AdawacState)
+  state = _arguments.check_state("state", state, AdawacState)
   one = _checks.check_float_array("supervised", supervised, rank=1)
   two = _checks.check_float_array("consistency", consistency, rank=1)
   _checks.check_same_shape("supervised", one, "consistency", two)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.compositional import _examples, _ranked
 from jaxopt_robust.losses import _ranking as base
 from jaxopt_robust.losses.ranking_surrogates import squared_hinge_surrogate
@@ -154,7 +154,7 @@ def staco_loss(
     AUC maximization, 2025, as documented in the authors' library LibAUC, which starts s_i and s' at
     0 and draws one set of negatives.
   """
-  state = _checks.check_state("state", state, StacoState)
+  state = _arguments.check_state("state", state, StacoState)
   dual = _ranked.state_array("state.dual", state.dual, 1)
   stored = _ranked.state_array("state.threshold", state.threshold, 1)
   _checks.check_same_shape("state.dual", dual, "state.threshold", stored)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks, numerics
+from jaxopt_robust import _arguments, _checks, numerics
 from jaxopt_robust.compositional import _robust_batch as base
 from jaxopt_robust.compositional._robust_batch import RobustMeanInfo
 from jaxopt_robust.losses.dro_cvar import cvar_threshold
@@ -106,7 +106,7 @@ def cvar_robust_mean(
     Rockafellar and Uryasev, Optimization of conditional value-at-risk, 2000 (recalled, not
     verified).
   """
-  state = _checks.check_state("state", state, ThresholdState)
+  state = _arguments.check_state("state", state, ThresholdState)
   batch = base.prepare(losses, where)
   base.check_scalar("alpha", alpha)
   _checks.check_interval("alpha", alpha, 0.0, 1.0, closed="right")
@@ -166,7 +166,7 @@ def phi_divergence_robust_mean(
     equivalent, 2007; Jin, Zhang, Wang and Wang, Non-convex distributionally robust optimization:
     non-asymptotic analysis, 2021 (both recalled, not verified).
   """
-  state = _checks.check_state("state", state, ThresholdState)
+  state = _arguments.check_state("state", state, ThresholdState)
   batch = base.prepare(losses, where)
   base.check_scalar("temperature", temperature)
   fixed = jax.lax.stop_gradient(batch.values)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust._units import root_of_unit
 from jaxopt_robust.numerics import upcast
 from jaxopt_robust.typing import Array, ArrayLike
@@ -141,8 +141,8 @@ def randomized_svd_matvec(
     constructing approximate matrix decompositions, 2011, algorithms 4.4 and 5.1.
   """
   _checks.check_key("key", key)
-  _checks.check_callable("matvec", matvec)
-  _checks.check_callable("rmatvec", rmatvec)
+  _arguments.check_callable("matvec", matvec)
+  _arguments.check_callable("rmatvec", rmatvec)
   if not isinstance(shape, tuple | list) or len(shape) != 2:
     raise TypeError(f"shape must be a pair (rows, columns); got {shape!r:.60}.")
   rows, cols = (_checks.check_int(f"shape[{i}]", n, minimum=1) for i, n in enumerate(shape))

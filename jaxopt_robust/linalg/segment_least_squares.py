@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust._units import exponent_of, power
 from jaxopt_robust.numerics import safe_divide, upcast
 from jaxopt_robust.typing import Array, ArrayLike
@@ -243,7 +243,7 @@ def segment_lstsq(
   values = _checks.check_float_array("targets", targets, rank=1)
   if values.shape != index.shape:
     raise ValueError(f"targets must have one entry per row, {index.shape}; got {values.shape}.")
-  _checks.check_option("solver", solver, SOLVERS)
+  _arguments.check_option("solver", solver, SOLVERS)
   _checks.check_non_negative("ridge", ridge)
   iterations = _checks.check_int("iterations", iterations, minimum=0)
   width = array.shape[1]

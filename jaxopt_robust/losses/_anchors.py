@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks, numerics
+from jaxopt_robust import _arguments, _checks, numerics
 from jaxopt_robust.losses import _worst_case
 from jaxopt_robust.typing import Array, ArrayLike
 
@@ -69,7 +69,7 @@ def per_anchor(name: str, value: ArrayLike, anchors: Anchors) -> Array:
 
 def check_bounds(temperature_bounds: tuple[ArrayLike, ArrayLike]) -> tuple[ArrayLike, ArrayLike]:
   """The pair of bounds of a temperature; refused unless 0 < low <= high, where known."""
-  low, high = _checks.parts(temperature_bounds, "tau_min", "tau_max", name="temperature_bounds")
+  low, high = _arguments.parts(temperature_bounds, "tau_min", "tau_max", name="temperature_bounds")
   _checks.check_positive("temperature_bounds", (low, high))
   _checks.check_holds(
     jnp.asarray(low) <= jnp.asarray(high),

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.losses import _classification as base
 from jaxopt_robust.typing import Array, ArrayLike
 
@@ -19,7 +19,7 @@ def label_gaps(
   where: ArrayLike | None,
 ) -> tuple[base.Prepared, Array, Array]:
   """The checked arguments; f_k - f_y; and f_k - f_y + margin 1[k != y]; float[batch, classes]."""
-  _checks.check_option("normalize", normalize, _NORMALIZATIONS)
+  _arguments.check_option("normalize", normalize, _NORMALIZATIONS)
   prepared = base.prepare(scores, labels, where, name="scores")
   _checks.check_non_negative("margin", margin)
   prepared = prepared._replace(logits=_normalized(prepared.logits, normalize))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks, numerics
+from jaxopt_robust import _arguments, _checks, numerics
 from jaxopt_robust.typing import Array, ArrayLike
 
 Surrogate = Callable[[Array], Array]
@@ -46,7 +46,7 @@ def pair_losses(surrogate: Surrogate, anchors: Array, others: Array, pairs: Arra
 
 def evaluate(surrogate: Surrogate, gap: Array) -> Array:
   """The surrogate of an array of gaps, checked to be elementwise in shape."""
-  _checks.check_callable("surrogate", surrogate)
+  _arguments.check_callable("surrogate", surrogate)
   loss = jnp.asarray(surrogate(gap))
   if loss.shape != gap.shape:
     raise ValueError(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.losses import _expectation as base
 from jaxopt_robust.typing import Array, ArrayLike
 
@@ -283,7 +283,7 @@ def _prepare(
 ) -> tuple[base.Prepared, Array]:
   prepared = base.prepare(losses, where)
   _checks.check_interval("temperature", temperature, 0.0, float("inf"), closed="neither")
-  _checks.check_callable("conjugate", conjugate)
+  _arguments.check_callable("conjugate", conjugate)
   values = jax.eval_shape(conjugate, prepared.values)
   if jnp.shape(values) != prepared.values.shape:
     raise ValueError(

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.losses import _classification as base
 from jaxopt_robust.losses import _worst_case
 from jaxopt_robust.losses._label_gaps import label_gaps
@@ -286,7 +286,7 @@ def aldr_kl_loss(
     consistency, robustness and adaptivity, 2023; the order of the updates and the constants from
     the authors' code.
   """
-  state = _checks.check_state("state", state, AldrState)
+  state = _arguments.check_state("state", state, AldrState)
   prepared, plain, gap = label_gaps(scores, labels, margin, normalize, where)
   _check_adaptive(temperature, alpha)
   stored = _checks.check_float_array("state.temperature", state.temperature, rank=1)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks, numerics
+from jaxopt_robust import _arguments, _checks, numerics
 from jaxopt_robust.losses import _embeddings
 from jaxopt_robust.typing import Array, ArrayLike
 
@@ -96,7 +96,7 @@ def opis(
     metric learning, 2024 (the range of false acceptance rates is recalled, not verified).
   """
   rows, label = _prepare(embeddings, labels, num_classes, where)
-  first, second = _checks.parts(far, "far_min", "far_max", name="far")
+  first, second = _arguments.parts(far, "far_min", "far_max", name="far")
   low = _checks.check_array("far[0]", first, rank=0)
   high = _checks.check_array("far[1]", second, rank=0)
   for number, value in enumerate((low, high)):

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks, numerics
+from jaxopt_robust import _arguments, _checks, numerics
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = ["mann_whitney_loss"]
@@ -69,7 +69,7 @@ def mann_whitney_loss(
     "pos_index", pos_index, shape=array.shape[:1], num_classes=array.shape[1], where=has_any
   )
   _checks.check_positive("temperature", temperature)
-  _checks.check_option("reduction", reduction, ("mean", "sum"))
+  _arguments.check_option("reduction", reduction, ("mean", "sum"))
   keep = jnp.ones(array.shape, bool) if mask is None else mask
   wide = jnp.where(keep, numerics.upcast(array), 0)
   tau = _checks.check_array("temperature", temperature, rank=0).astype(wide.dtype)

@@ -7,7 +7,7 @@ everywhere.
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks, numerics
+from jaxopt_robust import _arguments, _checks, numerics
 from jaxopt_robust.losses import ranking_lists as listwise
 from jaxopt_robust.typing import Array, ArrayLike
 
@@ -102,7 +102,7 @@ def ndcg(
     tied scores, 2008.
   """
   lists = listwise.prepare_lists(scores, relevance, where)
-  _checks.check_option("gain", gain, ("exponential", "linear"))
+  _arguments.check_option("gain", gain, ("exponential", "linear"))
   num_items = lists.scores.shape[-1]
   k = num_items if k is None else _checks.check_int("k", k, minimum=1)
   if gain == "linear":

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.numerics import upcast
 from jaxopt_robust.projections import _common
 from jaxopt_robust.typing import Array, ArrayLike
@@ -116,7 +116,7 @@ def projection_affine_set(x: ArrayLike, hyperparams: Any) -> Array:
   Reference:
     Parikh and Boyd, Proximal algorithms, 2014, section 6.2.1.
   """
-  matrix, b = _checks.parts(hyperparams, "A", "b")
+  matrix, b = _arguments.parts(hyperparams, "A", "b")
   array = _common.vector(x)
   wide = upcast(array)
   if not isinstance(matrix, AffineFactor):

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.numerics import safe_divide, upcast
 from jaxopt_robust.projections import _common, _compensated
 from jaxopt_robust.typing import Array, ArrayLike
@@ -86,7 +86,7 @@ def projection_box_section(x: ArrayLike, hyperparams: Any) -> Array:
     Cominetti, Mascarenhas and Silva, A Newton's method for the continuous quadratic knapsack
     problem, 2014.
   """
-  alpha, beta, w, c = _checks.parts(hyperparams, "alpha", "beta", "w", "c")
+  alpha, beta, w, c = _arguments.parts(hyperparams, "alpha", "beta", "w", "c")
   array = _common.vector(x)
   wide = upcast(array)
   low, high, w = (

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.projections import _common
 from jaxopt_robust.projections.vectors import projection_hyperslab
 from jaxopt_robust.typing import ArrayLike, PyTree
@@ -76,7 +76,7 @@ def projection_box(x: PyTree, hyperparams: Any) -> PyTree:
   Reference:
     Parikh and Boyd, Proximal algorithms, 2014, section 6.2.4.
   """
-  low, high = _checks.parts(hyperparams, "low", "high")
+  low, high = _arguments.parts(hyperparams, "low", "high")
   tree = _checks.check_float_tree("x", x)
   low, high = (jax.tree.broadcast(bound, tree) for bound in (low, high))
 
@@ -120,7 +120,7 @@ def projection_hypercube(x: PyTree, unit: ArrayLike = 1.0) -> PyTree:
 
 
 def _plane(x: PyTree, hyperparams: Any, *, equal: bool) -> PyTree:
-  normal, b = _checks.parts(hyperparams, "a", "b")
+  normal, b = _arguments.parts(hyperparams, "a", "b")
   flat, unravel = ravel_pytree(_checks.check_float_tree("x", x))
   structure: Any = jax.tree.structure(x)
   if jax.tree.structure(normal) != structure:

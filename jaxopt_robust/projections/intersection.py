@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.numerics import upcast
 from jaxopt_robust.projections import _common
 from jaxopt_robust.typing import Array, ArrayLike
@@ -64,7 +64,7 @@ def projection_intersection(
   if len(members) < 2:
     raise ValueError(f"projections must hold at least two functions; got {len(members)}.")
   for member in members:
-    _checks.check_callable("projections", member)
+    _arguments.check_callable("projections", member)
   _checks.check_positive("tol", tol)
   limit = _checks.check_int("max_steps", max_steps, minimum=1)
 

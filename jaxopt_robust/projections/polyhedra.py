@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust._units import exponent_of, power
 from jaxopt_robust.numerics import upcast
 from jaxopt_robust.projections import _active_set, _common
@@ -175,7 +175,7 @@ def projection_polyhedron_with_info(
     Goldfarb and Idnani, A numerically stable dual method for solving strictly convex quadratic
     programs, 1983.
   """
-  eq, b, ineq, h = _checks.parts(hyperparams, "A", "b", "G", "h")
+  eq, b, ineq, h = _arguments.parts(hyperparams, "A", "b", "G", "h")
   array = _common.vector(x)
   wide = upcast(array)
   eq, b = _system(("A", "b"), eq, b, wide)

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.numerics import upcast
 from jaxopt_robust.projections import _common
 from jaxopt_robust.typing import Array, ArrayLike
@@ -124,7 +124,7 @@ def projection_weighted_l1_ball(x: ArrayLike, hyperparams: Any = (1.0, 1.0)) -> 
     in high dimensions, 2008 (equal weights); Michelot, A finite algorithm for finding the
     projection of a point onto the canonical simplex of R^n, 1986 (the iteration).
   """
-  weights, radius = _checks.parts(hyperparams, "weights", "radius")
+  weights, radius = _arguments.parts(hyperparams, "weights", "radius")
   array = _common.vector(x)
   wide = upcast(array)
   _checks.check_non_negative("weights", weights)

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.numerics import safe_divide, upcast
 from jaxopt_robust.projections import _common, _marginals
 from jaxopt_robust.typing import Array, ArrayLike
@@ -31,7 +31,7 @@ def _prepare(
   sim: ArrayLike, marginals: Any, tol: float, max_steps: int
 ) -> tuple[Array, Array, Array, Array, Array, Any]:
   """Checked inputs in float32 at least: similarity, marginals, whether they agree, the bound."""
-  a, b = _checks.parts(marginals, "row sums", "column sums", name="marginals")
+  a, b = _arguments.parts(marginals, "row sums", "column sums", name="marginals")
   array = _common.strong(_checks.check_float_array("sim", sim, rank=2))
   wide = upcast(array)
   _checks.check_positive("tol", tol)

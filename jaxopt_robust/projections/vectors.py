@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.numerics import safe_divide, safe_norm, upcast
 from jaxopt_robust.projections import _common
 from jaxopt_robust.typing import Array, ArrayLike
@@ -46,7 +46,7 @@ def projection_hyperslab(x: ArrayLike, hyperparams: Any) -> Array:
     Bauschke and Combettes, Convex analysis and monotone operator theory in Hilbert spaces, 2017,
     chapter 29.
   """
-  normal, low, high = _checks.parts(hyperparams, "a", "low", "high")
+  normal, low, high = _arguments.parts(hyperparams, "a", "low", "high")
   array = _common.strong(_checks.check_float_array("x", x))
   wide = upcast(array)
   a = _common.like("a", normal, wide)

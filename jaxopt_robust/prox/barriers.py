@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.prox._common import entrywise, spread, start, strength, total_of
 from jaxopt_robust.prox._stationary import hypotenuse, monotone_newton, pull, stationary
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
@@ -203,7 +203,7 @@ def prox_poisson(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTre
   Reference:
     Combettes and Pesquet, Proximal splitting methods in signal processing, 2011, table 10.2.
   """
-  lam, count = _checks.parts(hyperparams, "lam", "count", example=(1.0, 3.0))
+  lam, count = _arguments.parts(hyperparams, "lam", "count", example=(1.0, 3.0))
   x = start(x, scaling)
 
   def one(v: Array, s: Array, l: Array, b: Array) -> Array:
@@ -238,7 +238,7 @@ def penalty_poisson(x: PyTree, hyperparams: Any) -> Array:
   Reference:
     Combettes and Pesquet, Proximal splitting methods in signal processing, 2011, table 10.2.
   """
-  lam, count = _checks.parts(hyperparams, "lam", "count", example=(1.0, 3.0))
+  lam, count = _arguments.parts(hyperparams, "lam", "count", example=(1.0, 3.0))
   x = _checks.check_float_tree("x", x)
 
   def one(v: Array, l: Array, b: Array) -> Array:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.prox._common import entrywise, spread, start, total_of
 from jaxopt_robust.prox._stationary import stationary
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
@@ -84,7 +84,7 @@ def prox_box(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
   Reference:
     Parikh and Boyd, Proximal algorithms, 2014, chapter 6.
   """
-  low, high = _checks.parts(hyperparams, "low", "high", example=(0.0, 1.0))
+  low, high = _arguments.parts(hyperparams, "low", "high", example=(0.0, 1.0))
   x = start(x, scaling)
   low, high = _bounds(low, high, x)
   return entrywise(lambda v, s, a, b: jnp.minimum(jnp.maximum(v, a), b), x, scaling, low, high)
@@ -113,7 +113,7 @@ def penalty_box(x: PyTree, hyperparams: Any) -> Array:
   Reference:
     Parikh and Boyd, Proximal algorithms, 2014, chapter 6.
   """
-  low, high = _checks.parts(hyperparams, "low", "high", example=(0.0, 1.0))
+  low, high = _arguments.parts(hyperparams, "low", "high", example=(0.0, 1.0))
   x = _checks.check_float_tree("x", x)
   low, high = _bounds(low, high, x)
   return total_of(
@@ -151,7 +151,7 @@ def prox_quadratic(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyT
   Reference:
     Parikh and Boyd, Proximal algorithms, 2014, chapter 6.
   """
-  curvature, linear = _checks.parts(hyperparams, "curvature", "linear", example=(1.0, 0.5))
+  curvature, linear = _arguments.parts(hyperparams, "curvature", "linear", example=(1.0, 0.5))
   x = start(x, scaling)
   return entrywise(
     lambda v, s, c, b: stationary(_quadratic, _quadratic_slopes, v, s, c, b), x, scaling,
@@ -183,7 +183,7 @@ def penalty_quadratic(x: PyTree, hyperparams: Any) -> Array:
   Reference:
     Parikh and Boyd, Proximal algorithms, 2014, chapter 6.
   """
-  curvature, linear = _checks.parts(hyperparams, "curvature", "linear", example=(1.0, 0.5))
+  curvature, linear = _arguments.parts(hyperparams, "curvature", "linear", example=(1.0, 0.5))
   x = _checks.check_float_tree("x", x)
   return total_of(
     lambda v, c, b: v * (c * v / 2 - b), x,

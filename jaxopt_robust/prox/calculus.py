@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.numerics import magnitude, upcast
 from jaxopt_robust.prox._common import scaled_for, start, value_dtype
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
@@ -52,7 +52,7 @@ def precompose_affine(
   Reference:
     Parikh and Boyd, Proximal algorithms, 2014, section 2.2 (affine addition, postcomposition).
   """
-  _checks.check_penalty("penalty", penalty)
+  _arguments.check_penalty("penalty", penalty)
   scale = _checks.check_float_array("scale", scale, rank=0, complex_ok=True)
   shift = _checks.check_float_array("shift", shift, non_empty=False, complex_ok=True)
   _checks.check_holds(scale != 0, "scale must not be 0; got 0.")
@@ -100,7 +100,7 @@ def add_quadratic(penalty: Penalty, *, weight: ArrayLike, center: ArrayLike = 0.
   Reference:
     Parikh and Boyd, Proximal algorithms, 2014, section 2.2 (regularization).
   """
-  _checks.check_penalty("penalty", penalty)
+  _arguments.check_penalty("penalty", penalty)
   _checks.check_non_negative("weight", weight)
   if jnp.ndim(weight) != 0:
     raise ValueError(f"weight must be a scalar; got shape {jnp.shape(weight)}.")
@@ -155,8 +155,8 @@ def precompose_semi_orthogonal(
   Reference:
     Combettes and Pesquet, Proximal splitting methods in signal processing, 2011, table 10.1.
   """
-  _checks.check_penalty("penalty", penalty)
-  _checks.check_callable("matvec", matvec)
+  _arguments.check_penalty("penalty", penalty)
+  _arguments.check_callable("matvec", matvec)
   _checks.check_positive("nu", nu)
   if jnp.ndim(nu) != 0:
     raise ValueError(f"nu must be a scalar; got shape {jnp.shape(nu)}.")
@@ -208,7 +208,7 @@ def ravelled(penalty: Penalty) -> Penalty:
   Reference:
     The identification of a pytree with a vector: ``jax.flatten_util.ravel_pytree``.
   """
-  _checks.check_penalty("penalty", penalty)
+  _arguments.check_penalty("penalty", penalty)
 
   def value(x: PyTree, hyperparams: Any = None) -> Array:
     return penalty.value(
@@ -254,7 +254,7 @@ def leafwise(penalties: PyTree) -> Penalty:
   is_record = lambda value: isinstance(value, Penalty)
   records = jax.tree.leaves(penalties, is_leaf=is_record)
   for record in records:
-    _checks.check_penalty("penalties", record)
+    _arguments.check_penalty("penalties", record)
 
   def matched(x: PyTree, name: str, tree: PyTree) -> list[Any]:
     structure: Any = jax.tree.structure(x)

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.numerics import hard_threshold, soft_threshold
 from jaxopt_robust.prox._common import entrywise, root, spread, start, strength, total_of
 from jaxopt_robust.prox._stationary import quotient, stationary
@@ -81,7 +81,7 @@ def prox_log_sum(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTre
     Candes, Wakin and Boyd, Enhancing sparsity by reweighted l1 minimization, 2008 (penalty);
     the choice between the candidates is checked by brute force.
   """
-  lam, eps = _checks.parts(hyperparams, "lam", "eps", example=(1.0, 0.5))
+  lam, eps = _arguments.parts(hyperparams, "lam", "eps", example=(1.0, 0.5))
   x = start(x, scaling, complex_ok=True)
 
   def one(v: Array, s: Array, l: Array, e: Array) -> Array:
@@ -120,7 +120,7 @@ def penalty_log_sum(x: PyTree, hyperparams: Any) -> Array:
     Candes, Wakin and Boyd, Enhancing sparsity by reweighted l1 minimization, 2008 (penalty);
     the choice between the candidates is checked by brute force.
   """
-  lam, eps = _checks.parts(hyperparams, "lam", "eps", example=(1.0, 0.5))
+  lam, eps = _arguments.parts(hyperparams, "lam", "eps", example=(1.0, 0.5))
   x = _checks.check_float_tree("x", x, complex_ok=True)
   return total_of(
     lambda v, l, e: l * _log1p_ratio(jnp.abs(v), e),
@@ -161,7 +161,7 @@ def prox_capped_l1(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyT
   Reference:
     Zhang, Analysis of multi-stage convex relaxation for sparse regularization, 2010.
   """
-  lam, theta = _checks.parts(hyperparams, "lam", "theta", example=(1.0, 3.0))
+  lam, theta = _arguments.parts(hyperparams, "lam", "theta", example=(1.0, 3.0))
   x = start(x, scaling, complex_ok=True)
 
   def one(v: Array, s: Array, l: Array, t: Array) -> Array:
@@ -201,7 +201,7 @@ def penalty_capped_l1(x: PyTree, hyperparams: Any) -> Array:
   Reference:
     Zhang, Analysis of multi-stage convex relaxation for sparse regularization, 2010.
   """
-  lam, theta = _checks.parts(hyperparams, "lam", "theta", example=(1.0, 3.0))
+  lam, theta = _arguments.parts(hyperparams, "lam", "theta", example=(1.0, 3.0))
   x = _checks.check_float_tree("x", x, complex_ok=True)
   return total_of(
     lambda v, l, t: l * jnp.where(jnp.abs(v) < t, jnp.abs(v), t),

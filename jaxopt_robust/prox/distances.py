@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.numerics import safe_norm, upcast
 from jaxopt_robust.prox.elementary import make_prox_from_projection
 from jaxopt_robust.typing import Array, ArrayLike, Penalty
@@ -34,7 +34,7 @@ def _is_convex(projection: Projection, convex: bool | None) -> bool:
 
 
 def _strength(hyperparams: Any, x: Array) -> tuple[Array, Any]:
-  lam, of_set = _checks.parts(hyperparams, "lam", "of_set", example="(1.0, None)")
+  lam, of_set = _arguments.parts(hyperparams, "lam", "of_set", example="(1.0, None)")
   _checks.check_non_negative("lam of hyperparams", lam)
   if jnp.ndim(lam) != 0:
     raise ValueError(f"lam of hyperparams must be a scalar; got shape {jnp.shape(lam)}.")
@@ -72,7 +72,7 @@ def distance(projection: Projection, *, convex: bool | None = None) -> Penalty:
   Reference:
     Combettes and Pesquet, Proximal splitting methods in signal processing, 2011, table 10.1.
   """
-  _checks.check_callable("projection", projection)
+  _arguments.check_callable("projection", projection)
 
   def value(x: ArrayLike, hyperparams: Any = (1.0, None)) -> Array:
     array = _checks.check_float_array("x", x, non_empty=False)
@@ -122,7 +122,7 @@ def squared_distance(projection: Projection, *, convex: bool | None = None) -> P
   Reference:
     Combettes and Pesquet, Proximal splitting methods in signal processing, 2011, table 10.1.
   """
-  _checks.check_callable("projection", projection)
+  _arguments.check_callable("projection", projection)
 
   def value(x: ArrayLike, hyperparams: Any = (1.0, None)) -> Array:
     array = _checks.check_float_array("x", x, non_empty=False)
@@ -170,7 +170,7 @@ def indicator(projection: Projection, *, tol: float = 1e-5, convex: bool | None 
   Reference:
     Parikh and Boyd, Proximal algorithms, 2014, section 1.2.
   """
-  _checks.check_callable("projection", projection)
+  _arguments.check_callable("projection", projection)
   _checks.check_non_negative("tol", tol)
 
   def value(x: ArrayLike, hyperparams: Any = None) -> Array:

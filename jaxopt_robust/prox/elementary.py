@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.prox._common import start, value_dtype
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
@@ -92,7 +92,7 @@ def make_prox_from_projection(
   Reference:
     Parikh and Boyd, Proximal algorithms, 2014, section 1.2.
   """
-  _checks.check_callable("projection", projection)
+  _arguments.check_callable("projection", projection)
 
   def prox(x: PyTree, hyperparams: Any = None, scaling: ArrayLike = 1.0) -> PyTree:
     x = start(x, scaling)

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.numerics import hard_threshold, soft_threshold
 from jaxopt_robust.prox._common import entrywise, root, spread, start, strength, total_of
 from jaxopt_robust.prox._stationary import quotient
@@ -74,7 +74,7 @@ def prox_mcp(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
   Reference:
     Zhang, Nearly unbiased variable selection under minimax concave penalty, 2010, equation 2.1.
   """
-  lam, theta = _checks.parts(hyperparams, "lam", "theta", example=(1.0, 3.0))
+  lam, theta = _arguments.parts(hyperparams, "lam", "theta", example=(1.0, 3.0))
   x = start(x, scaling, complex_ok=True)
   return entrywise(
     _mcp,
@@ -109,7 +109,7 @@ def penalty_mcp(x: PyTree, hyperparams: Any) -> Array:
   Reference:
     Zhang, Nearly unbiased variable selection under minimax concave penalty, 2010, equation 2.1.
   """
-  lam, theta = _checks.parts(hyperparams, "lam", "theta", example=(1.0, 3.0))
+  lam, theta = _arguments.parts(hyperparams, "lam", "theta", example=(1.0, 3.0))
   x = _checks.check_float_tree("x", x, complex_ok=True)
 
   def one(v: Array, l: Array, t: Array) -> Array:
@@ -160,7 +160,7 @@ def prox_scad(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
     Fan and Li, Variable selection via nonconcave penalized likelihood and its oracle properties,
     2001, equations 2.7 and 2.8 (s = 1); the other regimes are derived and checked by brute force.
   """
-  lam, a = _checks.parts(hyperparams, "lam", "a", example=(1.0, 3.7))
+  lam, a = _arguments.parts(hyperparams, "lam", "a", example=(1.0, 3.7))
   x = start(x, scaling, complex_ok=True)
 
   def one(v: Array, s: Array, l: Array, a: Array) -> Array:
@@ -208,7 +208,7 @@ def penalty_scad(x: PyTree, hyperparams: Any) -> Array:
     Fan and Li, Variable selection via nonconcave penalized likelihood and its oracle properties,
     2001, equations 2.7 and 2.8 (s = 1); the other regimes are derived and checked by brute force.
   """
-  lam, a = _checks.parts(hyperparams, "lam", "a", example=(1.0, 3.7))
+  lam, a = _arguments.parts(hyperparams, "lam", "a", example=(1.0, 3.7))
   x = _checks.check_float_tree("x", x, complex_ok=True)
 
   def one(v: Array, l: Array, a: Array) -> Array:
@@ -255,7 +255,7 @@ def prox_cel0(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
     Soubies, Blanc-Feraud and Aubert, A continuous exact l0 penalty (CEL0) for least squares
     regularized problem, 2015.
   """
-  lam, norm = _checks.parts(hyperparams, "lam", "norm", example=(1.0, 1.0))
+  lam, norm = _arguments.parts(hyperparams, "lam", "norm", example=(1.0, 1.0))
   x = start(x, scaling, complex_ok=True)
 
   def one(v: Array, s: Array, l: Array, c: Array) -> Array:
@@ -298,7 +298,7 @@ def penalty_cel0(x: PyTree, hyperparams: Any) -> Array:
     Soubies, Blanc-Feraud and Aubert, A continuous exact l0 penalty (CEL0) for least squares
     regularized problem, 2015.
   """
-  lam, norm = _checks.parts(hyperparams, "lam", "norm", example=(1.0, 1.0))
+  lam, norm = _arguments.parts(hyperparams, "lam", "norm", example=(1.0, 1.0))
   x = _checks.check_float_tree("x", x, complex_ok=True)
 
   def one(v: Array, l: Array, c: Array) -> Array:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.numerics import norm_by, upcast
 from jaxopt_robust.prox._common import start, value_dtype
 from jaxopt_robust.prox._radial import check_shared, factors
@@ -117,7 +117,7 @@ def groups_prox(
 ) -> Array:
   """The operator of ``sum_G phi(||x_G||)`` for a checked vector of float32 or wider."""
   check_shared(hyperparams, (layout.num_groups,), "group")
-  with _checks.within("hyperparams"):
+  with _arguments.within("hyperparams"):
     factor = factors(penalty, _norms(x, layout), hyperparams, scaling)
   return _expand(factor, layout) * x
 
@@ -125,7 +125,7 @@ def groups_prox(
 def groups_value(penalty: Penalty, x: Array, layout: Layout, hyperparams: Any) -> Array:
   """``sum_G phi(||x_G||)`` for a checked vector of float32 or wider."""
   check_shared(hyperparams, (layout.num_groups,), "group")
-  with _checks.within("hyperparams"):
+  with _arguments.within("hyperparams"):
     value = penalty.value(_norms(x, layout), hyperparams)
   return jnp.where(jnp.any(layout.ids == layout.num_groups), jnp.nan, value)
 
@@ -172,7 +172,7 @@ def make_group_penalty(penalty: Penalty, group_ids: PyTree, *, num_groups: int) 
     Yuan and Lin, Model selection and estimation in regression with grouped variables, 2006;
     Huang, Breheny and Ma, A selective review of group selection in high-dimensional models, 2012.
   """
-  _checks.check_penalty("penalty", penalty)
+  _arguments.check_penalty("penalty", penalty)
   layout = check_groups(group_ids, num_groups)
 
   def value(x: PyTree, hyperparams: Any = None) -> Array:

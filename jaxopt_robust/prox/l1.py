@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.numerics import soft_threshold
 from jaxopt_robust.prox._common import entrywise, scaled_for, spread, start, strength, total_of
 from jaxopt_robust.prox._stationary import stationary
@@ -195,7 +195,7 @@ def prox_elastic_net(x: PyTree, hyperparams: Any = None, scaling: ArrayLike = 1.
     Zou and Hastie, Regularization and variable selection via the elastic net, 2005; the argument
     order and the product lam gamma are those of jaxopt.
   """
-  lam, gamma = _checks.parts(
+  lam, gamma = _arguments.parts(
     (1.0, 1.0) if hyperparams is None else hyperparams, "lam", "gamma", example=(1.0, 1.0)
   )
   x = start(x, scaling, complex_ok=True)
@@ -231,7 +231,7 @@ def penalty_elastic_net(x: PyTree, hyperparams: Any = None) -> Array:
   Reference:
     Zou and Hastie, Regularization and variable selection via the elastic net, 2005.
   """
-  lam, gamma = _checks.parts(
+  lam, gamma = _arguments.parts(
     (1.0, 1.0) if hyperparams is None else hyperparams, "lam", "gamma", example=(1.0, 1.0)
   )
   x = _checks.check_float_tree("x", x, complex_ok=True)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.prox._common import start
 from jaxopt_robust.typing import Array, ArrayLike, Penalty
 
@@ -59,7 +59,7 @@ def least_squares_factor(matrix: ArrayLike) -> LeastSquaresFactor:
 
 
 def _matrix_and_target(x: Array, hyperparams: Any) -> tuple[Any, Array]:
-  a, b = _checks.parts(hyperparams, "A", "b", example="(A, b)")
+  a, b = _arguments.parts(hyperparams, "A", "b", example="(A, b)")
   b = _checks.check_float_array("b", b, rank=1)
   matrix = a.matrix if isinstance(a, LeastSquaresFactor) else a
   matrix = _checks.check_float_array("A", matrix, rank=2, non_empty=False)

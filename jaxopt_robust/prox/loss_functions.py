@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.prox._common import entrywise, spread, start, strength, total_of
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
@@ -57,7 +57,7 @@ def prox_huber(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
     Huber, Robust estimation of a location parameter, 1964 (function); Combettes and Pesquet,
     Proximal splitting methods in signal processing, 2011, table 10.2.
   """
-  lam, delta = _checks.parts(hyperparams, "lam", "delta", example=(1.0, 1.0))
+  lam, delta = _arguments.parts(hyperparams, "lam", "delta", example=(1.0, 1.0))
   x = start(x, scaling, complex_ok=True)
 
   def one(v: Array, s: Array, l: Array, d: Array) -> Array:
@@ -99,7 +99,7 @@ def penalty_huber(x: PyTree, hyperparams: Any) -> Array:
     Huber, Robust estimation of a location parameter, 1964 (function); Combettes and Pesquet,
     Proximal splitting methods in signal processing, 2011, table 10.2.
   """
-  lam, delta = _checks.parts(hyperparams, "lam", "delta", example=(1.0, 1.0))
+  lam, delta = _arguments.parts(hyperparams, "lam", "delta", example=(1.0, 1.0))
   x = _checks.check_float_tree("x", x, complex_ok=True)
 
   def one(v: Array, l: Array, d: Array) -> Array:
@@ -147,7 +147,7 @@ def prox_epsilon_insensitive(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1
     Drucker et al., Support vector regression machines, 1996 (function); its operator is derived and
     checked by brute force.
   """
-  lam, eps = _checks.parts(hyperparams, "lam", "eps", example=(1.0, 0.5))
+  lam, eps = _arguments.parts(hyperparams, "lam", "eps", example=(1.0, 0.5))
   x = start(x, scaling, complex_ok=True)
 
   def one(v: Array, s: Array, l: Array, e: Array) -> Array:
@@ -184,7 +184,7 @@ def penalty_epsilon_insensitive(x: PyTree, hyperparams: Any) -> Array:
     Drucker et al., Support vector regression machines, 1996 (function); its operator is derived and
     checked by brute force.
   """
-  lam, eps = _checks.parts(hyperparams, "lam", "eps", example=(1.0, 0.5))
+  lam, eps = _arguments.parts(hyperparams, "lam", "eps", example=(1.0, 0.5))
   x = _checks.check_float_tree("x", x, complex_ok=True)
   return total_of(
     lambda v, l, e: l * jnp.maximum(jnp.abs(v) - e, 0),
@@ -225,7 +225,7 @@ def prox_pinball(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTre
     Koenker and Bassett, Regression quantiles, 1978 (function); its operator is derived and checked
     by brute force.
   """
-  lam, tau = _checks.parts(hyperparams, "lam", "tau", example=(1.0, 0.5))
+  lam, tau = _arguments.parts(hyperparams, "lam", "tau", example=(1.0, 0.5))
   x = start(x, scaling)
 
   def one(v: Array, s: Array, l: Array, t: Array) -> Array:
@@ -265,7 +265,7 @@ def penalty_pinball(x: PyTree, hyperparams: Any) -> Array:
     Koenker and Bassett, Regression quantiles, 1978 (function); its operator is derived and checked
     by brute force.
   """
-  lam, tau = _checks.parts(hyperparams, "lam", "tau", example=(1.0, 0.5))
+  lam, tau = _arguments.parts(hyperparams, "lam", "tau", example=(1.0, 0.5))
   x = _checks.check_float_tree("x", x)
   return total_of(
     lambda v, l, t: l * jnp.maximum(t * v, (t - 1) * v),

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.numerics import upcast
 from jaxopt_robust.projections import projection_box_section, projection_weighted_l1_ball
 from jaxopt_robust.typing import Array, ArrayLike, Penalty
@@ -199,7 +199,7 @@ def prox_sum_largest(
     Wu, Ding, Sun and Toh, On the Moreau-Yosida regularization of the vector k-norm related
     functions, 2014.
   """
-  lam, k = _checks.parts(hyperparams, "lam", "k", example=(1.0, 2.0))
+  lam, k = _arguments.parts(hyperparams, "lam", "k", example=(1.0, 2.0))
   v, g, dtype = _ready(x, lam, scaling, "lam of hyperparams")
   count = _count(k, v)
   if not v.size:
@@ -231,7 +231,7 @@ def penalty_sum_largest(x: ArrayLike, hyperparams: Any = (1.0, 1.0)) -> Array:
     Wu, Ding, Sun and Toh, On the Moreau-Yosida regularization of the vector k-norm related
     functions, 2014.
   """
-  lam, k = _checks.parts(hyperparams, "lam", "k", example=(1.0, 2.0))
+  lam, k = _arguments.parts(hyperparams, "lam", "k", example=(1.0, 2.0))
   v, g, dtype = _ready(x, lam, 1.0, "lam of hyperparams")
   share = jnp.clip(_count(k, v) - jnp.arange(v.shape[0], dtype=v.dtype), min=0, max=1)
   # Infinite entries that do not count must not become NaN.

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.prox._common import scaled_for, start, value_dtype
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, ProxFn, PyTree
 
@@ -44,7 +44,7 @@ def moreau_envelope(penalty: Penalty) -> Callable[..., Array]:
     Moreau, Proximite et dualite dans un espace hilbertien, 1965; Parikh and Boyd, Proximal
     algorithms, 2014, section 3.1.
   """
-  _checks.check_penalty("penalty", penalty)
+  _arguments.check_penalty("penalty", penalty)
 
   def at(y: PyTree, x: PyTree, hyper: Any, scaling: Array) -> Array:
     square = sum(
@@ -99,7 +99,7 @@ def prox_conjugate(prox: ProxFn) -> Callable[..., PyTree]:
     Moreau, Proximite et dualite dans un espace hilbertien, 1965; Parikh and Boyd, Proximal
     algorithms, 2014, section 2.5.
   """
-  prox = _checks.as_prox("prox", prox)
+  prox = _arguments.as_prox("prox", prox)
 
   def prox_star(x: PyTree, hyperparams: Any = None, scaling: ArrayLike = 1.0) -> PyTree:
     _checks.check_positive("scaling", scaling)

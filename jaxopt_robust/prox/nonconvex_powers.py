@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.numerics import hard_threshold
 from jaxopt_robust.prox._common import entrywise, root, spread, start, strength, total_of
 from jaxopt_robust.prox._stationary import bracketed_newton, monotone_newton, stationary
@@ -365,7 +365,7 @@ def prox_lq(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
   Reference:
     Marjanovic and Solo, On lq optimization and matrix completion, 2012, theorem 1.
   """
-  lam, q = _checks.parts(hyperparams, "lam", "q", example=(1.0, 0.5))
+  lam, q = _arguments.parts(hyperparams, "lam", "q", example=(1.0, 0.5))
   x = start(x, scaling, complex_ok=True)
 
   def one(v: Array, s: Array, l: Array, q: Array) -> Array:
@@ -403,7 +403,7 @@ def penalty_lq(x: PyTree, hyperparams: Any) -> Array:
   Reference:
     Marjanovic and Solo, On lq optimization and matrix completion, 2012, theorem 1.
   """
-  lam, q = _checks.parts(hyperparams, "lam", "q", example=(1.0, 0.5))
+  lam, q = _arguments.parts(hyperparams, "lam", "q", example=(1.0, 0.5))
   x = _checks.check_float_tree("x", x, complex_ok=True)
 
   def one(v: Array, l: Array, q: Array) -> Array:

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust._chain import block_mean, chain_blocks
 from jaxopt_robust.numerics import upcast
 from jaxopt_robust.prox._lines import check_blocks_of, over_blocks, scalar_strength
@@ -30,7 +30,7 @@ def _weights(value: Any, like: Array) -> Array:
 
 
 def _oscar_weights(hyperparams: Any, like: Array) -> Array:
-  l1reg, pairwise = _checks.parts(hyperparams, "l1reg", "pairwise", example=(1.0, 1.0))
+  l1reg, pairwise = _arguments.parts(hyperparams, "l1reg", "pairwise", example=(1.0, 1.0))
   l1reg = scalar_strength("l1reg of hyperparams", l1reg, like)
   pairwise = scalar_strength("pairwise of hyperparams", pairwise, like)
   # A negative traced strength must not be hidden by the other one.

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments
 from jaxopt_robust.numerics import safe_norm, upcast
 from jaxopt_robust.prox._common import real_dtype, start_array
 from jaxopt_robust.prox._radial import check_lam, check_shared, factors
@@ -46,7 +46,7 @@ def make_row_penalty(penalty: Penalty) -> Penalty:
     Obozinski, Taskar and Jordan, Joint covariate selection and joint subspace selection for
     multiple classification problems, 2010.
   """
-  _checks.check_penalty("penalty", penalty)
+  _arguments.check_penalty("penalty", penalty)
   return _of_rows(penalty, check_shared)
 
 
@@ -54,7 +54,7 @@ def _of_rows(penalty: Penalty, check: Callable[[Any, tuple[int, ...], str], None
   def value(x: ArrayLike, hyperparams: Any = None) -> Array:
     array = start_array(x, min_rank=1, complex_ok=True)
     check(hyperparams, array.shape[:-1], "row")
-    with _checks.within("hyperparams"):
+    with _arguments.within("hyperparams"):
       total = penalty.value(safe_norm(upcast(array), axis=-1), hyperparams)
     return total.astype(real_dtype(array.dtype))
 
@@ -62,7 +62,7 @@ def _of_rows(penalty: Penalty, check: Callable[[Any, tuple[int, ...], str], None
     array = start_array(x, scaling, min_rank=1, complex_ok=True)
     check(hyperparams, array.shape[:-1], "row")
     wide = upcast(array)
-    with _checks.within("hyperparams"):
+    with _arguments.within("hyperparams"):
       factor = factors(penalty, safe_norm(wide, axis=-1), hyperparams, scaling)
     return (jnp.expand_dims(factor, -1) * wide).astype(array.dtype)
 

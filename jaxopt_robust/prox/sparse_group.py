@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments
 from jaxopt_robust.numerics import upcast
 from jaxopt_robust.prox._common import start
 from jaxopt_robust.prox.group import penalty_group_lasso, prox_group_lasso
@@ -54,9 +54,9 @@ def prox_sparse_group_lasso(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.
     Simon, Friedman, Hastie and Tibshirani, A sparse-group lasso, 2013; the decomposition is that of
     Yu, On decomposing the proximal map, 2013.
   """
-  l1reg, l2reg = _checks.parts(hyperparams, "l1reg", "l2reg", example=(1.0, 1.0))
+  l1reg, l2reg = _arguments.parts(hyperparams, "l1reg", "l2reg", example=(1.0, 1.0))
   x = start(x, scaling, complex_ok=True)
-  with _checks.within("hyperparams"):
+  with _arguments.within("hyperparams"):
     wide = prox_lasso(jax.tree.map(upcast, x), l1reg, scaling)
     block = prox_group_lasso(wide, l2reg, scaling)
   return jax.tree.map(lambda v, y: y.astype(v.dtype), x, block)
@@ -85,8 +85,8 @@ def penalty_sparse_group_lasso(x: PyTree, hyperparams: Any) -> Array:
   Reference:
     Simon, Friedman, Hastie and Tibshirani, A sparse-group lasso, 2013.
   """
-  l1reg, l2reg = _checks.parts(hyperparams, "l1reg", "l2reg", example=(1.0, 1.0))
-  with _checks.within("hyperparams"):
+  l1reg, l2reg = _arguments.parts(hyperparams, "l1reg", "l2reg", example=(1.0, 1.0))
+  with _arguments.within("hyperparams"):
     return penalty_lasso(x, l1reg) + penalty_group_lasso(x, l2reg)
 
 
@@ -127,20 +127,20 @@ def make_sparse_group_penalty(penalty: Penalty, group_ids: PyTree, *, num_groups
     Simon, Friedman, Hastie and Tibshirani, A sparse-group lasso, 2013; the decomposition is that of
     Yu, On decomposing the proximal map, 2013.
   """
-  _checks.check_penalty("penalty", penalty)
+  _arguments.check_penalty("penalty", penalty)
   layout = check_groups(group_ids, num_groups)
 
   def value(x: PyTree, hyperparams: Any) -> Array:
-    l1reg, group = _checks.parts(hyperparams, "l1reg", "group", example=(1.0, 1.0))
+    l1reg, group = _arguments.parts(hyperparams, "l1reg", "group", example=(1.0, 1.0))
     flat = flatten(x, layout)
-    with _checks.within("hyperparams"):
+    with _arguments.within("hyperparams"):
       total = penalty_lasso(x, l1reg) + groups_value(penalty, flat.vector, layout, group)
     return total.astype(flat.dtype)
 
   def prox(x: PyTree, hyperparams: Any, scaling: ArrayLike = 1.0) -> PyTree:
-    l1reg, group = _checks.parts(hyperparams, "l1reg", "group", example=(1.0, 1.0))
+    l1reg, group = _arguments.parts(hyperparams, "l1reg", "group", example=(1.0, 1.0))
     flat = flatten(x, layout, scaling)
-    with _checks.within("hyperparams"):
+    with _arguments.within("hyperparams"):
       wide = jax.tree.map(upcast, start(x, scaling, complex_ok=True))
       soft = flatten(prox_lasso(wide, l1reg, scaling), layout)
       return flat.back(groups_prox(penalty, soft.vector, layout, group, scaling))

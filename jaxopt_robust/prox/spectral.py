@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments
 from jaxopt_robust._spectral import clean, over_batch, singular_map, singular_sum
 from jaxopt_robust.numerics import upcast
 from jaxopt_robust.prox._common import real_dtype, start_array
@@ -63,7 +63,7 @@ def make_spectral_penalty(penalty: Penalty) -> Penalty:
     Lewis, The convex analysis of unitarily invariant matrix functions, 1995; derivatives: Lewis and
     Sendov, Nonsmooth analysis of singular values, 2005.
   """
-  _checks.check_penalty("penalty", penalty)
+  _arguments.check_penalty("penalty", penalty)
   return _of_values(penalty, check_shared)
 
 
@@ -74,7 +74,7 @@ def _of_values(penalty: Penalty, check: Callable[[Any, tuple[int, ...], str], No
     dtype = real_dtype(upcast(array).dtype)
     # The penalty's own checks of what is known now: inside a derivative nothing is.
     one_each = jax.ShapeDtypeStruct(array.shape[:-2], dtype)
-    with _checks.within("hyperparams"):
+    with _arguments.within("hyperparams"):
       jax.eval_shape(lambda v: penalty.value(v, hyperparams), one_each)
     return array, jax.tree.map(lambda h: jnp.asarray(h, dtype), hyperparams)
 

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust._chain import block_mean, block_sum, chain_blocks
 from jaxopt_robust.numerics import soft_threshold, upcast
 from jaxopt_robust.prox._lines import check_blocks_of, over_blocks, scalar_strength
@@ -148,7 +148,7 @@ def prox_fused_lasso(
   """
   array = _line_of(x, scaling)
   wide = upcast(array)
-  l1reg, tvreg = _checks.parts(hyperparams, "l1reg", "tvreg", example=(1.0, 1.0))
+  l1reg, tvreg = _arguments.parts(hyperparams, "l1reg", "tvreg", example=(1.0, 1.0))
   step = jnp.asarray(scaling, wide.dtype)
   strength = scalar_strength("tvreg of hyperparams", tvreg, wide) * step
   threshold = scalar_strength("l1reg of hyperparams", l1reg, wide) * step
@@ -183,7 +183,7 @@ def penalty_fused_lasso(x: ArrayLike, hyperparams: Any = (1.0, 1.0)) -> Array:
   """
   array = _line_of(x)
   wide = upcast(array)
-  l1reg, tvreg = _checks.parts(hyperparams, "l1reg", "tvreg", example=(1.0, 1.0))
+  l1reg, tvreg = _arguments.parts(hyperparams, "l1reg", "tvreg", example=(1.0, 1.0))
   l1_part = scalar_strength("l1reg of hyperparams", l1reg, wide) * jnp.sum(jnp.abs(wide))
   tv_part = scalar_strength("tvreg of hyperparams", tvreg, wide) * jnp.sum(
     jnp.abs(jnp.diff(wide, axis=-1))

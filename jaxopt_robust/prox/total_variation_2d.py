@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.numerics import safe_divide, upcast
 from jaxopt_robust.prox._common import real_dtype, root
 from jaxopt_robust.prox._lines import check_blocks_of, scalar_strength
@@ -471,7 +471,7 @@ def prox_tv2d_with_gap(
   Reference:
     Chambolle, An algorithm for total variation minimization and applications, 2004 (the dual).
   """
-  _checks.check_option("kind", kind, ("isotropic", "anisotropic"))
+  _arguments.check_option("kind", kind, ("isotropic", "anisotropic"))
   return _prox(x, lam, scaling, kind == "isotropic", tol, max_steps)
 
 

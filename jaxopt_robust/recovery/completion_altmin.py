@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.numerics import upcast
 from jaxopt_robust.recovery._completion import (
   CompletionInfo,
@@ -102,7 +102,7 @@ def alternating_least_squares(
   """
   parts = _checks.check_int("parts", parts, minimum=1)
   if reweight is not None:
-    _checks.check_function_of("reweight", reweight, "residuals", "observed")
+    _arguments.check_function_of("reweight", reweight, "residuals", "observed")
   _checks.check_non_negative("min_decrease", min_decrease, scalar=True)
 
   def basis(factor: Array) -> Array:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.numerics import masked_mean, safe_divide, upcast
 from jaxopt_robust.recovery._completion import check_entries
 from jaxopt_robust.recovery.completion_weights import Reweight
@@ -99,7 +99,7 @@ def biased_baseline(
   _checks.check_non_negative("col_ridge", col_ridge, scalar=True)
   num_rounds = _checks.check_int("num_rounds", num_rounds, minimum=1)
   if reweight is not None:
-    _checks.check_function_of("reweight", reweight, "residuals", "observed")
+    _arguments.check_function_of("reweight", reweight, "residuals", "observed")
   wide = upcast(y)
   rows, cols = op._indices()
   seen = jnp.ones(op.size, wide.dtype) if op.observed is None else op.observed.astype(wide.dtype)

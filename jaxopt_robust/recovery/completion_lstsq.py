@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.linalg import SegmentLstsqInfo, segment_lstsq
 from jaxopt_robust.numerics import upcast
 from jaxopt_robust.recovery._completion import check_entries
@@ -70,7 +70,7 @@ def coo_lstsq(
     ours).
   """
   op, y = check_entries(op, y)
-  _checks.check_option("side", side, SIDES)
+  _arguments.check_option("side", side, SIDES)
   factor = _checks.check_float_array("fixed", fixed, rank=2)
   rows, cols = op._indices()
   own, out = (rows, cols) if side == "right" else (cols, rows)

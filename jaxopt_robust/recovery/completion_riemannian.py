@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments
 from jaxopt_robust.numerics import safe_divide, upcast
 from jaxopt_robust.recovery._completion import (
   CompletionInfo,
@@ -163,7 +163,7 @@ def riemannian_completion(*, direction: str = "conjugate") -> Solver:
     Vandereycken, Low-rank matrix completion by Riemannian optimization, 2013, algorithms 1 to 6
     (recalled, not verified).
   """
-  _checks.check_option("direction", direction, _DIRECTIONS)
+  _arguments.check_option("direction", direction, _DIRECTIONS)
 
   def init(params: Factors, hyper: Any, op: Any, y: Array, *rest: Any) -> CompletionState:
     del hyper, rest

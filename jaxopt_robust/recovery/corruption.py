@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.numerics import upcast
 from jaxopt_robust.recovery.entries import as_rate
 from jaxopt_robust.typing import Array, ArrayLike
@@ -55,7 +55,7 @@ def _check(key: Array, y: ArrayLike, rate: ArrayLike = 0.0) -> Array:
 
 
 def _draw(key: Array, like: Array, distribution: str) -> Array:
-  _checks.check_option("distribution", distribution, _DISTRIBUTIONS)
+  _arguments.check_option("distribution", distribution, _DISTRIBUTIONS)
   if distribution == "uniform":
     return jax.random.uniform(key, like.shape, like.dtype, -1.0, 1.0)
   sample = {

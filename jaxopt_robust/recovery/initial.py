@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust._units import root_of_unit
 from jaxopt_robust.numerics import safe_divide, safe_norm, upcast
 from jaxopt_robust.recovery.entries import EntryMask
@@ -30,7 +30,7 @@ _LARGEST_OF_NOISE = 2.02  # 99th percentile of the Tracy-Widom law of real symme
 def check_problem(op: MeasurementOperator, y: ArrayLike, kind: str) -> Array:
   if not isinstance(op, MeasurementOperator):
     raise TypeError(f"op must be a MeasurementOperator; got {type(op).__name__}.")
-  _checks.check_option("kind", kind, KINDS)
+  _arguments.check_option("kind", kind, KINDS)
   if kind == "psd" and op.shape[0] != op.shape[1]:
     raise ValueError(f"kind='psd' needs a square matrix; got shape {op.shape}. Use 'general'.")
   return op.check_measurements("y", y)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust._units import root_of_unit
 from jaxopt_robust.numerics import hard_threshold, safe_norm, upcast
 from jaxopt_robust.recovery._robust_pca import (
@@ -263,7 +263,7 @@ def l1_robust_pca(
     and Vidal, Nonconvex Robust Low-rank Matrix Recovery, 2020. The clipped start and the scale of
     the steps are ours.
   """
-  _checks.check_option("rule", rule, RULES)
+  _arguments.check_option("rule", rule, RULES)
   _checks.check_positive("eta0", eta0, scalar=True)
   _checks.check_interval("quantile", quantile, 0.0, 1.0, closed="right", scalar=True)
   rank = _checks.check_int("rank", rank, minimum=1)

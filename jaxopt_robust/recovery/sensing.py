@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust._units import in_units, tree_norm
 from jaxopt_robust.numerics import safe_divide, safe_norm, tree_all_finite, tree_where, upcast
 from jaxopt_robust.recovery._order_statistics import kth_smallest
@@ -322,8 +322,8 @@ def subgradient_method(
     Ma and Fattahi, Global Convergence of Sub-gradient Method for Robust Matrix Recovery, 2023,
     algorithm 1.
   """
-  _checks.check_callable("make_tx", make_tx)
-  _checks.check_callable("value_and_subgrad", value_and_subgrad)
+  _arguments.check_callable("make_tx", make_tx)
+  _arguments.check_callable("value_and_subgrad", value_and_subgrad)
 
   def transform(hyper: Any) -> optax.GradientTransformationExtraArgs:
     return optax.with_extra_args_support(make_tx(hyper))

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks, numerics
+from jaxopt_robust import _arguments, _checks, numerics
 from jaxopt_robust.losses.comp_sum import margin_deviation, smooth_adversarial_comp_sum_loss
 from jaxopt_robust.losses.noise_robust import cross_entropy_loss
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
@@ -75,7 +75,7 @@ def pgd_adversarial_training_loss(
     adversarial attacks, 2018, equation 2.1.
   """
   x, key = _check(apply_fn, attack, x, key, where)
-  _checks.check_callable("loss", loss)
+  _arguments.check_callable("loss", loss)
   frozen = jax.lax.stop_gradient(params)
   attacked = attack(lambda point: loss(apply_fn(frozen, point), labels, where=where), x, key)
   return loss(apply_fn(params, jax.lax.stop_gradient(attacked)), labels, where=where)
@@ -231,8 +231,8 @@ def _check(
   apply_fn: Any, attack: Any, x: ArrayLike, key: ArrayLike, where: ArrayLike | None
 ) -> tuple[Array, Array]:
   """The examples, zero in rows that are masked out (they may hold NaN), and the key."""
-  _checks.check_callable("apply_fn", apply_fn)
-  _checks.check_callable("attack", attack)
+  _arguments.check_callable("apply_fn", apply_fn)
+  _arguments.check_callable("attack", attack)
   array = _checks.check_float_array("x", x, min_rank=1)
   mask = _checks.check_mask("where", where, shape=array.shape[:1])
   if mask is not None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks, numerics
+from jaxopt_robust import _arguments, _checks, numerics
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = ["pgd_attack"]
@@ -63,10 +63,10 @@ def pgd_attack(
     Madry, Makelov, Schmidt, Tsipras and Vladu, Towards deep learning models resistant to
     adversarial attacks, 2018, section 2.1.
   """
-  _checks.check_callable("objective", objective)
+  _arguments.check_callable("objective", objective)
   clean = jax.lax.stop_gradient(_checks.check_float_array("x", x, min_rank=1))
   _checks.check_key("key", key)
-  _checks.check_option("norm", norm, ("linf", "l2"))
+  _arguments.check_option("norm", norm, ("linf", "l2"))
   num_steps = _checks.check_int("num_steps", num_steps, minimum=1)
   _checks.check_non_negative("radius", radius)
   _checks.check_positive("stepsize", stepsize)

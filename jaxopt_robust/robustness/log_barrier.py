@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks, numerics
+from jaxopt_robust import _arguments, _checks, numerics
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
 __all__ = [
@@ -136,7 +136,7 @@ def log_barrier_attack(
     Sow, Lin, Wang and Liang, Doubly robust instance-reweighted adversarial training, 2024,
     equation 7 (the barrier); the paper takes projected gradient steps, the preconditioner is ours.
   """
-  _checks.check_callable("objective", objective)
+  _arguments.check_callable("objective", objective)
   lower, upper = _check_box(box)
   _checks.check_key("key", key)
   num_steps = _checks.check_int("num_steps", num_steps, minimum=1)
@@ -203,11 +203,11 @@ def implicit_direction(
     Sow, Lin, Wang and Liang, Doubly robust instance-reweighted adversarial training, 2024; the
     diagonal form is derived here, with the curvature of a ReLU network taken as 0.
   """
-  _checks.check_callable("objective", objective)
+  _arguments.check_callable("objective", objective)
   lower, upper = _check_box(box)
   _checks.check_array("barrier", barrier, rank=0)
   _checks.check_positive("barrier", barrier)
-  _checks.check_option("hessian", hessian, ("diagonal", "full"))
+  _arguments.check_option("hessian", hessian, ("diagonal", "full"))
   vectors = []
   for name, value in (("perturbation", perturbation), ("gradient", gradient)):
     array = _checks.check_float_array(name, value).astype(lower.dtype)
@@ -269,7 +269,7 @@ def implicit_term(
     Sow, Lin, Wang and Liang, Doubly robust instance-reweighted adversarial training, 2024 (the
     Jacobian inner products of its algorithm).
   """
-  _checks.check_callable("objective", objective)
+  _arguments.check_callable("objective", objective)
   d = jax.lax.stop_gradient(_checks.check_float_array("perturbation", perturbation))
   q = jax.lax.stop_gradient(_checks.check_float_array("direction", direction))
   _checks.check_same_shape("perturbation", d, "direction", q)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks, numerics
+from jaxopt_robust import _arguments, _checks, numerics
 from jaxopt_robust.losses.dro_kl import kl_dro, kl_dro_weights
 from jaxopt_robust.losses.noise_robust import cross_entropy_loss
 from jaxopt_robust.robustness import log_barrier
@@ -139,11 +139,11 @@ def done_value_and_grad(
     compositional form (equation 6) and barrier (equation 7). The diagonal Hessian, the attack's
     preconditioner and the logarithmic form of the average are ours.
   """
-  _checks.check_callable("apply_fn", apply_fn)
-  _checks.check_callable("loss", loss)
+  _arguments.check_callable("apply_fn", apply_fn)
+  _arguments.check_callable("loss", loss)
   inner_loss = loss if attack_loss is None else attack_loss
-  _checks.check_callable("attack_loss", inner_loss)
-  _checks.check_option("implicit", implicit, ("diagonal", "full", "none"))
+  _arguments.check_callable("attack_loss", inner_loss)
+  _arguments.check_option("implicit", implicit, ("diagonal", "full", "none"))
   num_steps = _checks.check_int("num_steps", num_steps, minimum=1)
   _checks.check_positive("radius", radius)
   for name, value in (("temperature", temperature), ("rate", rate)):
@@ -162,7 +162,7 @@ def done_value_and_grad(
     *,
     where: ArrayLike | None = None,
   ) -> tuple[tuple[Array, DoneInfo], PyTree, DoneState]:
-    state = _checks.check_state("state", state, DoneState)
+    state = _arguments.check_state("state", state, DoneState)
     clean = _checks.check_float_array("x", x, min_rank=1)
     mask = _checks.check_mask("where", where, shape=clean.shape[:1])
     if mask is not None:

@@ -27,7 +27,6 @@ from jaxopt_robust.solvers.coordinate import (
   block_coordinate_descent,
 )
 from jaxopt_robust.solvers.drive import (
-  at,
   raise_if_failed,
   run_state,
   run_steps,
@@ -96,6 +95,7 @@ from jaxopt_robust.solvers.proximal_gradient import (
   ista,
   proximal_residual,
 )
+from jaxopt_robust.solvers.restart import at
 from jaxopt_robust.solvers.splitting import (
   SplittingInfo,
   SplittingState,

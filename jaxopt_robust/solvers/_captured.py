@@ -69,15 +69,19 @@ def _walk(value: Any, seen: set[int]) -> Iterator[Any]:
     yield type(value), value
   elif isinstance(value, jax.Array | np.ndarray):
     yield _Same(value)
-  elif isinstance(value, tuple | list):
+  elif isinstance(value, tuple):
     for member in value:
-      yield from _walk(member, seen)
-  elif isinstance(value, dict):
-    for key, member in value.items():
-      yield key if isinstance(key, _NUMBERS) else _Same(key)
       yield from _walk(member, seen)
   elif id(value) in seen:
     return
+  elif isinstance(value, list):
+    seen.add(id(value))  # it may hold itself
+    yield from _walk(tuple(value), seen)
+  elif isinstance(value, dict):
+    seen.add(id(value))
+    for key, member in value.items():
+      yield key if isinstance(key, _NUMBERS) else _Same(key)
+      yield from _walk(member, seen)
   elif isinstance(value, functools.partial):
     seen.add(id(value))
     yield from _walk((value.func, value.args, value.keywords), seen)

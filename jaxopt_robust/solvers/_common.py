@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust._units import tree_norm
 from jaxopt_robust.solvers.types import Solver
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
@@ -114,7 +114,7 @@ def operator_of(name: str, value: Any) -> Callable[..., PyTree]:
 
   A result of another shape would broadcast against the iterate and solve another problem.
   """
-  operator = _checks.as_prox(name, value)
+  operator = _arguments.as_prox(name, value)
 
   def checked(x: PyTree, hyper: PyTree, scaling: ArrayLike) -> PyTree:
     out = operator(x, hyper, scaling)

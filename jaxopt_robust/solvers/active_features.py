@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.solvers import _designs
 from jaxopt_robust.solvers._common import (
   hashable,
@@ -138,14 +138,14 @@ def working_set(
     features and solve to 0.3 of the score by coordinate descent; the smaller sets and the tighter
     inner solve here were the fastest with FISTA.
   """
-  _checks.check_callable("fun", fun)
+  _arguments.check_callable("fun", fun)
   operator = operator_of("prox", prox)
   _checks.check_positive("stepsize", stepsize, scalar=True)
   min_size = _checks.check_int("min_size", min_size, minimum=1)
   _checks.check_interval("inner_factor", inner_factor, 0.0, 1.0, closed="neither")
   max_inner_steps = _checks.check_int("max_inner_steps", max_inner_steps, minimum=1)
   if inner is not None:
-    _checks.check_callable("inner", inner)
+    _arguments.check_callable("inner", inner)
   make_inner = inner or (lambda s: fista(value_of(fun, has_aux), prox, stepsize=s))
 
   def score_of(params: Array, hyper: PyTree, data: tuple, named: dict) -> tuple:

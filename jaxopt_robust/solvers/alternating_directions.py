@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import optax
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.numerics import tree_where
 from jaxopt_robust.solvers._common import (
   add_scaled,
@@ -133,18 +133,18 @@ def admm(
     one number, as in Chambolle and Pock's method.
   """
   if op is not None or not isinstance(argmin_f, Penalty):
-    _checks.check_callable("argmin_f", argmin_f)
+    _arguments.check_callable("argmin_f", argmin_f)
   minimiser = argmin_f.prox if isinstance(argmin_f, Penalty) else argmin_f
   operator = operator_of("prox_g", prox_g)
   _checks.check_positive("weight", weight, scalar=True)
   _checks.check_interval("relaxation", relaxation, 0.0, 2.0, closed="neither", scalar=True)
   if op is not None:
-    _checks.check_callable("op", op)
+    _arguments.check_callable("op", op)
   if balance is not None:
     _checks.check_greater("balance", balance, 1.0, scalar=True)
     _checks.check_greater("factor", factor, 1.0, scalar=True)
   if objective is not None:
-    _checks.check_callable("objective", objective)
+    _arguments.check_callable("objective", objective)
 
   def forward(x: PyTree, data: tuple, named: dict) -> PyTree:
     return x if op is None else op(x, *data, **named)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.solvers._common import (
   add_scaled,
   displacement,
@@ -105,7 +105,7 @@ def palm(
     Bolte, Sabach and Teboulle, Proximal alternating linearized minimization for nonconvex and
     nonsmooth problems, 2014, section 3.1.
   """
-  _checks.check_callable("fun", fun)
+  _arguments.check_callable("fun", fun)
   for name, value in (("proxes", proxes), ("lipschitz", lipschitz)):
     if not isinstance(value, tuple | list):
       raise TypeError(f"{name} must be a sequence of functions; got a {type(value).__name__}.")
@@ -117,7 +117,7 @@ def palm(
     )
   for operator, constant in zip(proxes, lipschitz, strict=True):
     operator_of("proxes", operator)
-    _checks.check_callable("lipschitz", constant)
+    _arguments.check_callable("lipschitz", constant)
   _checks.check_greater("safety", safety, 1.0, scalar=True)
   operators = tuple(operator_of("proxes", operator) for operator in proxes)
   smooth = value_of(fun, has_aux)

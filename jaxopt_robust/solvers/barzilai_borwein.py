@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.solvers._common import (
   add_scaled,
   hashable,
@@ -130,8 +130,8 @@ def spectral_proximal_gradient(
     Figueiredo, Sparse reconstruction by separable approximation, 2009 (SpaRSA); Birgin, Martinez
     and Raydan, Nonmonotone spectral projected gradient methods on convex sets, 2000.
   """
-  _checks.check_callable("fun", fun)
-  _checks.check_penalty("penalty", penalty)
+  _arguments.check_callable("fun", fun)
+  _arguments.check_penalty("penalty", penalty)
   _checks.check_positive("init_stepsize", init_stepsize, scalar=True)
   memory = _checks.check_int("memory", memory, minimum=1)
   _checks.check_positive("min_stepsize", min_stepsize)

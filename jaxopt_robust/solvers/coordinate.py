@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.solvers import _designs
 from jaxopt_robust.solvers._common import hashable, operator_of, scalar_dtype
 from jaxopt_robust.solvers.types import Solver
@@ -90,7 +90,7 @@ def block_coordinate_descent(
     2001; Friedman, Hastie and Tibshirani, Regularization paths for generalized linear models via
     coordinate descent, 2010.
   """
-  _checks.check_callable("loss", loss)
+  _arguments.check_callable("loss", loss)
   operator = operator_of("block_prox", block_prox)
   _checks.check_positive("curvature", curvature, scalar=True)
 

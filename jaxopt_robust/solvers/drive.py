@@ -1,19 +1,17 @@
 """The two loops: ``run_until`` stops early, ``run_steps`` records a fixed number of steps."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.numerics import tree_all_finite, tree_where
-from jaxopt_robust.solvers._captured import captured
 from jaxopt_robust.solvers._common import stop_gradient
+from jaxopt_robust.solvers._eager import run
 from jaxopt_robust.solvers.types import (
-  CONTROL,
   CONVERGED,
   NON_FINITE,
   STALLED,
@@ -23,10 +21,7 @@ from jaxopt_robust.solvers.types import (
 )
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
-__all__ = ["at", "raise_if_failed", "run_state", "run_steps", "run_until"]
-
-# Compiled loops that eager calls keep, one a solver; the one used longest ago goes first.
-_KEPT_PROGRAMS = 64
+__all__ = ["raise_if_failed", "run_state", "run_steps", "run_until"]
 
 
 def _strip_weak_types(name: str, tree: PyTree) -> PyTree:
@@ -41,53 +36,10 @@ def _strip_weak_types(name: str, tree: PyTree) -> PyTree:
   return jax.tree.map(strip, tree)
 
 
-def _arguments(hyper: PyTree, data: tuple, named: dict) -> tuple:
+def _inputs(hyper: PyTree, data: tuple, named: dict) -> tuple:
   """What goes into a loop beside the parameters."""
   named = {name: _strip_weak_types(name, value) for name, value in named.items()}
   return _strip_weak_types("hyper", hyper), _strip_weak_types("data", data), named
-
-
-class _Program:
-  """The compiled loop of a solver, and whether a call with known values has been checked."""
-
-  def __init__(self, loop: Callable) -> None:
-    self.run = jax.jit(loop)
-    self.is_checked = False
-
-
-@functools.lru_cache(maxsize=_KEPT_PROGRAMS)
-def _compiled(loop: Callable, solver: Solver, options: tuple, captured: tuple) -> _Program:
-  del captured  # constants of the program: with others it would be another one
-  return _Program(functools.partial(loop, solver, *options))
-
-
-def _run(
-  loop: Callable, solver: Solver, options: tuple, start: PyTree, hyper: PyTree, *rest: PyTree
-) -> Any:
-  """``loop(solver, *options, start, ...)``, compiled once a solver where it is called eagerly.
-
-  Under a transformation (an argument is a tracer) the loop is part of the outer program.
-  """
-  args = (start, hyper, *rest)
-  try:
-    hash(solver)
-  except TypeError:
-    return loop(solver, *options, *args)
-  constants = captured(solver.init, solver.step) if _checks.is_concrete(args) else None
-  if constants is None:
-    return loop(solver, *options, *args)
-  program = _compiled(loop, solver, options, constants)
-  if not (program.is_checked and _is_plausible(hyper)):
-    # Traced with its values: operators refuse, say, a negative strength only where they see it.
-    jax.eval_shape(lambda: loop(solver, *options, *args))
-    program.is_checked = True
-  return program.run(*args)
-
-
-def _is_plausible(hyper: PyTree) -> bool:
-  """Whether no number is negative or NaN: what another look at the values would be for."""
-  numbers = [leaf for leaf in jax.tree.leaves(hyper) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-  return all(bool(np.all(np.asarray(leaf) >= 0)) for leaf in numbers)
 
 
 def _bound(tol: ArrayLike | None) -> Array | None:
@@ -181,10 +133,10 @@ def run_until(
     The driver that separates a method from its loop: Rader, Lyons and Kidger, Optimistix: modular
     optimisation in JAX and Equinox, 2024.
   """
-  _checks.check_solver("solver", solver)
+  _arguments.check_solver("solver", solver)
   params = _checks.check_float_tree("params", params, complex_ok=True)
-  rest = _arguments(hyper, data, named)
-  return _run(_until_from_params, solver, (), params, *rest, _bound(tol), _limit(max_steps))
+  rest = _inputs(hyper, data, named)
+  return run(_until_from_params, solver, (), params, *rest, _bound(tol), _limit(max_steps))
 
 
 def _until_from_params(
@@ -240,13 +192,13 @@ def run_state(
     Warm starts along a path: Friedman, Hastie and Tibshirani, Regularization paths for generalized
     linear models via coordinate descent, 2010, section 2.5.
   """
-  _checks.check_solver("solver", solver)
+  _arguments.check_solver("solver", solver)
   missing = [name for name in ("params", "count") if not hasattr(state, name)]
   if missing:
     raise TypeError(f"state must be a solver's state; {type(state).__name__} lacks {missing}.")
   state = _strip_weak_types("state", state)
-  rest = _arguments(hyper, data, named)
-  return _run(_until, solver, (), state, *rest, _bound(tol), _limit(max_steps))
+  rest = _inputs(hyper, data, named)
+  return run(_until, solver, (), state, *rest, _bound(tol), _limit(max_steps))
 
 
 def _until(
@@ -299,54 +251,6 @@ def _is_same(a: PyTree, b: PyTree) -> Array:
   return functools.reduce(jnp.logical_and, [jnp.all(x == y) for x, y in pairs])
 
 
-def at(
-  solver: Solver, state: Any, params: PyTree, hyper: PyTree, *data: PyTree, **named: PyTree
-) -> Any:
-  r"""A state that goes on from other parameters: nothing of the old iterate is left in it.
-
-  The rule: everything is what ``solver.init(params, hyper, *data)`` makes it, so that momentum,
-  anchors, gradients, multipliers and memories belong to ``params``; the step sizes, the weight of
-  an augmented Lagrangian and the count stay those of ``state``. With ``state._replace(params=...)``
-  instead, an accelerated method would step from its old anchor and forget the new parameters.
-
-  Args:
-    solver: the method that ``state`` belongs to.
-    state: what its ``init`` or ``step``, or ``run_state``, returned.
-    params: pytree of float arrays like ``state.params``: where to go on.
-    hyper: pytree of hyper-parameters, as ``init`` takes them.
-    *data: pytrees that the objective needs.
-    **named: data by keyword.
-
-  Returns:
-    A state of the same kind.
-
-  Raises:
-    TypeError: when ``solver`` is no solver, or ``state`` lacks the fields ``params`` and ``count``.
-    ValueError: when ``params`` has not the structure and shapes of ``state.params``.
-
-  Example:
-    >>> fun = lambda x, b: 0.5 * jnp.sum((x - b) ** 2)
-    >>> solver = jr.solvers.fista(fun, jr.prox.prox_lasso, stepsize=0.5)
-    >>> b = jnp.array([3.0, 0.5])
-    >>> state, _ = solver.step(solver.init(jnp.zeros(2), 1.0, b), 1.0, b)
-    >>> state = at(solver, state, jnp.ones(2), 1.0, b)  # parameters from outside
-    >>> state.anchor, int(state.count)
-    (Array([1., 1.], dtype=float32), 1)
-
-  Reference:
-    Restarts of accelerated methods: O'Donoghue and Candes, Adaptive restart for accelerated
-    gradient schemes, 2015.
-  """
-  _checks.check_solver("solver", solver)
-  missing = [name for name in ("params", "count") if not hasattr(state, name)]
-  if missing:
-    raise TypeError(f"state must be a solver's state; {type(state).__name__} lacks {missing}.")
-  params = _checks.check_float_tree("params", params, complex_ok=True)
-  _checks.check_same_structure("params", params, "state.params", state.params)
-  fresh = solver.init(params, hyper, *data, **named)
-  return fresh._replace(**{name: getattr(state, name) for name in CONTROL if hasattr(state, name)})
-
-
 def run_steps(
   solver: Solver,
   params: PyTree,
@@ -395,13 +299,13 @@ def run_steps(
     Derivatives of iterative methods by unrolling: Griewank and Walther, Evaluating Derivatives,
     2008, chapter 15.
   """
-  _checks.check_solver("solver", solver)
+  _arguments.check_solver("solver", solver)
   params = _checks.check_float_tree("params", params, complex_ok=True)
   num_steps = _checks.check_int("num_steps", num_steps, minimum=1)
   if truncate is not None:
     truncate = _checks.check_int("truncate", truncate, minimum=0)
-  rest = _arguments(hyper, data, named)
-  return _run(_steps, solver, (num_steps, truncate, bool(remat)), params, *rest)
+  rest = _inputs(hyper, data, named)
+  return run(_steps, solver, (num_steps, truncate, bool(remat)), params, *rest)
 
 
 def _steps(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.numerics import tree_where
 from jaxopt_robust.solvers._common import displacement, hashable, scalar_dtype
 from jaxopt_robust.solvers.types import Solver
@@ -99,7 +99,7 @@ def fixed_point_iteration(fixed_point_fun: Callable[..., PyTree]) -> Solver:
     Banach, Sur les operations dans les ensembles abstraits et leur application aux equations
     integrales, 1922.
   """
-  _checks.check_callable("fixed_point_fun", fixed_point_fun)
+  _arguments.check_callable("fixed_point_fun", fixed_point_fun)
 
   def init(params: PyTree, hyper: PyTree, *data: PyTree, **named: PyTree) -> FixedPointState:
     del hyper, data, named
@@ -165,7 +165,7 @@ def anderson(
     in Zhang, O'Donoghue and Boyd, Globally convergent type-I Anderson acceleration for nonsmooth
     fixed-point iterations, 2020.
   """
-  _checks.check_callable("fixed_point_fun", fixed_point_fun)
+  _arguments.check_callable("fixed_point_fun", fixed_point_fun)
   memory = _checks.check_int("memory", memory, minimum=1)
   _checks.check_interval("mixing", mixing, 0.0, 1.0, closed="right", scalar=True)
   _checks.check_non_negative("ridge", ridge, scalar=True)

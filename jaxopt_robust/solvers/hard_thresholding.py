@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.numerics import safe_divide
 from jaxopt_robust.solvers._common import displacement, hashable, scalar_dtype
 from jaxopt_robust.solvers.types import Solver
@@ -135,7 +135,7 @@ def iht(
   """
   sparsity = _checks.check_int("sparsity", sparsity, minimum=1)
   _checks.check_positive("stepsize", stepsize, scalar=True)
-  _checks.check_callable("matvec", matvec)
+  _arguments.check_callable("matvec", matvec)
 
   def step(x: Array, matrix: PyTree, y: Array) -> tuple:
     _, value, g = _measure(matvec, matrix, x, y)
@@ -199,7 +199,7 @@ def niht(
   """
   sparsity = _checks.check_int("sparsity", sparsity, minimum=1)
   max_reductions = _checks.check_int("max_reductions", max_reductions, minimum=1)
-  _checks.check_callable("matvec", matvec)
+  _arguments.check_callable("matvec", matvec)
 
   def step(x: Array, matrix: PyTree, y: Array) -> tuple:
     _, value, g = _measure(matvec, matrix, x, y)

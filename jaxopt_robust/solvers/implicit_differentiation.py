@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust._linear_solve import linear_solve as linear_system
 from jaxopt_robust.solvers._common import stop_gradient, value_of
 from jaxopt_robust.solvers.drive import run_state
@@ -66,9 +66,9 @@ def implicit(
     Blondel et al., Efficient and modular implicit differentiation, 2022, equation 2; the forward
     form as in Rader, Lyons and Kidger, Optimistix, 2024.
   """
-  _checks.check_callable("solve", solve)
-  _checks.check_callable("optimality", optimality)
-  _checks.check_callable("linear_solve", linear_solve)
+  _arguments.check_callable("solve", solve)
+  _arguments.check_callable("optimality", optimality)
+  _arguments.check_callable("linear_solve", linear_solve)
 
   @jax.custom_jvp
   def attach(solution: PyTree, hyper: PyTree, data: tuple, named: dict) -> PyTree:
@@ -157,8 +157,8 @@ def implicit_fixed_point(
     points); Bolte, Le, Pauwels and Silveti-Falls, Nonsmooth implicit differentiation for
     machine-learning and optimization, 2021 (why the rule holds for non-smooth T).
   """
-  _checks.check_solver("solver", solver)
-  _checks.check_callable("linear_solve", linear_solve)
+  _arguments.check_solver("solver", solver)
+  _arguments.check_callable("linear_solve", linear_solve)
   _checks.check_non_negative("tol", tol, scalar=True)
   _checks.check_non_negative("max_steps", max_steps, scalar=True)
 
@@ -234,10 +234,10 @@ def support_residual(
     Bertrand, Klopfenstein, Massias, Blondel, Vaiter, Gramfort and Salmon, Implicit differentiation
     for fast hyperparameter selection in non-smooth convex learning, 2022, theorem 9.
   """
-  _checks.check_callable("fun", fun)
-  _checks.check_penalty("penalty", penalty)
+  _arguments.check_callable("fun", fun)
+  _arguments.check_penalty("penalty", penalty)
   if support is not None:
-    _checks.check_callable("support", support)
+    _arguments.check_callable("support", support)
 
   value = value_of(fun, has_aux)
 

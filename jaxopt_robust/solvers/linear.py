@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust._units import exponent_of, power
 from jaxopt_robust.numerics import tree_all_finite
 from jaxopt_robust.solvers._common import add_scaled, norm, scale
@@ -22,7 +22,7 @@ _EPSILONS = 100.0
 
 def _checked(matvec: Any, b: PyTree) -> PyTree:
   """The right side in floating point."""
-  _checks.check_callable("matvec", matvec)
+  _arguments.check_callable("matvec", matvec)
   if isinstance(b, list) and all(isinstance(v, int | float) for v in b):
     b = jnp.asarray(b)  # a list of numbers is a vector, as in NumPy
   return _checks.check_float_tree("b", b, complex_ok=True)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.solvers._common import (
   add_scaled,
   check_stepsize,
@@ -107,8 +107,8 @@ def mirror_descent(
     Teboulle, Mirror descent and nonlinear projected subgradient methods for convex optimization,
     2003, section 3.
   """
-  _checks.check_callable("fun", fun)
-  _checks.check_callable("projection_grad", projection_grad)
+  _arguments.check_callable("fun", fun)
+  _arguments.check_callable("projection_grad", projection_grad)
   check_stepsize("stepsize", stepsize)
 
   def init(params: PyTree, hyper: PyTree, *data: PyTree, **named: PyTree) -> MirrorDescentState:
@@ -199,8 +199,8 @@ def make_projection_grad(
     Beck and Teboulle, Mirror descent and nonlinear projected subgradient methods for convex
     optimization, 2003, equation 3.11.
   """
-  _checks.check_callable("projection", projection)
-  _checks.check_callable("mapping_fun", mapping_fun)
+  _arguments.check_callable("projection", projection)
+  _arguments.check_callable("mapping_fun", mapping_fun)
 
   def projection_grad(x: PyTree, grad: PyTree, stepsize: ArrayLike, hyper: Any = None) -> PyTree:
     y = add_scaled(jax.tree.map(mapping_fun, x), -jnp.asarray(stepsize), grad)
@@ -254,7 +254,7 @@ def projected_gradient(
     Goldstein, Convex programming in Hilbert space, 1964; Levitin and Polyak, Constrained
     minimization methods, 1966.
   """
-  _checks.check_callable("projection", projection)
+  _arguments.check_callable("projection", projection)
 
   def prox(x: PyTree, hyper: Any, scaling: ArrayLike) -> PyTree:
     del scaling

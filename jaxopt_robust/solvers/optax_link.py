@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import optax
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments
 from jaxopt_robust.solvers._common import displacement, hashable, norm, smooth_part, value_of
 from jaxopt_robust.solvers.types import Solver
 from jaxopt_robust.typing import Array, PyTree
@@ -86,8 +86,8 @@ def from_optax(
     DeepMind et al., The DeepMind JAX ecosystem, 2020 (optax); the solver of jaxopt for optax
     optimizers in Blondel et al., Efficient and modular implicit differentiation, 2022.
   """
-  _checks.check_callable("fun", fun)
-  _checks.check_option("error", error, ("gradient", "step"))
+  _arguments.check_callable("fun", fun)
+  _arguments.check_option("error", error, ("gradient", "step"))
   fixed = isinstance(optimizer, optax.GradientTransformation)
   if not fixed and not callable(optimizer):
     raise TypeError(

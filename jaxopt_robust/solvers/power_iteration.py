@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.numerics import safe_divide
 from jaxopt_robust.solvers._common import norm, scalar_dtype, scale, transpose_of
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
@@ -54,7 +54,7 @@ def operator_norm(
   Reference:
     Golub and Van Loan, Matrix Computations, 2013, section 8.2.1.
   """
-  _checks.check_callable("op", op)
+  _arguments.check_callable("op", op)
   example = _checks.check_float_tree("example", example)
   _checks.check_key("key", key)
   num_steps = _checks.check_int("num_steps", num_steps, minimum=1)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.solvers._common import (
   add_scaled,
   displacement,
@@ -191,7 +191,7 @@ def condat_vu(
     proximable and linear composite terms, 2013, algorithm 3.1; Vu, A splitting algorithm for dual
     monotone inclusions involving cocoercive operators, 2013.
   """
-  _checks.check_callable("fun", fun)
+  _arguments.check_callable("fun", fun)
   return _primal_dual(fun, prox_f, prox_g, op, stepsize, dual_stepsize, 0.0, objective, has_aux)
 
 
@@ -207,11 +207,11 @@ def _primal_dual(
   has_aux: bool,
 ) -> Solver:
   first, second = operator_of("prox_f", prox_f), operator_of("prox_g", prox_g)
-  _checks.check_callable("op", op)
+  _arguments.check_callable("op", op)
   _checks.check_positive("stepsize", stepsize, scalar=True)
   _checks.check_positive("dual_stepsize", dual_stepsize, scalar=True)
   if objective is not None:
-    _checks.check_callable("objective", objective)
+    _arguments.check_callable("objective", objective)
 
   def init(params: PyTree, hyper: PyTree, *data: PyTree, **named: PyTree) -> PrimalDualState:
     pair_of(hyper)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.numerics import tree_where
 from jaxopt_robust.solvers._common import (
   add_scaled,
@@ -178,7 +178,7 @@ def _settings(
   fun: Any, prox: Any, stepsize: Any, init_stepsize: Any, shrink: Any, growth: Any, tries: Any
 ) -> tuple[Any, ProxFn, _Settings]:
   """Checks what ISTA and FISTA share; returns the first step size, the operator and the rest."""
-  _checks.check_callable("fun", fun)
+  _arguments.check_callable("fun", fun)
   operator = operator_of("prox", prox)
   if stepsize is not None:
     check_stepsize("stepsize", stepsize)
@@ -348,7 +348,7 @@ def fista(
   first, operator, settings = _settings(
     fun, prox, stepsize, init_stepsize, shrink, 1.0, max_backtracks
   )
-  _checks.check_option("restart", restart, ("gradient", None))
+  _arguments.check_option("restart", restart, ("gradient", None))
   if monotone is None:
     monotone = isinstance(prox, Penalty) and not prox.convex
   value_of_g = prox.value if isinstance(prox, Penalty) else None
@@ -431,7 +431,7 @@ def proximal_residual(
   Reference:
     Parikh and Boyd, Proximal algorithms, 2014, section 4.2 (fixed points of forward-backward).
   """
-  _checks.check_callable("fun", fun)
+  _arguments.check_callable("fun", fun)
   operator = operator_of("prox", prox)
   _checks.check_positive("stepsize", stepsize, scalar=True)
   value = value_of(fun, has_aux)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.solvers._common import (
   add_scaled,
   displacement,
@@ -106,7 +106,7 @@ def davis_yin(
     Davis and Yin, A three-operator splitting scheme and its optimization applications, 2017,
     algorithm 1.
   """
-  _checks.check_callable("fun", fun)
+  _arguments.check_callable("fun", fun)
   return _three_operators(fun, prox_f, prox_g, stepsize, relaxation, objective, has_aux)
 
 
@@ -178,7 +178,7 @@ def _three_operators(
   _checks.check_positive("stepsize", stepsize, scalar=True)
   _checks.check_positive("relaxation", relaxation, scalar=True)
   if objective is not None:
-    _checks.check_callable("objective", objective)
+    _arguments.check_callable("objective", objective)
 
   def init(params: PyTree, hyper: PyTree, *data: PyTree, **named: PyTree) -> SplittingState:
     del data, named

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.solvers._common import (
   add_scaled,
   displacement,
@@ -108,7 +108,7 @@ def prox_svrg(
     Johnson and Zhang, Accelerating stochastic gradient descent using predictive variance reduction,
     2013 (option I), keeps exact zeros.
   """
-  _checks.check_callable("fun", fun)
+  _arguments.check_callable("fun", fun)
   operator = operator_of("prox", prox)
   _checks.check_positive("stepsize", stepsize, scalar=True)
   _checks.check_key("key", key)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.sweeps.grid import as_arrays, key_to_data, num_points, padded_rows, take_rows
 from jaxopt_robust.sweeps.progress import progress_bar
 from jaxopt_robust.sweeps.store import ChunkStore, digest, read_manifest
@@ -178,9 +178,9 @@ def run(
     Checkpoint and restart at chunk boundaries: Young, A first order approximation to the optimum
     checkpoint interval, 1974. Chunks are written by Orbax.
   """
-  _checks.check_callable("fn", fn)
-  _checks.check_option("backend", backend, ("shard_map", "vmap"))
-  _checks.check_option("progress", progress, (True, False))
+  _arguments.check_callable("fn", fn)
+  _arguments.check_option("backend", backend, ("shard_map", "vmap"))
+  _arguments.check_option("progress", progress, (True, False))
   shared = check_shared(shared)
   check_mesh(mesh, "sweep", backend)
   grid = as_arrays("grid", grid)

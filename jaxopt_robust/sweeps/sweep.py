@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.sweeps.grid import as_arrays, key_to_data, num_points, padded_rows, take_rows
 from jaxopt_robust.typing import PyTree
 
@@ -180,7 +180,7 @@ def mapped_function(
 
 def check_mesh(mesh: Mesh | None, axis_name: str, backend: str) -> None:
   """Checks the arguments of ``sweep`` that choose the devices."""
-  _checks.check_option("backend", backend, BACKENDS)
+  _arguments.check_option("backend", backend, BACKENDS)
   if not isinstance(axis_name, str):
     raise TypeError(f"axis_name must be a string; got {type(axis_name).__name__}.")
   if not isinstance(mesh, Mesh | None):
@@ -270,7 +270,7 @@ def sweep(
   Reference:
     "Manual parallelism with shard_map" in the JAX documentation.
   """
-  _checks.check_callable("fn", fn)
+  _arguments.check_callable("fn", fn)
   if grids:
     raise TypeError("sweep takes a function and gives one back: call sweep(fn)(grid).")
   check_mesh(mesh, axis_name, backend)

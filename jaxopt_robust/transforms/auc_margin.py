@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxopt_robust import _checks, numerics
+from jaxopt_robust import _arguments, _checks, numerics
 from jaxopt_robust.transforms._links import Schedule, at, check_transformation, given
 from jaxopt_robust.transforms.momentum import ema_first, zeros_like
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
@@ -161,7 +161,7 @@ def pesg(
     new_stage: ArrayLike = False,
     **extra_args: Any,
   ) -> tuple[PyTree, PesgState]:
-    state = _checks.check_state("state", state, PesgState)
+    state = _arguments.check_state("state", state, PesgState)
     params = given(params, "pesg")
     stage = _begin(state.stage, new_stage, stage_decay)
     decayed = _decayed(updates, params, stage.reference, clip, epoch_decay, weight_decay)
@@ -270,7 +270,7 @@ def pdsca(
     new_stage: ArrayLike = False,
     **extra_args: Any,
   ) -> tuple[PyTree, PdscaState]:
-    state = _checks.check_state("state", state, PdscaState)
+    state = _arguments.check_state("state", state, PdscaState)
     del extra_args
     params = given(params, "pdsca")
     if phase is None:
@@ -337,7 +337,7 @@ def _variables(variables: Variables | None) -> Variables:
         ) from None
 
     return read
-  _checks.check_callable("variables", variables)
+  _arguments.check_callable("variables", variables)
   return variables
 
 

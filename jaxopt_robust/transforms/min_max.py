@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.transforms._links import at, check_transformation, given
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
@@ -128,7 +128,7 @@ def exponentiated_gradient(
   Reference:
     Kivinen and Warmuth, Exponentiated gradient versus gradient descent for linear predictors, 1997.
   """
-  _checks.check_option("parametrization", parametrization, _PARAMETRIZATIONS)
+  _arguments.check_option("parametrization", parametrization, _PARAMETRIZATIONS)
   if not callable(learning_rate):
     _checks.check_non_negative("learning_rate", learning_rate)
 
@@ -142,7 +142,7 @@ def exponentiated_gradient(
     params: PyTree | None = None,
     **extra_args: Any,
   ) -> tuple[PyTree, ExponentiatedGradientState]:
-    state = _checks.check_state("state", state, ExponentiatedGradientState)
+    state = _arguments.check_state("state", state, ExponentiatedGradientState)
     del extra_args
     params, rate = given(params, "exponentiated_gradient"), at(learning_rate, state.count)
     for leaf in jax.tree.leaves(params):

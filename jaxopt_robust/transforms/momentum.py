@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxopt_robust import _checks, numerics
+from jaxopt_robust import _arguments, _checks, numerics
 from jaxopt_robust.transforms._links import Schedule, at
 from jaxopt_robust.typing import Array, PyTree
 
@@ -81,7 +81,7 @@ def ema_first(rate: Schedule) -> optax.GradientTransformationExtraArgs:
   def update(
     updates: PyTree, state: EmaFirstState, params: PyTree | None = None, **extra_args: Any
   ) -> tuple[PyTree, EmaFirstState]:
-    state = _checks.check_state("state", state, EmaFirstState)
+    state = _arguments.check_state("state", state, EmaFirstState)
     del params, extra_args
     weight = jnp.where(state.count == 0, 1, at(rate, state.count))
     average = jax.tree.map(
@@ -138,7 +138,7 @@ def storm_momentum(rate: Schedule) -> optax.GradientTransformationExtraArgs:
     previous_grads: PyTree | None = None,
     **extra_args: Any,
   ) -> tuple[PyTree, StormState]:
-    state = _checks.check_state("state", state, StormState)
+    state = _arguments.check_state("state", state, StormState)
     del params, extra_args
     if previous_grads is None:
       raise ValueError(

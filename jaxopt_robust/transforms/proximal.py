@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.transforms._links import at, given
 from jaxopt_robust.typing import Array, ArrayLike, ProxFn, PyTree
 
@@ -74,7 +74,7 @@ def proximal(
       "prox must be a function; got an array: optax.inject_hyperparams takes functions for "
       "schedules, so call it with static_args=('prox',)."
     )
-  prox = _checks.as_prox("prox", prox)
+  prox = _arguments.as_prox("prox", prox)
   if not callable(learning_rate):
     _checks.check_non_negative("learning_rate", learning_rate)
 
@@ -85,7 +85,7 @@ def proximal(
   def update(
     updates: PyTree, state: ProximalState, params: PyTree | None = None, **extra_args: Any
   ) -> tuple[PyTree, ProximalState]:
-    state = _checks.check_state("state", state, ProximalState)
+    state = _arguments.check_state("state", state, ProximalState)
     del extra_args
     params, rate = given(params, "proximal"), at(learning_rate, state.count)
     moved = jax.tree.map(lambda p, u: (p + u).astype(p.dtype), params, updates)
@@ -129,7 +129,7 @@ def apply_updates_projected(
   Reference:
     Bertsekas, Nonlinear Programming, 1999, section 2.3 (gradient projection).
   """
-  _checks.check_callable("projection", projection)
+  _arguments.check_callable("projection", projection)
   params = _checks.check_float_tree("params", params)
   updates = _checks.check_float_tree("updates", updates)
   structure: Any = jax.tree.structure(params)

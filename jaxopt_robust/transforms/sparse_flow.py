@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.transforms._links import Schedule, at, check_transformation, given
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
@@ -95,13 +95,13 @@ def sparse_flow(
     Estimating or propagating gradients through stochastic neurons, 2013 (straight through).
   """
   check_transformation("inner", inner)
-  _checks.check_callable("mask", mask)
-  _checks.check_option("flow", flow, FLOWS)
+  _arguments.check_callable("mask", mask)
+  _arguments.check_option("flow", flow, FLOWS)
   if not callable(decay):
     _checks.check_interval("decay", decay, 0.0, 1.0)
   _checks.check_non_negative("strength", strength)
   if predicate is not None:
-    _checks.check_callable("predicate", predicate)
+    _arguments.check_callable("predicate", predicate)
   optimizer = optax.with_extra_args_support(inner)
 
   def masks(params: PyTree) -> PyTree:
@@ -117,7 +117,7 @@ def sparse_flow(
     return jnp.where(kept, jnp.ones((), dtype), jnp.asarray(at(decay, count), dtype))
 
   def effective(params: PyTree, state: SparseFlowState) -> PyTree:
-    state = _checks.check_state("state", state, SparseFlowState)
+    state = _arguments.check_state("state", state, SparseFlowState)
     return _where_masked(
       lambda kept, w: factor(kept, state.count, w.dtype) * w, masks(params), params
     )
@@ -128,7 +128,7 @@ def sparse_flow(
   def update(
     updates: PyTree, state: SparseFlowState, params: PyTree | None = None, **extra_args: Any
   ) -> tuple[PyTree, SparseFlowState]:
-    state = _checks.check_state("state", state, SparseFlowState)
+    state = _arguments.check_state("state", state, SparseFlowState)
     params = given(params, "sparse_flow")
 
     def reaching(kept: Array, g: Array, w: Array) -> Array:

@@ -13,7 +13,7 @@ import pytest
 
 from jaxopt_robust import prox, solvers
 from jaxopt_robust.debug import count_traces
-from jaxopt_robust.solvers import drive
+from jaxopt_robust.solvers import _eager, drive
 
 B = jnp.array([3.0, 0.5])
 
@@ -91,7 +91,7 @@ def test_an_outer_jit_traces_the_loop_once(stepsize):
 
 def test_many_solvers_do_not_pile_up():
   """Factories keep nothing; runs keep the last programs, and what those hold."""
-  drive._compiled.cache_clear()
+  _eager.compiled.cache_clear()
   kept = []
   for i in range(3_000):
     fun = lambda w, b, i=i: square(w, b + i)
@@ -102,14 +102,14 @@ def test_many_solvers_do_not_pile_up():
   gc.collect()
   assert not any(ref() is not None for ref in kept)
   runs = []
-  for i in range(drive._KEPT_PROGRAMS + 3):
+  for i in range(_eager.KEPT_PROGRAMS + 3):
     step = lambda state, hyper, i=i: (state._replace(count=state.count + 1), state.info)
     runs.append(weakref.ref(step))
-    drive._compiled(drive._until, solvers.Solver(step, step), (), ())
-  assert drive._compiled.cache_info().currsize == drive._KEPT_PROGRAMS
+    _eager.compiled(drive._until, solvers.Solver(step, step), (), ())
+  assert _eager.compiled.cache_info().currsize == _eager.KEPT_PROGRAMS
   gc.collect()
   assert [ref() is None for ref in runs[:4]] == [True, True, True, False]
-  drive._compiled.cache_clear()
+  _eager.compiled.cache_clear()
 
 
 def test_derivatives_and_batches_of_an_eager_call_are_not_cut():
@@ -189,6 +189,12 @@ def test_objects_that_may_change_are_looked_at_again():
   assert solution(inside) == [2.0, 0.0]
   several["target"][0] = jnp.array([5.0, -4.0])
   assert solution(inside) == [4.0, -3.0]
+
+
+def test_containers_may_hold_themselves():
+  table = {"target": jnp.array([3.0, 0.5])}
+  table["self"] = [table]
+  assert solution(lambda w: 0.5 * jnp.sum((w - table["target"]) ** 2)) == [2.0, 0.0]
 
 
 def test_the_same_data_do_not_compile_again():
