@@ -7,7 +7,6 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.numerics import upcast
-from jaxopt_robust.recovery.entries import as_rate
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = [
@@ -115,7 +114,11 @@ def bernoulli_outliers(
   _checks.check_non_negative("scale", scale, scalar=True)
   mask_key, value_key = jax.random.split(key)
   values = _draw(value_key, y, distribution) * jnp.asarray(scale, y.dtype)
-  return _add(y, values, jax.random.bernoulli(mask_key, as_rate(rate), y.shape))
+  return _add(
+    y,
+    values,
+    jax.random.bernoulli(mask_key, _checks.check_float_array("rate", rate, rank=0), y.shape),
+  )
 
 
 def fixed_count_outliers(
@@ -241,7 +244,7 @@ def replace_outliers(
   _checks.check_non_negative("scale", scale, scalar=True)
   mask_key, value_key = jax.random.split(key)
   values = _draw(value_key, y, distribution) * jnp.asarray(scale, y.dtype)
-  mask = jax.random.bernoulli(mask_key, as_rate(rate), y.shape)
+  mask = jax.random.bernoulli(mask_key, _checks.check_float_array("rate", rate, rank=0), y.shape)
   replaced = jnp.where(mask, values, y)
   return Corrupted(replaced, jnp.where(mask, values - y, jnp.zeros_like(y)), mask)
 
@@ -269,7 +272,7 @@ def sign_flip_outliers(key: Array, y: ArrayLike, *, rate: ArrayLike) -> Corrupte
     Huber, Robust estimation of a location parameter, 1964 (the gross-error model).
   """
   y = _check(key, y, rate)
-  mask = jax.random.bernoulli(key, as_rate(rate), y.shape)
+  mask = jax.random.bernoulli(key, _checks.check_float_array("rate", rate, rank=0), y.shape)
   return Corrupted(jnp.where(mask, -y, y), jnp.where(mask, -2 * y, jnp.zeros_like(y)), mask)
 
 

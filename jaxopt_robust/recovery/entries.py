@@ -244,13 +244,6 @@ class EntryCOO(_Entries):
     return jax.ops.segment_sum(terms, index, num_segments=num).astype(dtype)
 
 
-def as_rate(rate: ArrayLike) -> Array:
-  """A probability as a float: 1 is 1.0."""
-  array = jnp.asarray(rate)
-  is_float = jnp.issubdtype(array.dtype, jnp.floating)
-  return array if is_float else array.astype(jnp.result_type(float))
-
-
 def make_entry_mask(key: Array, rows: int, cols: int, *, rate: ArrayLike) -> EntryMask:
   """Observes each entry of a matrix independently with one probability.
 
@@ -277,4 +270,4 @@ def make_entry_mask(key: Array, rows: int, cols: int, *, rate: ArrayLike) -> Ent
   _checks.check_key("key", key)
   dims = check_shape("(rows, cols)", (rows, cols))
   _checks.check_interval("rate", rate, 0.0, 1.0, scalar=True)
-  return EntryMask(jax.random.bernoulli(key, as_rate(rate), dims))
+  return EntryMask(jax.random.bernoulli(key, _checks.check_float_array("rate", rate, rank=0), dims))
