@@ -6,7 +6,8 @@ and differentiating that closed form gives an element of the Clarke Jacobian, at
 both modes.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,14 @@ import jax.numpy as jnp
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import safe_divide
 from jaxopt_robust.typing import Array, ArrayLike
+
+F = TypeVar("F", bound=Callable)
+
+
+def onto_non_convex(projection: F) -> F:
+  """Marks a projection whose set is not convex: penalties made of it hand that on."""
+  projection.is_convex = False  # type: ignore[attr-defined]
+  return projection
 
 
 def vector(x: ArrayLike) -> Array:

@@ -80,6 +80,7 @@ def projection_simplex(x: PyTree, value: ArrayLike = 1.0) -> PyTree:
   return _of_size("value", x, value, lambda x, v: _common.onto_simplex(x, v[None]))
 
 
+@_common.onto_non_convex
 def projection_l1_sphere(x: PyTree, value: ArrayLike = 1.0) -> PyTree:
   r"""Projection onto an l1 sphere.
 
@@ -147,6 +148,7 @@ def projection_l1_ball(x: PyTree, max_value: ArrayLike = 1.0) -> PyTree:
   )
 
 
+@_common.onto_non_convex
 def projection_l2_sphere(x: PyTree, value: ArrayLike = 1.0) -> PyTree:
   r"""Projection onto a Euclidean sphere.
 

@@ -45,6 +45,7 @@ def _symmetric(x: Array) -> Array:
   return (x + x.T) / 2
 
 
+@_common.onto_non_convex
 def projection_rank(x: ArrayLike, rank: int = 1) -> Array:
   r"""Projection onto the matrices of bounded rank.
 
@@ -188,6 +189,7 @@ def projection_psd(x: ArrayLike, hyperparams: Any = None) -> Array:
   return _common.or_nan(~jnp.any(jnp.isnan(array)), out).astype(array.dtype)
 
 
+@_common.onto_non_convex
 def projection_stiefel(x: ArrayLike, hyperparams: Any = None) -> Array:
   r"""Projection onto the matrices with orthonormal columns (or rows): the polar factor.
 

@@ -20,6 +20,7 @@ def _size(name: str, k: Any, x: Array) -> int:
   return size
 
 
+@_common.onto_non_convex
 def projection_top_k(x: ArrayLike, k: int = 1) -> Array:
   r"""Projection onto the vectors with at most k non-zero entries.
 
@@ -53,6 +54,7 @@ def projection_top_k(x: ArrayLike, k: int = 1) -> Array:
   return jnp.zeros_like(array).at[index].set(array[index], unique_indices=True)
 
 
+@_common.onto_non_convex
 def projection_sparse_simplex(x: ArrayLike, max_nz: int, value: ArrayLike = 1.0) -> Array:
   r"""Projection onto the vectors of a simplex with few non-zero entries.
 

@@ -109,13 +109,6 @@ def monotone_newton(
   return jax.lax.fori_loop(0, steps, step, start, unroll=True)
 
 
-def hypotenuse(a: Array, b: Array) -> Array:
-  """sqrt(a^2 + b^2) of numbers >= 0, without squares that overflow or vanish."""
-  large, small = jnp.maximum(a, b), jnp.minimum(a, b)
-  safe = jnp.where(large > 0, large, 1)
-  return large * jnp.sqrt(1 + (small / safe) ** 2)
-
-
 @jax.custom_jvp
 def quotient(a: Array, b: Array) -> Array:
   """a / b, b > 0, whose derivative by b is no fraction over b^2: that overflows first."""

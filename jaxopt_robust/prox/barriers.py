@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.prox._common import entrywise, spread, start, strength, total_of
-from jaxopt_robust.prox._stationary import hypotenuse, monotone_newton, pull, stationary
+from jaxopt_robust.prox._stationary import monotone_newton, pull, stationary
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
 __all__ = [
@@ -26,7 +26,7 @@ def _positive_root(v: Array, g: Array, b: Array) -> Array:
   """The root y >= 0 of y^2 - v y = g b, without cancellation and squares that overflow."""
   low, high = jnp.minimum(g, b), jnp.maximum(g, b)
   middle = jnp.sqrt(low) * jnp.sqrt(high)
-  square = hypotenuse(jnp.abs(v), 2 * middle)
+  square = jnp.hypot(jnp.abs(v), 2 * middle)
   below = v < 0
   half = jnp.where(below, square / 2 - v / 2, 1)
   negative = high * (low / jnp.where(half > 0, half, 1))

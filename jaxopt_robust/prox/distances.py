@@ -19,18 +19,8 @@ def _onto(projection: Projection, x: Array, of_set: Any) -> Array:
   return projection(x) if of_set is None else projection(x, of_set)
 
 
-# Projections of this package onto sets that are not convex.
-_NON_CONVEX = {
-  "projection_l1_sphere", "projection_l2_sphere", "projection_rank", "projection_sparse_simplex",
-  "projection_stiefel", "projection_top_k",
-}  # fmt: skip
-
-
 def _is_convex(projection: Projection, convex: bool | None) -> bool:
-  if convex is not None:
-    return convex
-  home, name = getattr(projection, "__module__", None), getattr(projection, "__name__", None)
-  return not ((home or "").startswith("jaxopt_robust.projections") and name in _NON_CONVEX)
+  return getattr(projection, "is_convex", True) if convex is None else convex
 
 
 def _strength(hyperparams: Any, x: Array) -> tuple[Array, Any]:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _checks
 from jaxopt_robust.prox._common import entrywise, root, spread, start, strength, total_of
-from jaxopt_robust.prox._stationary import hypotenuse, stationary
+from jaxopt_robust.prox._stationary import stationary
 from jaxopt_robust.prox.nonconvex_powers import cbrt
 from jaxopt_robust.typing import Array, ArrayLike, Penalty, PyTree
 
@@ -27,7 +27,7 @@ _ROOT_12 = 12.0**0.5  # not under the root: 12 G may overflow where G does not
 
 def _three_halves(v: Array, g: Array) -> Array:
   a = jnp.abs(v)
-  bottom = 1.5 * g + hypotenuse(1.5 * g, 2 * jnp.sqrt(a))
+  bottom = 1.5 * g + jnp.hypot(1.5 * g, 2 * jnp.sqrt(a))
   flat = bottom == 0  # a = 0 and no penalty
   u = 2 * a / jnp.where(flat, 1, bottom)
   return jnp.sign(v) * jnp.where(g > 0, u * u, a)
@@ -42,7 +42,7 @@ def _three_halves_slopes(y: Array, v: Array, g: Array) -> tuple[Array, Array]:
 
 
 def _cube(v: Array, g: Array) -> Array:
-  return 2 * v / (1 + hypotenuse(jnp.ones_like(v), jnp.sqrt(g) * (_ROOT_12 * jnp.sqrt(jnp.abs(v)))))
+  return 2 * v / (1 + jnp.hypot(jnp.ones_like(v), jnp.sqrt(g) * (_ROOT_12 * jnp.sqrt(jnp.abs(v)))))
 
 
 def _cube_slopes(y: Array, v: Array, g: Array) -> tuple[Array, Array]:
