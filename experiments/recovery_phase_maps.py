@@ -1,7 +1,6 @@
 """How many measurements recovery takes: maps over corruption and rank, from one sharded sweep."""
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -44,7 +43,6 @@ class Config:
     outlier_scale: standard deviation of the gross errors.
     alpha: scale of the small start.
     eta0: first normalised step.
-    tol: by how much the steps shrink in a run.
     num_steps: steps of a run.
     success: relative error that counts as recovered.
     lanes: points solved at a time.
@@ -60,7 +58,6 @@ class Config:
   outlier_scale: float = 10.0
   alpha: float = 1e-3
   eta0: float = 0.25
-  tol: float = 1e-5
   num_steps: int = 1200
   success: float = 1e-2
   lanes: int = 48
@@ -69,7 +66,7 @@ class Config:
 SIZES = {
   "toy": Config(
     seeds=2, dim=6, rates=(0.0, 0.6), rank=1, ranks=(1, 2), samples=(24, 160), num_steps=300,
-    tol=1e-3, alpha=1e-2, success=0.1, lanes=8,
+    alpha=1e-2, success=0.1, lanes=8,
   ),
   "desk": Config(),
   "paper": Config(
@@ -119,12 +116,8 @@ def solve(
   width = jnp.where(point["method"] == METHODS.index(KNOWN), point["rank"], dim)
   start = jnp.where((columns < width)[None, :], start, 0)  # a column that is 0 stays 0
 
-  # The decay that this start needs, but none slower than the steps of the run allow.
-  slowest = config.tol ** (1 / config.num_steps)
-  growth = recovery.growth_factor(seen, y)
-  growth = jnp.where(jnp.isfinite(growth), growth, dim)
-  rho = 1 - config.eta0 / (0.8 * growth * math.log(1 / config.alpha))
-  tx = recovery.q_normalized_geometric(eta0=config.eta0, rho=jnp.clip(rho, 0.5, slowest))
+  # Neither rank nor growth is asked for, by any of the methods.
+  tx = recovery.residual_proportional(eta0=config.eta0)
   factors, trace = recovery.subgm(
     seen, y, recovery.Factors(start, None), tx=tx, num_steps=config.num_steps
   )
