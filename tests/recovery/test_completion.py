@@ -177,6 +177,13 @@ def test_resampling_uses_each_part_once_and_still_converges(key):
   assert err[0] < 0.5 and (err[1:] < err[:-1] / 2).all()
 
 
+def test_a_single_round_has_a_record_of_one(key):
+  op, y, _ = entries()
+  one = lambda y: recovery.als_complete(op, y, RANK, key=key, ridge=0.1, num_rounds=1)
+  _, trace = jax.eval_shape(one, y)
+  assert trace.error.shape == trace.value.shape == (1,)
+
+
 def test_float32_reaches_its_floor_and_the_driver_stops(key):
   op, y, truth = entries()
   y = y.astype(jnp.float32)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxopt_robust import problems, recovery
+from jaxopt_robust.recovery.initial import growth_of
 
 D, R, M = 12, 2, 3000
 
@@ -141,6 +142,17 @@ def test_growth_is_found_without_the_rank_in_nearly_all_draws():
   )
   # Of 120 draws; at a rate of 99 % more than four failures have probability 0.8 %.
   assert np.sum(found[0] != found[1]) <= 4
+
+
+def test_growth_of_a_rectangle_finds_its_rank_by_the_edge_of_its_shape(rng):
+  """Gavish and Donoho: values above omega(1/4) = 1.834 times the median are signal."""
+  left = np.linalg.qr(rng.normal(size=(5, 5)))[0]
+  right = np.linalg.qr(rng.normal(size=(20, 5)))[0]
+  for second, weakest in ((2.2, 2.2), (1.7, 10.0)):
+    values = np.array([10.0, second, 1.0, 1.0, 1.0])
+    dense = jnp.asarray(left @ np.diag(values) @ right.T, jnp.float32)
+    growth = growth_of(dense, None, "general")
+    np.testing.assert_allclose(growth, 2 * np.linalg.norm(values) / weakest, rtol=1e-5)
 
 
 def test_growth_bounds_the_first_step(psd):

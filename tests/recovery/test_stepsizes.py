@@ -120,6 +120,14 @@ def test_level_rule_halves_its_gap_after_patience():
   assert float(state.best) == 1.0 and int(state.stall) == 0
 
 
+def test_level_rule_counts_a_gain_of_half_the_gap_as_progress():
+  tx = recovery.level_polyak(gap0=1.0, patience=1)
+  state = tx.init(GRADS)
+  for value, gap in ((5.0, 1.0), (4.5, 1.0), (4.125, 0.5), (3.875, 0.5)):
+    _, state = tx.update(GRADS, state, value=jnp.asarray(value))
+    assert float(state.gap) == gap
+
+
 def test_level_rule_minimises_without_knowing_the_minimum():
   """|x - 3| + 1 from 0: the gap to the unknown minimum 1 shrinks below any fixed level."""
   tx = recovery.level_polyak(gap0=1.0, patience=4)
