@@ -100,3 +100,18 @@ def test_penalties_of_sets_know_whether_they_are_convex(make):
   assert not make(projections.projection_top_k).convex
   assert not make(projections.projection_l2_sphere).convex
   assert not make(lambda x: jnp.sign(x), convex=False).convex
+
+
+def test_distance_to_a_ball_of_a_radius_that_is_given():
+  """d(x) = ||x|| - r outside; its operator shortens x by the strength, onto the ball at most."""
+  x, norm, radius = jnp.array([3.0, -4.0, 12.0]), 13.0, 2.0
+  for lam in (0.5, 20.0):
+    hyper = (lam, radius)
+    value = prox.distance(BALL).value(x, hyper)
+    np.testing.assert_allclose(value, lam * (norm - radius), rtol=1e-14)
+    moved = prox.distance(BALL).prox(x, hyper)
+    np.testing.assert_allclose(moved, x * max(norm - lam, radius) / norm, rtol=1e-14)
+    value = prox.squared_distance(BALL).value(x, hyper)
+    np.testing.assert_allclose(value, lam / 2 * (norm - radius) ** 2, rtol=1e-14)
+    moved = prox.squared_distance(BALL).prox(x, hyper)
+    np.testing.assert_allclose(moved, x * (norm + lam * radius) / (1 + lam) / norm, rtol=1e-14)

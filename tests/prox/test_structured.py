@@ -312,6 +312,16 @@ def test_gap_bounds_the_distance_and_is_reported(case, rng):
 
 
 @pytest.mark.x64
+def test_gap_of_an_image_falls_at_least_with_the_square_of_the_steps(rng):
+  clean = np.kron(rng.normal(size=(4, 4)), np.ones((8, 8)))
+  x = jnp.asarray(clean + 0.3 * rng.normal(size=(32, 32)))
+  early, late = (
+    prox.prox_tv2d_with_gap(x, 0.4, tol=1e-30, max_steps=steps)[1] for steps in (200, 1600)
+  )
+  assert late < early / 8**2
+
+
+@pytest.mark.x64
 @pytest.mark.parametrize("n", [1, 2, 5, 60, 700])
 def test_isotonic_equals_scikit_learn(n, rng):
   from sklearn.isotonic import isotonic_regression

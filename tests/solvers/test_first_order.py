@@ -218,3 +218,16 @@ def test_optax_optimizers_in_the_drivers():
   )(rates)
   np.testing.assert_allclose(found, jnp.stack(2 * [jnp.asarray(lasso.optimum)]), atol=1e-8)
   assert int(infos.steps[1]) < int(infos.steps[0])
+
+
+def test_the_error_of_spectral_steps_is_the_gradient_where_there_is_no_penalty(rng):
+  """(x_k - x_{k+1}) / s + grad f(x_{k+1}) - grad f(x_k) = grad f(x_{k+1}) then, for every step."""
+  curvature = jnp.asarray(rng.uniform(0.5, 3.0, 6))
+  fun = lambda x, c: 0.5 * jnp.sum(curvature * (x - c) ** 2)
+  center, start = jnp.asarray(rng.normal(size=6)), jnp.zeros(6)
+  nothing = Penalty(jr.prox.penalty_none, jr.prox.prox_none)
+  for stepsize in (0.01, 0.2):
+    solver = solvers.spectral_proximal_gradient(fun, nothing, init_stepsize=stepsize)
+    _, info = solver.step(solver.init(start, None, center), None, center)
+    expected = np.linalg.norm(curvature * (1 - stepsize * curvature) * center)
+    np.testing.assert_allclose(info.error, expected, rtol=1e-12)
