@@ -213,7 +213,9 @@ def segment_lstsq(
 
   Returns:
     (float[num_segments, k], ``SegmentLstsqInfo``). A problem without rows has the solution 0; one
-    with fewer than k rows and no ridge has the shortest solution, to half the digits.
+    with fewer than k rows and no ridge has the shortest solution, to half the digits; so has one
+    with dependent columns, but by ``"exact"``, which gives some solution of least residual.
+    ``info.deficient`` tells both.
 
   Raises:
     TypeError: wrong dtypes, a size that is not a static integer, or a key that is missing.

@@ -108,6 +108,13 @@ def test_degenerate_matrices_have_defined_outcomes():
   assert np.all(np.isfinite(grads))
 
 
+def test_every_leading_axis_is_a_batch():
+  matrices = np.stack([matrix_with([1.0, 0.5, 0.8], seed)[0] for seed in range(10)])
+  inverse, _ = linalg.newton_inverse(jnp.asarray(matrices.reshape(5, 2, 3, 3), jnp.float32))
+  expected = np.linalg.inv(matrices).reshape(5, 2, 3, 3)
+  np.testing.assert_allclose(inverse, expected, atol=1e-4)
+
+
 def test_half_precision_is_computed_in_single():
   matrix = jnp.asarray(matrix_with([2.0, 1.0, 0.05])[0], jnp.bfloat16)
   inverse, info = linalg.newton_inverse(matrix)

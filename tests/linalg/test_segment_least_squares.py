@@ -121,6 +121,34 @@ def test_problems_without_enough_rows_get_the_shortest_solution(key, solver):
 
 
 @pytest.mark.x64
+@pytest.mark.x64
+@pytest.mark.parametrize("solver", ["exact", "pcg"])
+def test_dependent_columns_are_told(key, solver):
+  """Columns that repeat each other: a least residual, and the shortest solution by pcg."""
+  rows, segments, targets, weights = batch()
+  rows = np.where((segments == 3)[:, None], rows[:, [0, 0, 2, 2]], rows)
+  x, info = solve(solver, None, WIDTH)(key, rows, segments, targets, weights, 0.0)
+  np.testing.assert_array_equal(np.flatnonzero(info.deficient), [3])
+  expected = one_by_one(rows, segments, targets, weights)
+  sums = lambda x: np.stack([x[:, 0] + x[:, 1], x[:, 2] + x[:, 3]])
+  np.testing.assert_allclose(sums(x)[:, 3], sums(expected)[:, 3], atol=1e-8)
+  others = np.arange(NUM) != 3
+  np.testing.assert_allclose(x[others], expected[others], atol=1e-8)
+  if solver == "pcg":
+    np.testing.assert_allclose(x[3], expected[3], atol=1e-6)
+
+
+@pytest.mark.parametrize("solver", ["exact", "pcg"])
+def test_zeros_beside_large_entries_are_no_unit(key, solver):
+  """1e20 x_1 = 1e20, 2e20 x_2 = 4e20, ... in float32: squares of the entries are out of range."""
+  rows = jnp.diag(jnp.array([1e20, 2e20, 4e20, 8e20], jnp.float32))
+  truth = jnp.array([1.0, 2.0, -3.0, 0.5])
+  zeros, ones = jnp.zeros(WIDTH, jnp.int32), jnp.ones(WIDTH)
+  x, info = solve(solver, None, WIDTH, 1)(key, rows, zeros, rows @ truth, ones, 0.0)
+  np.testing.assert_allclose(x[0], truth, rtol=1e-5)
+  assert int(info.status) == 0
+
+
 def test_rows_of_weight_zero_do_not_count(key):
   rows, segments, targets, weights = batch()
   pad = np.full((7, WIDTH), np.nan)
