@@ -1,23 +1,35 @@
 """What an experiment module provides, and what the runner makes of it.
 
-An experiment is a file ``experiments/<topic>_<method>.py`` with these module-level names:
+An experiment is a file ``experiments/<module>/<name>.py``, where ``<module>`` is the module of the
+package that its paper lives in, with these names at its top level:
 
-- ``PAPER: Paper``, the source and the claim, in our own words.
-- ``Config``, a frozen dataclass whose fields are plain numbers, strings, booleans or tuples of
-  these, one of them ``seeds: int`` (how many seeds are averaged).
-- ``SIZES: dict[str, Config]`` with the keys ``toy`` (seconds; runs in every test), ``desk`` (at
-  most three minutes on two CPU cores) and ``paper`` (the setting of the paper).
-- ``run(config, progress) -> Outcome``: deterministic, no files written, no global settings left
-  changed (float64 through ``with jax.enable_x64(True):``), times never put into ``metrics``.
+- ``PAPER: Paper``, the source and what it claims, in our own words.
+- ``Config``, a frozen dataclass derived from ``Settings``; its fields are plain numbers, strings,
+  booleans or tuples of these, explained one by one in its docstring.
+- ``SIZES: dict[str, Size]`` with the keys ``toy`` (at most five seconds; runs in every test),
+  ``desk`` (at most three minutes on two CPU cores) and ``large`` (the nearest to the paper's own
+  setting that the data allow; for an accelerator). Each says what differs from the paper.
+- ``run(config, progress) -> dict``, the metrics: deterministic, no files written, no global
+  settings left changed (float64 through ``with jax.enable_x64(True):``), no times in them. Values
+  are numbers, strings, arrays, or dicts and lists of these; a list of ``Choice`` under the key
+  ``"choices"`` tells what was chosen from which grid.
+- ``claims(metrics, config) -> list[Claim]``, written before the run, and
+  ``table(metrics, config) -> list[Row]``: from the metrics *as the record holds them* (lists, with
+  None for what is not finite), so that they can be computed again from a committed record.
 - ``figure(record) -> matplotlib.figure.Figure``, drawn from the record (a dict as read from JSON)
   alone.
-- optionally ``DEMO = True``: part of ``python -m experiments demo``. Its data must then be bundled
-  with scikit-learn or scikit-image, or be synthetic, so that the demo works offline.
+- optionally ``AMENDED: tuple[Amendment, ...]``, the changes of claims after a record existed, and
+  ``DEMO = True``: part of ``python -m experiments demo``. Its data must then be bundled with
+  scikit-learn or scikit-image, or be synthetic, so that the demo works offline.
+
+Settings are chosen on development seeds (0 to 99, the default) and on validation data; the
+committed record is made on report seeds (1000 on) by ``python -m experiments record NAME``.
 
 A minimal module::
 
   import dataclasses
-  from experiments._protocol import Claim, Outcome, Paper, Row, new_figure
+  from experiments._claims import Claim, Side
+  from experiments._protocol import Paper, Row, Settings, Size, new_figure
 
   PAPER = Paper(
     title="...", authors="...", year=2024, claim="Method A has a lower error than B.",
@@ -25,23 +37,36 @@ A minimal module::
   )
 
   @dataclasses.dataclass(frozen=True)
-  class Config:
-    seeds: int = 3
+  class Config(Settings):
+    \"\"\"Settings.
+
+    Attributes:
+      samples: rows of the data.
+    \"\"\"
+
     samples: int = 200
 
-  SIZES = {"toy": Config(seeds=1, samples=40), "desk": Config(), "paper": Config(10, 5000)}
+  SIZES = {
+    "toy": Size(Config(seeds=2, samples=40), "40 rows instead of 5000."),
+    "desk": Size(Config(), "200 rows instead of 5000."),
+    "large": Size(Config(samples=5000), "Nothing."),
+  }
 
   def run(config, progress):
     errors = {"a": [], "b": []}
-    for seed in progress.track(range(config.seeds), "seeds"):
+    for seed in progress.track(config.seed_numbers(), "seeds"):
       errors["a"].append(float(progress.clock.call(jitted_a, key, data, name="a")))
       ...
-    ours, base = np.mean(errors["a"]), np.mean(errors["b"])
-    return Outcome(
-      metrics={"a": {"error": errors["a"]}, "b": {"error": errors["b"]}},
-      table=[Row("A", "test error", ours, base, baseline_name="B", reported=0.12, better="lower")],
-      claims=[Claim("A has a lower test error than B.", ours < base, {"a": ours, "b": base})],
-    )
+    return {"a": {"error": errors["a"]}, "b": {"error": errors["b"]}}
+
+  def claims(metrics, config):
+    a, b = (Side(name, metrics[name]["error"]) for name in ("a", "b"))
+    text = "A has a lower test error than B."
+    return [Claim("lower_error", text, "paper", "test error", a, b, better="lower")]
+
+  def table(metrics, config):
+    a, b = (Side(name, metrics[name]["error"]) for name in ("a", "b"))
+    return [Row("test error", a, b, better="lower")]
 
   def figure(record):
     fig, axes = new_figure(1, 2)
@@ -58,20 +83,26 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-SIZE_NAMES = ("toy", "desk", "paper")
-RECORD_FORMAT = 1
+from experiments._claims import Side
+
+SIZE_NAMES = ("toy", "desk", "large")
+REPORT_SEED = 1000  # first seed of the committed records; settings are chosen on 0 to 99
+RECORD_FORMAT = 2
 RECORD_KEYS = (
   "format",
   "name",
   "paper",
   "size",
+  "differs",
   "settings",
   "seeds",
   "versions",
   "device",
   "metrics",
+  "choices",
   "table",
   "claims",
+  "amended",
   "wall",
 )
 _SIGNIFICANT_DIGITS = 9  # enough to hold a float32 exactly; keeps the committed records short
@@ -97,60 +128,69 @@ class Paper(NamedTuple):
   url: str = ""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """What the settings of every experiment begin with.
+
+  Attributes:
+    seeds: number of seeds; claims compare methods seed by seed.
+    first_seed: the first of them; 0 to 99 are for development, 1000 on for the record.
+  """
+
+  seeds: int = 8
+  first_seed: int = 0
+
+  def seed_numbers(self) -> list[int]:
+    """The seeds, consecutive numbers."""
+    return list(range(self.first_seed, self.first_seed + self.seeds))
+
+
+class Size(NamedTuple):
+  """One size of an experiment.
+
+  Attributes:
+    config: its settings.
+    differs: one line: what differs from the paper's own setting.
+  """
+
+  config: Any
+  differs: str
+
+
+class Reported(NamedTuple):
+  """A number of the paper, verified in a public copy of it or of its code.
+
+  Attributes:
+    value: the number.
+    data: the data set that it belongs to.
+    network: the network or problem size that it belongs to.
+    where: table or figure.
+  """
+
+  value: float
+  data: str
+  network: str
+  where: str = ""
+
+
 class Row(NamedTuple):
   """One line of the report's table.
 
   Attributes:
-    method: the method that ``ours`` belongs to.
     metric: what is measured, with data set and unit.
-    ours: our figure (mean over the seeds).
-    baseline: the same measurement for the baseline, or None.
-    baseline_name: which baseline.
-    reported: the number in the paper, or None where the paper has none for this setting.
+    ours: the method and its values, a number a seed.
+    baseline: the same for what it stands beside, or None.
     better: ``"lower"`` or ``"higher"``.
-    spread: standard deviation of ``ours`` over the seeds, or None.
-    note: what a reader must know when comparing with ``reported`` (other data, smaller size).
+    reported: the paper's own number for this method, or None.
+    note: what a reader must know.
   """
 
-  method: str
   metric: str
-  ours: float
-  baseline: float | None = None
-  baseline_name: str = ""
-  reported: float | None = None
+  ours: Side
+  baseline: Side | None = None
   better: str = "higher"
-  spread: float | None = None
+  reported: Reported | None = None
   note: str = ""
-
-
-class Claim(NamedTuple):
-  """One statement that the run confirms or refutes.
-
-  Attributes:
-    text: the statement, one sentence.
-    holds: whether it holds in this run.
-    numbers: the numbers it was decided on.
-  """
-
-  text: str
-  holds: bool
-  numbers: Mapping[str, float]
-
-
-class Outcome(NamedTuple):
-  """What ``run`` returns.
-
-  Attributes:
-    metrics: nested dict, method -> metric -> number or (nested) list of numbers, including the
-      values for each seed and whatever the figure draws. Arrays are allowed: they become lists.
-      Numbers that are not finite become None in the record.
-    table: rows of the report.
-    claims: the statements checked; at least one.
-  """
-
-  metrics: Mapping[str, Any]
-  table: list[Row]
-  claims: list[Claim]
 
 
 class Clock:
@@ -272,17 +312,16 @@ def to_json(value: Any) -> Any:
   )
 
 
-def check_outcome(outcome: Any) -> Outcome:
-  """Refuses an outcome that the report could not show."""
-  if not isinstance(outcome, Outcome):
-    raise TypeError(f"run must return an Outcome; got {type(outcome).__name__}.")
-  if not isinstance(outcome.metrics, Mapping) or not outcome.metrics:
-    raise ValueError("Outcome.metrics must be a dict with at least one method.")
-  if not outcome.table or not all(isinstance(row, Row) for row in outcome.table):
-    raise ValueError("Outcome.table must hold at least one Row.")
-  if not outcome.claims or not all(isinstance(claim, Claim) for claim in outcome.claims):
-    raise ValueError("Outcome.claims must hold at least one Claim.")
-  for row in outcome.table:
-    if row.better not in ("lower", "higher"):
-      raise ValueError(f"Row.better must be 'lower' or 'higher'; got {row.better!r}.")
-  return outcome
+def check_module(name: str, module: Any) -> None:
+  """Refuses a module that lacks a part of the protocol."""
+  for attribute in ("PAPER", "Config", "SIZES", "run", "claims", "table", "figure"):
+    if not hasattr(module, attribute):
+      raise TypeError(f"Experiment {name!r} lacks {attribute}.")
+  if not isinstance(module.PAPER, Paper):
+    raise TypeError(f"Experiment {name!r}: PAPER must be a Paper.")
+  if set(module.SIZES) != set(SIZE_NAMES):
+    raise TypeError(f"Experiment {name!r}: SIZES must have the keys {', '.join(SIZE_NAMES)}.")
+  if not all(isinstance(size, Size) for size in module.SIZES.values()):
+    raise TypeError(f"Experiment {name!r}: each of SIZES must be a Size.")
+  if not issubclass(module.Config, Settings) or not module.Config.__dataclass_params__.frozen:
+    raise TypeError(f"Experiment {name!r}: Config must be a frozen dataclass of Settings.")

@@ -1,137 +1,100 @@
-"""The table of evidence: one self-contained HTML page, and the same table in the terminal."""
+"""The evidence: one self-contained page, and lines for the terminal."""
 
 import base64
-import importlib
-from collections.abc import Sequence
+import collections
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from experiments import _runner
+from experiments import _claims, _earlier, _records, _runner
+from experiments._protocol import to_json
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>jaxopt_robust: evidence</title>
-<style>
-:root { color-scheme: light dark; }
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem;
-  padding: 0 1rem; }
-table { border-collapse: collapse; width: 100%; font-size: 0.9em; }
-th, td { border-bottom: 1px solid #8886; padding: 0.4rem 0.6rem; text-align: left;
-  vertical-align: top; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.yes { color: #1a7f37; } .no { color: #cf222e; font-weight: 600; } .muted { opacity: 0.7; }
-section { margin-top: 2.5rem; } img { max-width: 100%; background: white; }
-.wide { overflow-x: auto; }
-</style>
-</head>
-<body>
-<h1>jaxopt_robust: evidence</h1>
-<p>{{ lines | length }} experiments. Each number comes with the command that makes it; a number that
-the paper reports stands beside ours where the setting has one.</p>
-<div class="wide">
-<table>
-<thead><tr><th>Paper and claim</th><th>Method</th><th>Metric</th><th class="number">Ours</th>
-<th class="number">Baseline</th><th class="number">Reported</th><th>Holds</th>
-<th class="number">Time</th></tr></thead>
-<tbody>
-{% for e in lines %}
-{% if e.error %}
-<tr><td><a href="#{{ e.name }}">{{ e.name }}</a></td>
-<td colspan="7" class="no">failed: {{ e.error }}</td></tr>
-{% else %}
-{% for row in e.rows %}
-<tr>
-{% if loop.first %}<td rowspan="{{ e.rows | length }}"><a href="#{{ e.name }}">{{ e.paper }}</a><br>
-<span class="muted">{{ e.claim }}</span></td>{% endif %}
-<td>{{ row.method }}</td><td>{{ row.metric }}</td>
-<td class="number">{{ row.ours }}</td>
-<td class="number">{{ row.baseline }}{% if row.baseline_name %}<br>
-<span class="muted">{{ row.baseline_name }}</span>{% endif %}</td>
-<td class="number">{{ row.reported }}</td>
-{% if loop.first %}<td rowspan="{{ e.rows | length }}" class="{{ 'yes' if e.all_hold else 'no' }}">
-{{ e.holds }}</td>
-<td rowspan="{{ e.rows | length }}" class="number">{{ e.time }}</td>{% endif %}
-</tr>
-{% endfor %}
-{% endif %}
-{% endfor %}
-</tbody>
-</table>
-</div>
-{% for e in lines %}
-<section id="{{ e.name }}">
-<h2>{{ e.name }}</h2>
-{% if e.error %}
-<p class="no">This run failed: {{ e.error }}</p>
-{% else %}
-<p>{{ e.source }}</p>
-<p>{{ e.claim }}</p>
-<ul>
-{% for claim in e.claims %}
-<li><span class="{{ 'yes' if claim.holds else 'no' }}">
-{{ 'holds' if claim.holds else 'does not hold' }}</span>: {{ claim.text }}
-<span class="muted">{{ claim.numbers }}</span></li>
-{% endfor %}
-</ul>
-{% for note in e.notes %}<p class="muted">{{ note }}</p>{% endfor %}
-{% if e.figure %}
-<img alt="Figure of {{ e.name }}" src="data:image/png;base64,{{ e.figure }}">
-{% endif %}
-<p class="muted">Size {{ e.size }}, seeds {{ e.seeds }}, {{ e.device }};
-{{ e.versions }}. {{ e.wall }}<br>
-<code>{{ e.command }}</code><br>Settings: {{ e.settings }}</p>
-{% endif %}
-</section>
-{% endfor %}
-</body>
-</html>
-"""
+_TEMPLATE = Path(__file__).with_name("_page.html.j2")
+_ORDER = ("reproduced", "partly", "not reproduced", "not judged", "failed")
+_STYLES = {"reproduced": "green", "partly": "yellow", "not judged": "dim"}
+WIDTH = 80
 
 
-def number(value: float | None, spread: float | None = None) -> str:
-  """Four significant digits, with the spread over the seeds; a dash for nothing."""
-  if value is None:
-    return "-"
-  text = f"{value:.4g}"
-  return f"{text} ± {spread:.2g}" if spread is not None else text
+def number(value: float | None) -> str:
+  """Four significant digits; a dash for nothing."""
+  return "-" if value is None else f"{value:.4g}"
 
 
-def _pairs(values: dict[str, Any]) -> str:
+def _interval(low: float | None, high: float | None) -> str:
+  return "" if low is None or high is None else f" [{low:.3g}, {high:.3g}]"
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
   shown = {k: number(v) if isinstance(v, float) else v for k, v in values.items()}
   return ", ".join(f"{k} = {v}" for k, v in shown.items())
 
 
-def _figure(record: dict[str, Any], folder: Path) -> str:
-  """The picture beside the record, or one drawn now; empty when neither can be had."""
-  path = folder / f"{record['name']}.png"
-  if path.exists():
-    return base64.b64encode(path.read_bytes()).decode()
-  try:
-    return base64.b64encode(_runner.draw(_runner.load(record["name"]), record)).decode()
-  except (_runner.UsageError, ImportError, TypeError, KeyError, ValueError):
+def numbers_of(claim: Mapping[str, Any]) -> str:
+  """What a claim was decided on, in a line."""
+  if claim["kind"] == "earlier":
+    return _pairs(claim["numbers"])
+  gain = "times better" if claim["scale"] == "ratio" else "better"
+  margin = f", margin {number(claim['margin'])}"
+  ours, base = claim["ours"], claim["baseline"]
+  return (
+    f"{claim['metric']}: {ours['name']} {number(ours['center'])}, {base['name']} "
+    f"{number(base['center'])}; {number(claim['gain'])}{_interval(claim['low'], claim['high'])} "
+    f"{gain}{margin}"
+  )
+
+
+def headline(claims: Sequence[Mapping[str, Any]]) -> str:
+  """The numbers of the first claim of the paper, short."""
+  first = next((c for c in claims if c["kind"] == "paper"), None)
+  if first is None:
     return ""
+  ours, base = first["ours"], first["baseline"]
+  interval = _interval(first["low"], first["high"])
+  factor = "x " if first["scale"] == "ratio" else ""
+  return (
+    f"{first['metric']}: {number(ours['center'])} against {number(base['center'])}, "
+    f"{factor}{number(first['gain'])}{interval}"
+  )
+
+
+def verdict_of(claims: Sequence[Mapping[str, Any]]) -> str:
+  """The verdict on a paper; 'not judged' while no claim of it has the form of today."""
+  verdict = _claims.paper_verdict(claims)
+  return "not judged" if verdict == "no claim" else verdict
+
+
+def _figure(record: dict[str, Any], folder: Path) -> tuple[str, str]:
+  """The picture beside the record, or one drawn now, and its description; empty without any."""
+  try:
+    module = _runner.load(record["name"])
+  except (_runner.UsageError, ImportError, TypeError):
+    return "", ""
+  alt = f"{record['name']}: {_runner.first_line(module.figure.__doc__)}"
+  path = folder / f"{record['name']}.png"
+  try:
+    raw = path.read_bytes() if path.exists() else _records.draw(module, record)
+  except (TypeError, KeyError, ValueError):
+    return "", ""
+  return base64.b64encode(raw).decode(), alt
 
 
 def command(record: dict[str, Any]) -> str:
   """The command that makes this record, with the settings that differ from the size's own."""
-  from experiments._protocol import to_json
-
-  parts = ["python -m experiments run", record["name"], "--size", record["size"]]
+  name, size, settings = record["name"], record["size"], record["settings"]
   try:
-    module = importlib.import_module(f"experiments.{record['name']}")
-    own = to_json(module.SIZES[record["size"]])
-  except (ImportError, AttributeError, KeyError):
-    own = record["settings"]
-  changed = {k: v for k, v in record["settings"].items() if own.get(k) != v}
+    module = _runner.load(name)
+    own = to_json(_runner.settings_of(module, size))
+    if size == "desk" and settings == to_json(_records.report_settings(module)):
+      return f"python -m experiments record {name}"
+  except (_runner.UsageError, ImportError, TypeError, KeyError):
+    own = settings
+  parts = ["python -m experiments run", name, "--size", size]
+  changed = {k: v for k, v in settings.items() if own.get(k) != v}
   if "seeds" in changed:
     parts += ["--seeds", str(changed.pop("seeds"))]
   if changed:
@@ -140,59 +103,109 @@ def command(record: dict[str, Any]) -> str:
   return " ".join(parts)
 
 
-def line(record: dict[str, Any], folder: Path, *, figures: bool = True) -> dict[str, Any]:
-  """Everything that a report shows of one record, as text."""
+def _row(row: Mapping[str, Any]) -> dict[str, str]:
+  ours, base, reported = row["ours"], row["baseline"], row["reported"]
+  shown = "-"
+  if reported:
+    where = f", {reported['where']}" if reported["where"] else ""
+    shown = f"{number(reported['value'])} ({reported['data']}, {reported['network']}{where})"
+  return {
+    "method": row["method"],
+    "metric": row["metric"] + (" ↓" if row["better"] == "lower" else " ↑"),
+    "ours": number(ours["center"]) + _interval(ours["low"], ours["high"]),
+    "baseline": f"{base['name']}: {number(base['center'])}" if base else "-",
+    "reported": shown,
+  }
+
+
+def _choice(choice: Mapping[str, Any]) -> str:
+  grid = ", ".join(number(v) for v in choice["values"])
+  edge = " It lies at an edge of its grid." if choice["at_edge"] else ""
+  return f"{choice['name']}: {number(choice['chosen'])} of {grid}.{edge}"
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+  return f"{len(seeds)} ({seeds[0]} to {seeds[-1]})" if len(seeds) > 1 else f"1 ({seeds[0]})"
+
+
+def entry(record: dict[str, Any], folder: Path, *, figures: bool = True) -> dict[str, Any]:
+  """Everything that the page shows of one record, as text."""
   if "error" in record:
     return {"name": record["name"], "error": record["error"]}
-  paper, wall, claims = record["paper"], record["wall"], record["claims"]
-  rows = [
-    {
-      "method": r["method"],
-      "metric": r["metric"] + (" ↓" if r["better"] == "lower" else " ↑"),
-      "ours": number(r["ours"], r["spread"]),
-      "baseline": number(r["baseline"]),
-      "baseline_name": r["baseline_name"],
-      "reported": number(r["reported"]),
-    }
-    for r in record["table"]
+  wall, amended = record["wall"], record["amended"]
+  keys = {c["key"] for c in record["claims"]}
+  claims = [
+    {**c, "numbers": numbers_of(c), "amended": [a for a in amended if a["claim"] == c["key"]]}
+    for c in record["claims"]
   ]
-  holding = sum(c["holds"] for c in claims)
-  section = f", {paper['section']}" if paper["section"] else ""
+  figure, alt = _figure(record, folder) if figures else ("", "")
   return {
     "name": record["name"],
     "error": None,
-    "paper": f"{paper['title']} ({paper['year']})",
-    "source": f"{paper['authors']}: {paper['title']}, {paper['year']}{section}.",
-    "claim": paper["claim"],
-    "rows": rows,
-    "claims": [{**c, "numbers": _pairs(c["numbers"])} for c in claims],
-    "notes": [f"{r['method']}: {r['note']}" for r in record["table"] if r["note"]],
-    "all_hold": holding == len(claims),
-    "holds": f"{holding} of {len(claims)}",
-    "time": f"{wall['total_s']:.1f} s",
+    "claim": record["paper"]["claim"],
+    "claims": claims,
+    "withdrawn": [a for a in amended if a["claim"] not in keys],
+    "rows": [_row(r) for r in record["table"]],
+    "notes": list(dict.fromkeys(r["note"] for r in record["table"] if r["note"])),
+    "choices": [_choice(c) for c in record["choices"]],
+    "differs": record["differs"],
     "wall": f"{wall['total_s']:.1f} s, of which compiling {wall['compile_s']:.1f} s.",
     "size": record["size"],
-    "seeds": record["seeds"],
+    "seeds": _seeds(record["seeds"]),
     "device": record["device"]["kind"],
     "versions": ", ".join(f"{k} {v}" for k, v in record["versions"].items()),
     "command": command(record),
     "settings": _pairs(record["settings"]),
-    "figure": _figure(record, folder) if figures else "",
+    "figure": figure,
+    "alt": alt,
   }
+
+
+def papers_of(
+  records: Sequence[dict[str, Any]], folder: Path, *, figures: bool = True
+) -> list[dict[str, Any]]:
+  """The records by paper: verdict, headline, and the entries of its experiments."""
+  by_title: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
+  for record in records:
+    title = record["name"] if "error" in record else record["paper"]["title"]
+    by_title[title].append(record)
+  papers = []
+  for title, group in by_title.items():
+    good = [r for r in group if "error" not in r]
+    claims = [claim for r in good for claim in r["claims"]]
+    paper = good[0]["paper"] if good else {"authors": "", "year": "", "url": ""}
+    counts = sorted({len(r["seeds"]) for r in good})
+    papers.append(
+      {
+        "title": title,
+        "anchor": re.sub(r"\W+", "-", title.lower()).strip("-"),
+        "source": f"{paper['authors']}, {paper['year']}" if good else "",
+        "url": paper["url"],
+        "verdict": verdict_of(claims) if len(good) == len(group) else "failed",
+        "headline": headline(claims),
+        "seeds": " to ".join(map(str, counts[:1] + counts[1:][-1:])),
+        "time": f"{sum(r['wall']['total_s'] for r in good):.0f} s",
+        "experiments": [entry(r, folder, figures=figures) for r in group],
+      }
+    )
+  return sorted(papers, key=lambda p: (_ORDER.index(p["verdict"]), p["title"]))
 
 
 def collect(folder: Path) -> list[dict[str, Any]]:
   """All records of a folder, in order of name; a failure hides an older record of that name."""
   failed = {p.name.removesuffix(".error.json"): p for p in folder.glob("*.error.json")}
   paths = {p.stem: p for p in folder.glob("*.json") if not p.name.endswith(".error.json")}
-  return [_runner.read(path) for _, path in sorted({**paths, **failed}.items())]
+  return [_records.read(path) for _, path in sorted({**paths, **failed}.items())]
 
 
 def html(records: Sequence[dict[str, Any]], folder: Path) -> str:
   """The page; everything that comes out of a record is escaped."""
   environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-  lines = [line(record, folder) for record in records]
-  return environment.from_string(_PAGE).render(lines=lines)
+  environment.filters["slug"] = lambda text: text.replace(" ", "-")
+  papers = papers_of(records, folder)
+  found = collections.Counter(paper["verdict"] for paper in papers)
+  counts = [(verdict, found[verdict]) for verdict in _ORDER if found[verdict]]
+  return environment.from_string(_TEMPLATE.read_text()).render(papers=papers, counts=counts)
 
 
 def write(folder: Path, *, target: Path | None = None) -> Path:
@@ -201,34 +214,41 @@ def write(folder: Path, *, target: Path | None = None) -> Path:
   if not records:
     raise _runner.UsageError(f"There are no records in {folder}. Run an experiment first.")
   target = target or folder / "index.html"
-  _runner.write_atomically(target, html(records, folder))
+  _records.write_atomically(target, html(records, folder))
   return target
 
 
-def print_table(records: Sequence[dict[str, Any]], console: Console) -> None:
-  """The same table for a terminal."""
-  table = Table(title="Evidence", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-  for heading in ("experiment", "method", "metric"):
-    table.add_column(heading, overflow="fold", min_width=10)
-  for heading in ("ours", "baseline"):
-    table.add_column(heading, justify="right")
-  table.add_column("against", overflow="fold")
-  table.add_column("reported", justify="right")
-  table.add_column("holds")
-  table.add_column("time", justify="right")
+def line(record: dict[str, Any]) -> tuple[str, str]:
+  """One line of at most 80 columns where the name allows it, and the style of its verdict."""
+  record = _earlier.upgraded(record)
+  if "error" in record:
+    return f"{record['name']:<28} failed: {record['error']}", "red"
+  claims = record["claims"]
+  holding = sum(c["verdict"] == "holds" for c in claims)
+  verdict = verdict_of(claims)
+  text = f"{record['name']:<28} {verdict:<14} {holding} of {len(claims)} claims hold"
+  time = f"{record['wall']['total_s']:.0f} s"
+  first = next((c for c in claims if c["kind"] == "paper"), None)
+  if first:
+    short = f"{number(first['ours']['center'])} / {number(first['baseline']['center'])}"
+    text = f"{record['name']:<28} {verdict:<14} {holding}/{len(claims)}  {short}"
+  return f"{text:<{WIDTH - 8}} {time:>7}", _STYLES.get(verdict, "red")
+
+
+def print_lines(records: Sequence[dict[str, Any]], console: Console) -> None:
+  """A line an experiment: verdict, claims that hold, ours / baseline of the first, time."""
   for record in records:
-    entry = line(record, Path(), figures=False)
-    if entry["error"]:
-      table.add_row(Text(entry["name"]), Text(f"failed: {entry['error']}", style="red"))
-    else:
-      for i, row in enumerate(entry["rows"]):
-        first = i == 0
-        keys = ("method", "metric", "ours", "baseline", "baseline_name", "reported")
-        table.add_row(
-          Text(entry["name"] if first else ""),
-          *(Text(row[key]) for key in keys),
-          Text(entry["holds"], style="green" if entry["all_hold"] else "red") if first else "",
-          Text(entry["time"]) if first else "",
-        )
-    table.add_section()
-  console.print(table)
+    text, style = line(record)
+    console.print(Text(text, style=style), soft_wrap=True)
+
+
+def print_details(record: dict[str, Any], console: Console) -> None:
+  """Table and claims of one record."""
+  shown = entry(_earlier.upgraded(record), Path(), figures=False)
+  say = lambda text, style="": console.print(Text(text, style=style))
+  for row in shown["rows"]:
+    say(f"{row['metric']}")
+    say(f"  {row['method']}: {row['ours']}; {row['baseline']}")
+  for claim in shown["claims"]:
+    say(f"{claim['verdict'].upper()} ({claim['kind']}): {claim['text']}")
+    say(f"  {claim['numbers']}", "dim")

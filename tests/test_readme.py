@@ -37,7 +37,7 @@ def test_links_to_files_and_named_experiments_exist():
   for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
     if not target.startswith("https://"):
       assert (ROOT / target).exists(), target
-  for name in re.findall(r"experiments (?:run|figure) (\w+)", TEXT):
+  for name in re.findall(r"experiments (?:run|record|figure) (\w+)", TEXT):
     assert name in _runner.names()
 
 

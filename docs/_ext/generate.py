@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import jaxopt_robust
-from experiments import _report, _runner
+from experiments import _records, _report, _runner
 
 PACKAGE = "jaxopt_robust"
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -94,24 +94,26 @@ def _cell(text: str) -> str:
 
 def paper_page(name: str) -> str:
   """The page of an experiment: what, how to call, our figures next to the reported ones."""
-  record = _runner.read(_runner.RECORDS / f"{name}.json")
+  record = _records.read(_records.RECORDS / f"{name}.json")
   module = _runner.load(name)
-  entry = _report.line(record, _runner.RECORDS, figures=False)
-  address = record["paper"]["url"]
-  lines = [f"# {record['paper']['title']}", "", _cell(entry["source"])]
-  lines += [f"<{address}>"] if address else []
-  lines += ["", f"**Checked here:** {entry['claim']}", ""]
-  lines += ["| method | metric | ours | baseline | reported |", "|---|---|---|---|---|"]
-  for row in entry["rows"]:
-    baseline = row["baseline"] + (f" ({row['baseline_name']})" if row["baseline_name"] else "")
-    cells = (row["method"], row["metric"], row["ours"], baseline, row["reported"])
-    lines.append("| " + " | ".join(_cell(c) for c in cells) + " |")
-  lines += ["", "Arrows: ↓ lower is better, ↑ higher is better; ± is over the seeds.", ""]
-  lines += [f"- {_cell(note)}" for note in dict.fromkeys(entry["notes"])]
-  lines += ["", "## Claims", ""]
+  entry = _report.entry(record, _records.RECORDS, figures=False)
+  paper = record["paper"]
+  section = f", {paper['section']}" if paper["section"] else ""
+  lines = [f"# {paper['title']}", "", _cell(f"{paper['authors']}, {paper['year']}{section}.")]
+  lines += [f"<{paper['url']}>"] if paper["url"] else []
+  lines += ["", f"**Checked here:** {entry['claim']}", "", "## Claims", ""]
   for claim in entry["claims"]:
-    verdict = "holds" if claim["holds"] else "**does not hold**"
-    lines.append(f"- {_cell(claim['text'])} *{verdict}*: {_cell(claim['numbers'])}.")
+    verdict = claim["verdict"] if claim["verdict"] == "holds" else f"**{claim['verdict']}**"
+    lines.append(f"- *{verdict}* ({claim['kind']}): {_cell(claim['text'])}")
+    lines.append(f"  {_cell(claim['numbers'])}.")
+    lines += [f"  Amended {a['date']}: {a['why']} Was: {a['was']}" for a in claim["amended"]]
+  lines += ["", "## Numbers", "", "| method | metric | ours | baseline | reported |"]
+  lines.append("|---|---|---|---|---|")
+  for row in entry["rows"]:
+    cells = (row["method"], row["metric"], row["ours"], row["baseline"], row["reported"])
+    lines.append("| " + " | ".join(_cell(c) for c in cells) + " |")
+  lines += ["", "Arrows: ↓ lower is better, ↑ higher is better; brackets: 95 % over the seeds.", ""]
+  lines += [f"- {_cell(note)}" for note in entry["notes"]]
   lines += ["", f"![Figure of {name}]({name}.png)", "", "## How to call it", ""]
   lines.append(inspect.cleandoc(module.__doc__ or ""))
   lines += ["", "The experiment uses:", ""]
@@ -119,7 +121,7 @@ def paper_page(name: str) -> str:
     lines.append(f"- {{py:obj}}`jr.{used} <{PACKAGE}.{used}>`")
   lines += ["", "## How to run it again", "", "```sh", entry["command"], "```", ""]
   lines += [
-    f"The record was made with {entry['versions']}, {entry['seeds']} seeds, on {entry['device']}, "
+    f"The record was made with {entry['versions']}, seeds {entry['seeds']}, on {entry['device']}, "
     f"in {entry['wall']}",
     "",
   ]
@@ -140,11 +142,11 @@ def write_all(folder: Path) -> list[Path]:
   pages["reference/index.md"] = _index(
     "Reference", "Every public name, by module; `jr` stands for `jaxopt_robust`.", list(modules)
   )
-  records = sorted(path.stem for path in _runner.RECORDS.glob("*.json"))
+  records = sorted(path.stem for path in _records.RECORDS.glob("*.json"))
   for name in records:
     pages[f"papers/{name}.md"] = paper_page(name)
-    record = _runner.read(_runner.RECORDS / f"{name}.json")
-    pages[f"papers/{name}.png"] = _runner.draw(_runner.load(name), record)
+    record = _records.read(_records.RECORDS / f"{name}.json")
+    pages[f"papers/{name}.png"] = _records.draw(_runner.load(name), record)
   pages["papers/index.md"] = _index(
     "Papers and evidence",
     "One page an experiment, rendered from its committed record: what the paper claims, our figure "

@@ -10,11 +10,23 @@ import zipfile
 import pytest
 
 from experiments import _fetch, _parsers, _runner, datasets
-from experiments._protocol import Claim, Outcome, Paper, Row, new_figure
+from experiments._claims import Claim, Side
+from experiments._protocol import Paper, Reported, Row, Settings, Size, new_figure
+from experiments._statistics import choose
 
 
 @dataclasses.dataclass(frozen=True)
-class FakeConfig:
+class FakeConfig(Settings):
+  """Settings.
+
+  Attributes:
+    rate: what is multiplied
+      with the seed.
+    label: any word.
+    flag: yes or no.
+    sizes: some numbers.
+  """
+
   seeds: int = 2
   rate: float = 0.5
   label: str = "plain"
@@ -27,13 +39,26 @@ class FakeConfig:
 
 
 def _run(config, progress):
-  values = [config.rate * seed for seed in progress.track(range(config.seeds), "seeds")]
+  values = [config.rate * seed for seed in progress.track(config.seed_numbers(), "seeds")]
   progress.message("done")
-  return Outcome(
-    metrics={"fake": {"values": values}},
-    table=[Row("fake <b>", "error", sum(values), 2.0, "base", 1.5, better="lower", note="n & m")],
-    claims=[Claim("A claim <script>alert(1)</script>.", sum(values) < 2, {"sum": sum(values)})],
-  )
+  choice = choose("rate of <i>fake</i>", (0.1, 0.5, 0.9), (1, 3, 2), better="higher")
+  return {"fake": {"values": values}, "choices": [choice]}
+
+
+def _sides(metrics):
+  return Side("fake <b>", metrics["fake"]["values"]), Side("base", 2000.0)
+
+
+def _claims(metrics, config):
+  ours, base = _sides(metrics)
+  text = "A claim <script>alert(1)</script>."
+  return [Claim("below", text, "paper", "error", ours, base, better="lower", margin=0.25)]
+
+
+def _table(metrics, config):
+  ours, base = _sides(metrics)
+  reported = Reported(1.5, "MNIST", "LeNet", "Table 2")
+  return [Row("error", ours, base, better="lower", reported=reported, note="n & m")]
 
 
 def _fail(config, progress):
@@ -41,6 +66,7 @@ def _fail(config, progress):
 
 
 def _figure(record):
+  """A line of "fake" values."""
   fig, axes = new_figure()
   axes[0].plot(record["metrics"]["fake"]["values"])
   return fig
@@ -52,9 +78,15 @@ def make_module(**changes):
     __doc__="A fake.\n\nMore text.",
     PAPER=Paper("Fake <title>", "A. Author & B. Author", 2020, "It <em>works</em>.", "Table 1"),
     Config=FakeConfig,
-    SIZES={"toy": FakeConfig(seeds=1), "desk": FakeConfig(), "paper": FakeConfig(seeds=9)},
+    SIZES={
+      "toy": Size(FakeConfig(seeds=1), "Much."),
+      "desk": Size(FakeConfig(), "Two seeds."),
+      "large": Size(FakeConfig(seeds=9), "Nothing."),
+    },
     DEMO=True,
     run=_run,
+    claims=_claims,
+    table=_table,
     figure=_figure,
   )
   for name, value in changes.items():
@@ -74,8 +106,8 @@ def fakes(monkeypatch):
     "c_quiet": make_module(DEMO=False),
   }
   for name, module in modules.items():
-    monkeypatch.setitem(sys.modules, f"experiments.{name}", module)
-  monkeypatch.setattr(_runner, "names", lambda: sorted(modules))
+    monkeypatch.setitem(sys.modules, f"experiments.group.{name}", module)
+  monkeypatch.setattr(_runner, "groups", lambda: dict.fromkeys(sorted(modules), "group"))
   return modules
 
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import adaptive_augmentation as experiment
 from experiments._protocol import Progress
+from experiments.compositional import adaptive_augmentation as experiment
 
 ENTROPY = jnp.asarray(np.linspace(0.1, 1.6, 16), jnp.float32)
 IS_DENSE = np.arange(16) % 4 == 0

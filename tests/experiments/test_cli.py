@@ -9,8 +9,9 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments import _runner, datasets
+from experiments import _records, _runner, datasets
 from experiments.__main__ import main
+from experiments._claims import Amendment
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,8 +19,16 @@ ROOT = Path(__file__).parents[2]
 def test_list_names_every_experiment_and_its_first_line(fakes, capsys):
   assert main(["list"]) == 0
   lines = capsys.readouterr().out.splitlines()
-  assert [line.split()[0] for line in lines] == ["a_good", "b_bad", "c_quiet"]
-  assert "demo" in lines[0] and "demo" not in lines[2] and lines[0].endswith("A fake.")
+  assert [line.split()[0] for line in lines] == ["group", "a_good", "b_bad", "c_quiet"]
+  assert "demo" in lines[1] and "demo" not in lines[3] and lines[1].endswith("A fake.")
+
+
+def test_help_of_an_experiment_explains_its_settings(fakes, capsys):
+  assert main(["run", "a_good", "--help"]) == 0
+  out = capsys.readouterr().out
+  assert "rate=0.5\n      what is multiplied with the seed." in out and "sizes=1,2" in out
+  assert "first_seed=0\n      the first of them; 0 to 99 are for development" in out
+  assert main(["run", "a_god", "-h"]) == 2
 
 
 def test_list_goes_on_past_a_broken_file(fakes, monkeypatch, capsys):
@@ -56,9 +65,9 @@ def test_unknown_command_and_unknown_size_are_refused(fakes, capsys):
 def test_run_writes_record_and_figure(fakes, tmp_path, capsys):
   assert main(["run", "a_good", "--size", "toy", "--out", str(tmp_path)]) == 0
   record = json.loads((tmp_path / "a_good.json").read_text())
-  assert record["size"] == "toy" and record["seeds"] == 1
+  assert record["size"] == "toy" and record["seeds"] == [0]
   assert record["settings"] == {
-    "seeds": 1, "rate": 0.5, "label": "plain", "flag": False, "sizes": [1, 2]
+    "seeds": 1, "first_seed": 0, "rate": 0.5, "label": "plain", "flag": False, "sizes": [1, 2]
   }  # fmt: skip
   assert record["versions"]["jax"] == jax.__version__
   assert record["device"]["platform"] == jax.devices()[0].platform
@@ -71,7 +80,7 @@ def test_set_and_seeds_change_the_settings(fakes, tmp_path):
   assert main(["run", "a_good", "--out", str(tmp_path), *args]) == 0
   record = json.loads((tmp_path / "a_good.json").read_text())
   assert record["settings"] == {
-    "seeds": 3, "rate": 0.25, "label": "x=y", "flag": True, "sizes": [4, 5, 6]
+    "seeds": 3, "first_seed": 0, "rate": 0.25, "label": "x=y", "flag": True, "sizes": [4, 5, 6]
   }  # fmt: skip
   assert record["metrics"]["fake"]["values"] == [0.0, 0.25, 0.5]
 
@@ -79,7 +88,10 @@ def test_set_and_seeds_change_the_settings(fakes, tmp_path):
 @pytest.mark.parametrize(
   ("args", "message"),
   [
-    (["--set", "pace=1"], "no setting 'pace'. There are: seeds, rate, label, flag, sizes"),
+    (
+      ["--set", "pace=1"],
+      "no setting 'pace'. There are: seeds, first_seed, rate, label, flag, sizes",
+    ),
     (["--set", "rate=fast"], "'fast' is not of type float"),
     (["--set", "rate"], "takes key=value"),
     (["--set", "flag=maybe"], "true or false"),
@@ -117,7 +129,7 @@ def test_demo_reports_a_failure_and_keeps_the_others(fakes, tmp_path, capsys):
   assert "1 of 2 experiments failed" in out and "c_quiet" not in out
   assert (tmp_path / "a_good.json").exists() and not (tmp_path / "b_bad.json").exists()
   page = (tmp_path / "index.html").read_text()
-  assert "failed: FloatingPointError" in page and "Fake &lt;title&gt;" in page
+  assert "This run failed: FloatingPointError" in page and "Fake &lt;title&gt;" in page
 
 
 def test_demo_without_failures_succeeds(fakes, tmp_path, monkeypatch):
@@ -125,7 +137,7 @@ def test_demo_without_failures_succeeds(fakes, tmp_path, monkeypatch):
   (tmp_path / "b_bad.error.json").write_text('{"name": "b_bad", "error": "old"}')
   assert main(["demo", "--out", str(tmp_path)]) == 0
   assert not (tmp_path / "b_bad.error.json").exists()
-  assert "failed" not in (tmp_path / "index.html").read_text()
+  assert "This run failed" not in (tmp_path / "index.html").read_text()
 
 
 def test_an_interrupt_keeps_what_is_finished(fakes, tmp_path, monkeypatch):
@@ -140,7 +152,7 @@ def test_an_interrupt_keeps_what_is_finished(fakes, tmp_path, monkeypatch):
 
 def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
   path = tmp_path / "x.json"
-  _runner.write_atomically(path, "old")
+  _records.write_atomically(path, "old")
 
   def crash(*_):
     raise OSError("disk full")
@@ -148,32 +160,49 @@ def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
   with monkeypatch.context() as patch:
     patch.setattr(os, "replace", crash)
     with pytest.raises(OSError, match="disk full"):
-      _runner.write_atomically(path, "new")
+      _records.write_atomically(path, "new")
   assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_record_takes_desk_runs_with_own_settings_only(fakes, tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr(_runner, "RECORDS", tmp_path / "records")
+def test_record_runs_on_report_seeds(fakes, tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(_records, "RECORDS", tmp_path / "records")
   out = ["--out", str(tmp_path)]
-  assert main(["record", "a_good", *out]) == 2  # nothing was run
-  assert main(["run", "a_good", "--size", "toy", *out]) == 0
-  assert main(["record", "a_good", *out]) == 2
-  assert main(["run", "a_good", "--set", "rate=0.1", *out]) == 0
-  assert main(["record", "a_good", *out]) == 2
-  assert main(["run", "a_good", "--size", "toy", "--save-record", *out]) == 2
-  assert not (tmp_path / "records").exists()
-  assert "only those become evidence" in capsys.readouterr().err.replace("\n", " ")
-  assert main(["run", "a_good", "--save-record", *out]) == 0
-  kept = (tmp_path / "records" / "a_good.json").read_text()
-  assert kept == (tmp_path / "a_good.json").read_text()
+  assert main(["record", "a_good", "--judge", *out]) == 2  # nothing to judge
+  assert main(["record", "a_good", *out]) == 0
+  path = tmp_path / "records" / "a_good.json"
+  record = json.loads(path.read_text())
+  assert record["seeds"] == [1000, 1001] and record["size"] == "desk"
+  assert record["metrics"]["fake"]["values"] == [500.0, 500.5]
+  assert (tmp_path / "a_good.json").read_text() == path.read_text()
+  assert "HOLDS (paper): A claim" in capsys.readouterr().out
+
+
+def test_judging_again_takes_amended_claims(fakes, tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(_records, "RECORDS", tmp_path / "records")
+  out = ["--out", str(tmp_path)]
+  assert main(["record", "a_good", *out]) == 0
+  path, module = tmp_path / "records" / "a_good.json", fakes["a_good"]
+  before, old = json.loads(path.read_text()), module.claims
+  monkeypatch.setattr(module, "run", None)  # nothing is run
+  module.claims = lambda m, c: [old(m, c)[0]._replace(text="Stronger.", margin=5000.0)]
+  assert main(["record", "a_good", "--judge", *out]) == 2
+  assert "need an entry in AMENDED" in capsys.readouterr().err
+  assert json.loads(path.read_text()) == before
+  said = Amendment("below", "2026-11-28", before["claims"][0]["text"], "Stronger.", "The page.")
+  module.AMENDED = (said,)
+  assert main(["record", "a_good", "--judge", *out]) == 0
+  record = json.loads(path.read_text())
+  assert record["claims"][0]["verdict"] == "fails" and record["metrics"] == before["metrics"]
+  assert record["amended"] == [said._asdict()]
+  del module.AMENDED
 
 
 def test_figure_command_draws_committed_records_only(fakes, tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr(_runner, "RECORDS", tmp_path / "records")
+  monkeypatch.setattr(_records, "RECORDS", tmp_path / "records")
   to = ["--to", str(tmp_path / "images")]
   assert main(["figure", "a_good", *to]) == 2
   assert "has no committed record" in capsys.readouterr().err
-  assert main(["run", "a_good", "--save-record", "--out", str(tmp_path)]) == 0
+  assert main(["record", "a_good", "--out", str(tmp_path)]) == 0
   assert main(["figure", "a_good", *to]) == 0
   assert (tmp_path / "images" / "a_good.png").read_bytes().startswith(b"\x89PNG")
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from experiments import contrastive_temperatures, metric_thresholds
+from experiments.compositional import contrastive_temperatures
+from experiments.losses import metric_thresholds
 
 
 def rows_of(images):

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _runner
-from experiments import prox_gallery as gallery
+from experiments import _records
 from experiments._protocol import to_json
+from experiments.prox import prox_gallery as gallery
 from jaxopt_robust import prox
 
 CONFIG = gallery.SIZES["toy"]
@@ -29,7 +29,7 @@ def test_a_record_without_a_line_is_found(monkeypatch):
 
 
 def test_the_committed_record_draws_the_present_tables():
-  record = json.loads((_runner.RECORDS / "prox_gallery.json").read_text())
+  record = json.loads((_records.RECORDS / "prox_gallery.json").read_text())
   drawn = record["metrics"]["curves"]
   again = "run: python -m experiments run prox_gallery --save-record"
   expected = {n: to_json([c.hyper, c.steps]) for n, c in gallery.CURVES.items()}

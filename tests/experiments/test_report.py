@@ -6,15 +6,19 @@ import re
 
 import pytest
 
-from experiments import _report, _runner
+from experiments import _earlier, _records, _report, _runner
 from experiments.__main__ import main
+from experiments._claims import Amendment
+from tests.experiments.conftest import make_module
+
+EARLIER = [n for n in _runner.names() if _earlier.is_earlier(_runner.load(n))]
 
 
 @pytest.fixture
 def results(fakes, tmp_path):
   module = fakes["a_good"]
-  record = _runner.execute("a_good", module, module.SIZES["desk"], size="desk")
-  _runner.save(module, record, tmp_path)
+  record = _records.execute("a_good", module, module.SIZES["desk"].config, size="desk")
+  _records.save(module, record, tmp_path)
   return tmp_path
 
 
@@ -34,26 +38,89 @@ def test_text_from_records_is_escaped(results):
     assert escaped in page
 
 
-def test_the_table_shows_ours_baseline_reported_verdict_and_command(results):
-  page = _report.write(results).read_text()
-  for text in ("0.5", "base", "1.5", "1 of 1", "python -m experiments run a_good --size desk"):
-    assert text in page
+def test_the_page_shows_verdicts_numbers_and_the_command(results):
+  page = " ".join(_report.write(results).read_text().split())
+  for text in (
+    'class="chip reproduced">reproduced<', 'class="chip holds">holds<',
+    "error: fake &lt;b&gt; 0.25, base 2000; 2000 [2e+03, 2e+03] better, margin 0.25",
+    "1.5 (MNIST, LeNet, Table 2)", "0.25 [-2.93, 3.43]", "Differs from the paper: Two seeds.",
+    "rate of &lt;i&gt;fake&lt;/i&gt;: 0.5 of 0.1, 0.5, 0.9.", "seeds 2 (0 to 1)",
+    'alt="a_good: A line of &#34;fake&#34; values."',
+    "python -m experiments run a_good --size desk",
+  ):  # fmt: skip
+    assert text in page, text
+
+
+def test_the_committed_record_names_its_own_command(fakes):
+  module = fakes["a_good"]
+  record = _records.execute("a_good", module, _records.report_settings(module), size="desk")
+  assert _report.command(record) == "python -m experiments record a_good"
+
+
+def test_amendments_and_withdrawn_claims_are_shown(fakes, tmp_path):
+  module = fakes["a_good"]
+  module.AMENDED = (
+    Amendment("below", "2026-11-28", "Old <b>words</b>.", "New.", "Too hard."),
+    Amendment("gone", "2026-11-29", "Gone text.", "", "An identity."),
+  )
+  record = _records.execute("a_good", module, module.SIZES["desk"].config, size="desk")
+  del module.AMENDED
+  _records.save(module, record, tmp_path)
+  page = _report.write(tmp_path).read_text()
+  assert "amended 2026-11-28: Too hard. Was: Old &lt;b&gt;words&lt;/b&gt;." in page
+  assert "withdrawn</span> Gone text." in page and "2026-11-29: An identity." in page
+
+
+def test_papers_are_judged_over_all_their_experiments(fakes, tmp_path):
+  module, config = fakes["a_good"], fakes["a_good"].SIZES["desk"].config
+  good = _records.execute("a_good", module, config, size="desk")
+  second = make_module()
+  claims = second.claims
+  second.claims = lambda m, c: [claims(m, c)[0]._replace(better="higher")]
+  bad = _records.execute("c_quiet", second, config, size="desk")
+  (paper,) = _report.papers_of([good, bad], tmp_path, figures=False)
+  assert paper["verdict"] == "partly" and len(paper["experiments"]) == 2
+  assert paper["headline"].startswith("error: 0.25 against 2000, 2000 [")
+  failed = {"name": "b_bad", "error": "it broke"}
+  papers = _report.papers_of([failed, good], tmp_path, figures=False)
+  assert [p["verdict"] for p in papers] == ["reproduced", "failed"]
+
+
+def test_records_of_the_earlier_form_count_for_no_verdict(tmp_path):
+  old = json.loads((_records.RECORDS / f"{EARLIER[0]}.json").read_text()) if EARLIER else None
+  if old is None:
+    pytest.skip("no experiment has the earlier form")
+  record = _earlier.upgraded(old)
+  assert _earlier.upgraded(record | {"format": 2}) == record | {"format": 2}
+  (paper,) = _report.papers_of([record], tmp_path, figures=False)
+  assert paper["verdict"] == "not judged" and paper["experiments"][0]["rows"]
+
+
+def test_lines_fit_a_terminal_and_cut_no_number(results):
+  record = _report.collect(results)[0]
+  text, style = _report.line(record)
+  assert len(text) <= 80 and "1/1  0.25 / 2000" in text and style == "green"
+  assert _report.line({"name": "b_bad", "error": "it broke"})[0].split() == [
+    "b_bad", "failed:", "it", "broke"
+  ]  # fmt: skip
 
 
 def test_changed_settings_are_part_of_the_command(fakes):
   module = fakes["a_good"]
   config = _runner.configure("a_good", module, "toy", seeds=4, settings=["rate=0.25", "sizes=7"])
-  record = _runner.execute("a_good", module, config, size="toy")
+  record = _records.execute("a_good", module, config, size="toy")
   expected = "python -m experiments run a_good --size toy --seeds 4 --set rate=0.25 sizes=7"
   assert _report.command(record) == expected
 
 
 def test_a_claim_that_fails_is_shown_as_such(fakes, tmp_path):
   module = fakes["a_good"]
-  config = _runner.configure("a_good", module, "desk", settings=["seeds=9"])
-  _runner.save(module, _runner.execute("a_good", module, config, size="desk"), tmp_path)
+  settings = ["seeds=9", "first_seed=5000"]
+  config = _runner.configure("a_good", module, "desk", settings=settings)
+  _records.save(module, _records.execute("a_good", module, config, size="desk"), tmp_path)
   page = _report.write(tmp_path).read_text()
-  assert "does not hold" in page and "0 of 1" in page
+  assert 'class="chip fails">fails<' in page
+  assert 'class="chip not-reproduced">not reproduced<' in page
 
 
 def test_a_missing_picture_is_drawn_from_the_record(results):

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import robust_regression_outliers as experiment
+from experiments.solvers import robust_regression_outliers as experiment
 from jaxopt_robust import prox
 
 

@@ -8,7 +8,7 @@ import scipy.ndimage
 import skimage.restoration
 
 from experiments import _pictures
-from experiments import total_variation_image as tv
+from experiments.prox import total_variation_image as tv
 from jaxopt_robust import solvers
 
 N, LAM = 16, 0.1

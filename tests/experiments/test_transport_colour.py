@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from experiments import transport_colour as experiment
+from experiments.projections import transport_colour as experiment
 
 
 def test_the_exact_plan_of_equal_weights_is_the_best_assignment():

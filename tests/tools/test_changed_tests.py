@@ -37,7 +37,9 @@ def test_a_file_asks_for_its_tests(path, tests):
 
 
 def test_an_experiment_asks_for_its_cases_and_files_inside_a_chosen_folder_are_not_repeated():
-  cases = changed_tests.selected(["experiments/robust_pca.py", "experiments/_unknown.py"])[2:]
+  cases = changed_tests.selected(["experiments/recovery/robust_pca.py", "experiments/_unknown.py"])[
+    2:
+  ]
   assert cases and all(case.endswith("[robust_pca]") for case in cases)
   text = (ROOT / "tests" / "experiments" / "test_experiments.py").read_text()
   for case in cases:
