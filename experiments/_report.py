@@ -205,7 +205,9 @@ def html(records: Sequence[dict[str, Any]], folder: Path) -> str:
   papers = papers_of(records, folder)
   found = collections.Counter(paper["verdict"] for paper in papers)
   counts = [(verdict, found[verdict]) for verdict in _ORDER if found[verdict]]
-  return environment.from_string(_TEMPLATE.read_text()).render(papers=papers, counts=counts)
+  return environment.from_string(_TEMPLATE.read_text()).render(
+    papers=papers, counts=counts, earlier=any(record.get("format") == 1 for record in records)
+  )
 
 
 def write(folder: Path, *, target: Path | None = None) -> Path:

@@ -1,14 +1,31 @@
 """What the experiments that train small networks share: seeds as a sweep, settings as a batch."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from experiments._protocol import Progress
 from jaxopt_robust import sweeps
+
+
+class Fitted(NamedTuple):
+  """A training run.
+
+  Attributes:
+    params: parameters after the best epoch, or after the last one where there is no score.
+    state: state of the loss at the same time.
+    history: what ``evaluate`` returned, with a leading axis of epochs.
+    best: int32, the epoch (from 0) that params belong to.
+  """
+
+  params: Any
+  state: Any
+  history: Any
+  best: jax.Array
 
 
 def stack(trees: Sequence[Any]) -> Any:
@@ -24,6 +41,71 @@ def batches(num: int, batch: int, epochs: int, seed: int) -> np.ndarray:
   rng, steps = np.random.default_rng(seed), num // batch
   orders = [rng.permutation(num)[: steps * batch] for _ in range(epochs)]
   return np.stack(orders).reshape(epochs, steps, batch).astype(np.int32)
+
+
+def schedule(kind: str, total: int) -> Callable[[jax.Array], jax.Array]:
+  """Factor of the learning rate: constant, cosine to 0, or a tenth at 1/2 and again at 3/4.
+
+  Args:
+    kind: ``"constant"``, ``"cosine"`` or ``"steps"``.
+    total: number of updates.
+  """
+  if kind == "constant":
+    return optax.constant_schedule(1.0)
+  if kind == "cosine":
+    return optax.cosine_decay_schedule(1.0, total)
+  if kind == "steps":
+    return optax.piecewise_constant_schedule(1.0, {total // 2: 0.1, 3 * total // 4: 0.1})
+  raise ValueError(f"schedule must be 'constant', 'cosine' or 'steps'; got {kind!r}.")
+
+
+def fit(
+  objective: Callable[[Any, Any, jax.Array], tuple[jax.Array, Any]],
+  params: Any,
+  rows: jax.Array,
+  optimizer: optax.GradientTransformation,
+  *,
+  state: Any = None,
+  evaluate: Callable[[Any, Any], Any],
+  score: Callable[[Any], jax.Array] | None = None,
+) -> Fitted:
+  """One training run, to be mapped over settings and seeds.
+
+  Args:
+    objective: ``(params, state, batch_rows) -> (value, state)``.
+    params: initial parameters.
+    rows: int32[epochs, steps, batch], rows of the minibatches.
+    optimizer: any optax chain; learning rates may be traced.
+    state: state of the objective, such as moving averages of examples.
+    evaluate: ``(params, state) -> pytree`` after each epoch.
+    score: of an evaluation, higher is better: the parameters of the best epoch are kept (the first
+      of equals), chosen on validation data. Without it those of the last epoch are returned.
+
+  Returns:
+    ``Fitted``.
+  """
+
+  def step(carry: tuple, batch: jax.Array) -> tuple[tuple, None]:
+    params, opt_state, state = carry
+    grads, state = jax.grad(objective, has_aux=True)(params, state, batch)
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    return (optax.apply_updates(params, updates), opt_state, state), None
+
+  def epoch(carry: tuple, batch: jax.Array) -> tuple[tuple, Any]:
+    run, kept, best, top, count = carry
+    run, _ = jax.lax.scan(step, run, batch)
+    now = (run[0], run[2])
+    seen = evaluate(*now)
+    value = jnp.asarray(count if score is None else score(seen), jnp.float32)
+    better = value > top
+    kept = jax.tree.map(lambda new, old: jnp.where(better, new, old), now, kept)
+    best = jnp.where(better, count, best)
+    return (run, kept, best, jnp.where(better, value, top), count + 1), seen
+
+  zero = jnp.zeros((), jnp.int32)
+  first = ((params, optimizer.init(params), state), (params, state), zero, -jnp.inf, zero)
+  (_, kept, best, _, _), history = jax.lax.scan(epoch, first, rows)
+  return Fitted(*kept, history, best)
 
 
 def train_all(
@@ -56,3 +138,17 @@ def train_all(
   over_seeds = sweeps.sweep(all_settings)
   program = jax.jit(lambda data, settings: over_seeds(data, shared=(settings,)))
   return jax.tree.map(np.asarray, progress.clock.call(program, data, settings, name=name))
+
+
+def grid(**axes: Sequence[float]) -> tuple[dict[str, np.ndarray], tuple[int, ...]]:
+  """All combinations of some values, the last axis fastest, as one array a name, and the shape.
+
+  Integers stay int32; other numbers become float32.
+  """
+  shape = tuple(len(values) for values in axes.values())
+  places = [place.ravel() for place in np.indices(shape)]
+  columns = {}
+  for (name, values), place in zip(axes.items(), places, strict=True):
+    array = np.asarray(values)
+    columns[name] = array.astype(np.int32 if array.dtype.kind in "iu" else np.float32)[place]
+  return columns, shape

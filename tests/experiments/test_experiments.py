@@ -67,7 +67,7 @@ def test_toy_run_gives_a_record_and_a_figure(name, tmp_path):
   assert 1 <= len(_runner.first_line(module.__doc__)) <= 100
   record = toy_record(name)
   check_record(record, name)
-  _runner.save(module, json.loads(json.dumps(record)), tmp_path)
+  _records.save(module, json.loads(json.dumps(record)), tmp_path)
   assert (tmp_path / f"{name}.png").stat().st_size > 1000
   assert bool(jax.config.jax_enable_x64) is False, "run leaves JAX's settings as they were"
 

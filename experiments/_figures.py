@@ -1,0 +1,104 @@
+"""Panels that several figures share; each draws on axes that it is given."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments._statistics import mean_interval
+
+
+def dots(
+  ax: Any, groups: Mapping[str, Mapping[str, Any]], *, ylabel: str = "", title: str = ""
+) -> None:
+  """Means with 95 % intervals over the seeds: a place a method, a colour a group.
+
+  Args:
+    ax: axes.
+    groups: group -> method -> values, a number a seed.
+    ylabel: what is measured.
+    title: of the panel.
+  """
+  methods = list(dict.fromkeys(name for values in groups.values() for name in values))
+  for j, (group, values) in enumerate(groups.items()):
+    shift = (j - (len(groups) - 1) / 2) * 0.7 / len(groups)
+    found = {name: mean_interval(np.asarray(v, float)) for name, v in values.items()}
+    place = np.array([methods.index(name) for name in found]) + shift
+    center = np.array([interval.estimate for interval in found.values()])
+    half = np.array([interval.high - interval.estimate for interval in found.values()])
+    half = np.where(np.isfinite(half), half, 0)  # one seed has no interval
+    ax.errorbar(place, center, half, fmt="o", ms=4, capsize=2, label=group or None)
+  ax.set_xticks(range(len(methods)), methods, rotation=60, ha="right", fontsize=8)
+  ax.set(ylabel=ylabel, title=title)
+  if any(groups):
+    ax.legend(fontsize=8)
+
+
+def curves(
+  ax: Any,
+  lines: Mapping[str, Any],
+  x: Any = None,
+  *,
+  xlabel: str = "",
+  ylabel: str = "",
+  title: str = "",
+  log: str = "",
+) -> None:
+  """Lines; of values [seeds, points] the mean with a band between the least and the largest.
+
+  Args:
+    ax: axes.
+    lines: name -> float[points] or float[seeds, points].
+    x: float[points], or a dict of them by name; 1, 2, ... by default.
+    xlabel: of the axis.
+    ylabel: of the axis.
+    title: of the panel.
+    log: which axes are logarithmic: ``""``, ``"x"``, ``"y"`` or ``"xy"``.
+  """
+  for name, values in lines.items():
+    values = np.atleast_2d(np.asarray(values, float))
+    place = x[name] if isinstance(x, Mapping) else x
+    place = np.arange(1, values.shape[1] + 1) if place is None else np.asarray(place, float)
+    (line,) = ax.plot(place, values.mean(0), lw=1.2, label=name)
+    if len(values) > 1:
+      ax.fill_between(place, values.min(0), values.max(0), color=line.get_color(), alpha=0.15, lw=0)
+  if "x" in log:
+    ax.set_xscale("log")
+  if "y" in log:
+    ax.set_yscale("log")
+  ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+  if len(lines) > 1:
+    ax.legend(fontsize=8)
+
+
+def images(ax: Any, rows: Mapping[str, Any], *, title: str = "", **options: Any) -> None:
+  """A grid of pictures: a row a name, float[pictures, height, width] each (or with 3 channels)."""
+  pictures = [np.concatenate(list(np.asarray(row)), axis=1) for row in rows.values()]
+  width = max(row.shape[1] for row in pictures)
+  pad = lambda row: [(0, 0), (0, width - row.shape[1]), *[(0, 0)] * (row.ndim - 2)]
+  table = np.concatenate([np.pad(row, pad(row), constant_values=1) for row in pictures], axis=0)
+  ax.imshow(table, **{"cmap": "gray", "vmin": 0, "vmax": 1, **options})
+  heights = np.cumsum([0, *(row.shape[0] for row in pictures)])
+  ax.set_yticks((heights[1:] + heights[:-1]) / 2, list(rows), fontsize=8)
+  ax.set(xticks=[], title=title)
+  ax.grid(visible=False)
+
+
+def heat_map(
+  ax: Any,
+  values: Any,
+  xticks: Sequence[Any],
+  yticks: Sequence[Any],
+  *,
+  xlabel: str = "",
+  ylabel: str = "",
+  title: str = "",
+  **options: Any,
+) -> Any:
+  """float[y, x] as colours, the first row below; returns the image, for a colour bar."""
+  image = ax.imshow(np.asarray(values, float), origin="lower", aspect="auto", **options)
+  ax.set_xticks(range(len(xticks)), [f"{v}" for v in xticks], rotation=60, fontsize=8)
+  ax.set_yticks(range(len(yticks)), [f"{v}" for v in yticks], fontsize=8)
+  ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+  ax.grid(visible=False)
+  return image
