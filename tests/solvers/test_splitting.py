@@ -87,17 +87,32 @@ def test_total_variation_with_its_multipliers(name, signal):
     np.testing.assert_allclose(info.value, best, rtol=1e-12)
 
 
-def test_balancing_repairs_a_bad_weight(signal):
+@pytest.mark.parametrize("weight", [1e4, 1e-4])
+def test_balancing_repairs_a_bad_weight(weight, signal):
   b = jnp.asarray(signal)
   hyper = ((1.0, b), STRENGTH)
   steps = {}
   for balance in (None, 10.0):
-    solver = admm_of(1e4, balance=balance)
+    solver = admm_of(weight, balance=balance)
     _, info = jax.jit(
       lambda x, s=solver: solvers.run_until(s, x, hyper, tol=1e-6, max_steps=20_000)
     )(jnp.zeros(SIZE))
     steps[balance] = int(info.steps)
   assert steps[10.0] < steps[None] / 5
+
+
+@pytest.mark.parametrize("weight", [1e4, 1e-4])
+def test_a_bad_weight_is_repaired_in_the_first_steps_and_then_rests(weight, signal):
+  """One factor of 2 a step towards the balance, none after the last step that balances."""
+  solver, hyper = admm_of(weight, balance=10.0), ((1.0, jnp.asarray(signal)), STRENGTH)
+  state, step = solver.init(jnp.zeros(SIZE), hyper), jax.jit(solver.step)
+  for _ in range(4):
+    state, _ = step(state, hyper)
+  moved = np.log2(state.weight / weight)
+  assert moved <= -3 if weight > 1 else moved >= 3
+  state = state._replace(weight=state.weight * 0 + weight, count=jnp.asarray(10**6, jnp.int32))
+  state, _ = step(state, hyper)
+  assert state.weight == weight
 
 
 def test_acceleration_reaches_the_rate_of_strong_convexity(signal):
