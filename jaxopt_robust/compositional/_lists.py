@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _checks, numerics
 from jaxopt_robust.compositional import _examples, _ranked
-from jaxopt_robust.losses import _ranking as base
-from jaxopt_robust.losses import ranking_lists as lists_of
+from jaxopt_robust.losses.ranking import _common as base
+from jaxopt_robust.losses.ranking import lists as lists_of
 from jaxopt_robust.typing import Array, ArrayLike
 
 _MAX_PAIRS = 2**31 - 1  # positions are int32

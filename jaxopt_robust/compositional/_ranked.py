@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
-from jaxopt_robust.losses import _ranking as base
+from jaxopt_robust.losses.ranking import _common as base
 from jaxopt_robust.typing import Array, ArrayLike
 
 Surrogate = base.Surrogate

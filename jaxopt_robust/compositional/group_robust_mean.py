@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _arguments, _checks, numerics
 from jaxopt_robust.compositional import _examples
-from jaxopt_robust.losses.dro_group import group_means
-from jaxopt_robust.losses.dro_kl import kl_dro, kl_dro_weights
+from jaxopt_robust.losses.dro.group import group_means
+from jaxopt_robust.losses.dro.kl import kl_dro, kl_dro_weights
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = [

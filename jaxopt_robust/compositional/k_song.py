@@ -9,7 +9,7 @@ from jaxopt_robust import _arguments, _checks, numerics
 from jaxopt_robust.compositional import _examples, _lists, _ranked
 from jaxopt_robust.compositional._ranked import XRiskInfo
 from jaxopt_robust.compositional.ndcg import song_init
-from jaxopt_robust.losses.ranking_surrogates import squared_hinge_surrogate
+from jaxopt_robust.losses.ranking.surrogates import squared_hinge_surrogate
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = ["KSongState", "k_song_init", "k_song_loss"]

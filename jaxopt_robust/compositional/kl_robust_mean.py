@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxopt_robust import _arguments, _checks, numerics
 from jaxopt_robust.compositional import _robust_batch as base
 from jaxopt_robust.compositional._robust_batch import RobustMeanInfo
-from jaxopt_robust.losses.dro_kl import kl_dro, kl_dro_weights
+from jaxopt_robust.losses.dro.kl import kl_dro, kl_dro_weights
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = [

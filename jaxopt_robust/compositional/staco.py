@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.compositional import _examples, _ranked
-from jaxopt_robust.losses import _ranking as base
-from jaxopt_robust.losses.ranking_surrogates import squared_hinge_surrogate
+from jaxopt_robust.losses.ranking import _common as base
+from jaxopt_robust.losses.ranking.surrogates import squared_hinge_surrogate
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = ["StacoInfo", "StacoState", "staco_init", "staco_loss"]

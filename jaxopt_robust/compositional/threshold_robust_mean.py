@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jaxopt_robust import _arguments, _checks, numerics
 from jaxopt_robust.compositional import _robust_batch as base
 from jaxopt_robust.compositional._robust_batch import RobustMeanInfo
-from jaxopt_robust.losses.dro_cvar import cvar_threshold
-from jaxopt_robust.losses.dro_phi_divergence import cvar_conjugate, phi_divergence_dro_threshold
+from jaxopt_robust.losses.dro.cvar import cvar_threshold
+from jaxopt_robust.losses.dro.phi_divergence import cvar_conjugate, phi_divergence_dro_threshold
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = [

@@ -38,22 +38,22 @@ from jaxopt_robust.losses.contrastive import (
   supervised_contrastive_loss,
   two_view_scores,
 )
-from jaxopt_robust.losses.dro_chi2 import (
+from jaxopt_robust.losses.dro.chi2 import (
   chi2_ball_dro,
   chi2_ball_dro_weights,
   chi2_dro,
   chi2_dro_weights,
 )
-from jaxopt_robust.losses.dro_cvar import cvar, cvar_threshold, cvar_weights
-from jaxopt_robust.losses.dro_group import group_dro, group_dro_weights
-from jaxopt_robust.losses.dro_kl import (
+from jaxopt_robust.losses.dro.cvar import cvar, cvar_threshold, cvar_weights
+from jaxopt_robust.losses.dro.group import group_dro, group_dro_weights
+from jaxopt_robust.losses.dro.kl import (
   kl_ball_dro,
   kl_ball_dro_temperature,
   kl_ball_dro_weights,
   kl_dro,
   kl_dro_weights,
 )
-from jaxopt_robust.losses.dro_phi_divergence import (
+from jaxopt_robust.losses.dro.phi_divergence import (
   chi2_conjugate,
   cressie_read_conjugate,
   cvar_conjugate,
@@ -81,19 +81,19 @@ from jaxopt_robust.losses.noise_robust import (
   truncated_gce_loss,
 )
 from jaxopt_robust.losses.operating_points import Opis, eps_opis, opis, recall_at_1
-from jaxopt_robust.losses.ranking_auc import (
+from jaxopt_robust.losses.ranking.auc import (
   AucMarginVariables,
   auc_margin_init,
   auc_margin_loss,
   pairwise_auc_loss,
 )
-from jaxopt_robust.losses.ranking_lists import (
+from jaxopt_robust.losses.ranking.lists import (
   average_precision_loss,
   listwise_cross_entropy_loss,
   ndcg_at_k_loss,
   ndcg_loss,
 )
-from jaxopt_robust.losses.ranking_metrics import (
+from jaxopt_robust.losses.ranking.metrics import (
   RocCurve,
   auc,
   average_precision,
@@ -101,21 +101,25 @@ from jaxopt_robust.losses.ranking_metrics import (
   roc_curve,
   two_sample_auc,
 )
-from jaxopt_robust.losses.ranking_partial_auc import (
+from jaxopt_robust.losses.ranking.partial_auc import (
   partial_auc_cvar_loss,
   partial_auc_kl_loss,
   two_way_partial_auc_cvar_loss,
   two_way_partial_auc_kl_loss,
 )
-from jaxopt_robust.losses.ranking_retrieval import mann_whitney_loss
-from jaxopt_robust.losses.ranking_surrogates import (
+from jaxopt_robust.losses.ranking.retrieval import mann_whitney_loss
+from jaxopt_robust.losses.ranking.retrieval_metrics import (
+  mean_reciprocal_rank,
+  ndcg,
+  topn_negative_pool,
+)
+from jaxopt_robust.losses.ranking.surrogates import (
   barrier_hinge_surrogate,
   hinge_surrogate,
   logistic_surrogate,
   squared_hinge_surrogate,
   squared_surrogate,
 )
-from jaxopt_robust.losses.retrieval_metrics import mean_reciprocal_rank, ndcg, topn_negative_pool
 
 __all__ = [
   "AldrState",

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _checks, numerics
 from jaxopt_robust.losses import _anchors, _embeddings
-from jaxopt_robust.losses.dro_kl import kl_ball_dro_temperature
+from jaxopt_robust.losses.dro.kl import kl_ball_dro_temperature
 from jaxopt_robust.losses.noise_robust import cross_entropy_loss
 from jaxopt_robust.typing import Array, ArrayLike
 

@@ -1,29 +1,32 @@
 """Recovery of low-rank matrices from few, noisy and grossly corrupted measurements."""
 
 from jaxopt_robust._deprecations import install_getattr
-from jaxopt_robust.recovery._completion import CompletionInfo, CompletionState, CompletionTrace
-from jaxopt_robust.recovery._robust_pca import LowRankSparse, RobustPcaInfo, SplitInfo
 from jaxopt_robust.recovery.automatic import SubgmSchedule, robust_recover, subgm_schedule
-from jaxopt_robust.recovery.completion_altmin import (
+from jaxopt_robust.recovery.completion._common import (
+  CompletionInfo,
+  CompletionState,
+  CompletionTrace,
+)
+from jaxopt_robust.recovery.completion.altmin import (
   als_complete,
   alternating_least_squares,
   altmin_complete,
 )
-from jaxopt_robust.recovery.completion_biases import Biases, biased_baseline
-from jaxopt_robust.recovery.completion_lmafit import lmafit, lmafit_complete
-from jaxopt_robust.recovery.completion_lstsq import coo_lstsq
-from jaxopt_robust.recovery.completion_riemannian import riemannian_complete, riemannian_completion
-from jaxopt_robust.recovery.completion_scaled import (
+from jaxopt_robust.recovery.completion.biases import Biases, biased_baseline
+from jaxopt_robust.recovery.completion.lmafit import lmafit, lmafit_complete
+from jaxopt_robust.recovery.completion.lstsq import coo_lstsq
+from jaxopt_robust.recovery.completion.riemannian import riemannian_complete, riemannian_completion
+from jaxopt_robust.recovery.completion.scaled import (
   scaled_gradient_complete,
   scaled_gradient_completion,
 )
-from jaxopt_robust.recovery.completion_soft_impute import (
+from jaxopt_robust.recovery.completion.soft_impute import (
   soft_impute,
   soft_impute_factored,
   soft_impute_path,
 )
-from jaxopt_robust.recovery.completion_start import entry_spectral
-from jaxopt_robust.recovery.completion_weights import huber_weights, trimmed_weights
+from jaxopt_robust.recovery.completion.start import entry_spectral
+from jaxopt_robust.recovery.completion.weights import huber_weights, trimmed_weights
 from jaxopt_robust.recovery.corruption import (
   Corrupted,
   bernoulli_outliers,
@@ -52,6 +55,25 @@ from jaxopt_robust.recovery.initial import (
   sign_spectral,
   truncated_spectral,
 )
+from jaxopt_robust.recovery.low_rank_plus_sparse._common import (
+  LowRankSparse,
+  RobustPcaInfo,
+  SplitInfo,
+)
+from jaxopt_robust.recovery.low_rank_plus_sparse.convex import (
+  PcpInfo,
+  PcpState,
+  pcp_admm,
+  pcp_ialm,
+  robust_pca,
+)
+from jaxopt_robust.recovery.low_rank_plus_sparse.factored import (
+  ScaledGdState,
+  l1_robust_pca,
+  scaledgd_rpca,
+  top_rows_and_columns,
+)
+from jaxopt_robust.recovery.low_rank_plus_sparse.projections import AccAltProjState, acc_alt_proj
 from jaxopt_robust.recovery.metrics import (
   factor_imbalance,
   incoherence,
@@ -65,20 +87,6 @@ from jaxopt_robust.recovery.metrics import (
 )
 from jaxopt_robust.recovery.operators import AdjointProducts, MeasurementOperator
 from jaxopt_robust.recovery.residual_steps import ResidualState, residual_proportional
-from jaxopt_robust.recovery.robust_pca_convex import (
-  PcpInfo,
-  PcpState,
-  pcp_admm,
-  pcp_ialm,
-  robust_pca,
-)
-from jaxopt_robust.recovery.robust_pca_factored import (
-  ScaledGdState,
-  l1_robust_pca,
-  scaledgd_rpca,
-  top_rows_and_columns,
-)
-from jaxopt_robust.recovery.robust_pca_projections import AccAltProjState, acc_alt_proj
 from jaxopt_robust.recovery.scaled import (
   ScaledState,
   precondition_factors,

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
-from jaxopt_robust.losses.dro_cvar import cvar
-from jaxopt_robust.losses.dro_group import group_means
+from jaxopt_robust.losses.dro.cvar import cvar
+from jaxopt_robust.losses.dro.group import group_means
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = ["tail_accuracy"]

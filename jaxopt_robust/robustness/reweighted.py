@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _arguments, _checks, numerics
-from jaxopt_robust.losses.dro_kl import kl_dro, kl_dro_weights
+from jaxopt_robust.losses.dro.kl import kl_dro, kl_dro_weights
 from jaxopt_robust.losses.noise_robust import cross_entropy_loss
 from jaxopt_robust.robustness import log_barrier
 from jaxopt_robust.typing import Array, ArrayLike, PyTree

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _arguments, _checks, numerics
-from jaxopt_robust.losses import ranking_lists as listwise
+from jaxopt_robust.losses.ranking import lists as listwise
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = ["mean_reciprocal_rank", "ndcg", "topn_negative_pool"]

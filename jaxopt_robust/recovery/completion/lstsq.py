@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.linalg import SegmentLstsqInfo, segment_lstsq
 from jaxopt_robust.numerics import upcast
-from jaxopt_robust.recovery._completion import check_entries
+from jaxopt_robust.recovery.completion._common import check_entries
 from jaxopt_robust.recovery.entries import EntryCOO, EntryMask
 from jaxopt_robust.typing import Array, ArrayLike
 

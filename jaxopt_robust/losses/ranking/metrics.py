@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks, numerics
-from jaxopt_robust.losses import _ranking as base
+from jaxopt_robust.losses.ranking import _common as base
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = [

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _arguments
 from jaxopt_robust.numerics import safe_divide, upcast
-from jaxopt_robust.recovery._completion import (
+from jaxopt_robust.recovery.completion._common import (
   CompletionInfo,
   CompletionState,
   CompletionTrace,
@@ -22,7 +22,7 @@ from jaxopt_robust.recovery._completion import (
   relative_to_truth,
   run,
 )
-from jaxopt_robust.recovery.completion_start import prepare
+from jaxopt_robust.recovery.completion.start import prepare
 from jaxopt_robust.recovery.entries import EntryCOO, EntryMask
 from jaxopt_robust.recovery.factors import Factors, check_pair
 from jaxopt_robust.recovery.operators import wide_dot

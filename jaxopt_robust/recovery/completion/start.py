@@ -9,7 +9,7 @@ from jaxopt_robust import _checks
 from jaxopt_robust._units import root_of_unit
 from jaxopt_robust.linalg import randomized_svd_matvec
 from jaxopt_robust.numerics import safe_divide, upcast
-from jaxopt_robust.recovery._completion import check_entries, check_start
+from jaxopt_robust.recovery.completion._common import check_entries, check_start
 from jaxopt_robust.recovery.entries import EntryCOO, EntryMask
 from jaxopt_robust.recovery.factors import Factors
 from jaxopt_robust.typing import Array, ArrayLike

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from jaxopt_robust.numerics import safe_divide, safe_norm, tree_where, upcast
-from jaxopt_robust.recovery._completion import (
+from jaxopt_robust.recovery.completion._common import (
   CompletionInfo,
   CompletionState,
   CompletionTrace,
@@ -21,7 +21,7 @@ from jaxopt_robust.recovery._completion import (
   run,
   with_orthonormal,
 )
-from jaxopt_robust.recovery.completion_start import prepare
+from jaxopt_robust.recovery.completion.start import prepare
 from jaxopt_robust.recovery.entries import EntryCOO, EntryMask
 from jaxopt_robust.recovery.factors import Factors, check_pair
 from jaxopt_robust.recovery.operators import wide_dot

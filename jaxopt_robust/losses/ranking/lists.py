@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks, numerics
-from jaxopt_robust.losses import _ranking as base
-from jaxopt_robust.losses.ranking_surrogates import squared_hinge_surrogate
+from jaxopt_robust.losses.ranking import _common as base
+from jaxopt_robust.losses.ranking.surrogates import squared_hinge_surrogate
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = [

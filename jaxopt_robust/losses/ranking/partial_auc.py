@@ -8,10 +8,10 @@ the pairwise surrogates, over the negatives of each positive and over the positi
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
-from jaxopt_robust.losses import _ranking as base
-from jaxopt_robust.losses.dro_cvar import cvar
-from jaxopt_robust.losses.dro_kl import kl_dro
-from jaxopt_robust.losses.ranking_surrogates import squared_hinge_surrogate
+from jaxopt_robust.losses.dro.cvar import cvar
+from jaxopt_robust.losses.dro.kl import kl_dro
+from jaxopt_robust.losses.ranking import _common as base
+from jaxopt_robust.losses.ranking.surrogates import squared_hinge_surrogate
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = [

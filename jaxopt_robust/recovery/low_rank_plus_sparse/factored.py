@@ -13,7 +13,10 @@ import optax
 from jaxopt_robust import _arguments, _checks
 from jaxopt_robust._units import root_of_unit
 from jaxopt_robust.numerics import hard_threshold, safe_norm, upcast
-from jaxopt_robust.recovery._robust_pca import (
+from jaxopt_robust.recovery.entries import EntryMask, Identity
+from jaxopt_robust.recovery.factors import Factors, check_pair, compose
+from jaxopt_robust.recovery.initial import mask_spectral
+from jaxopt_robust.recovery.low_rank_plus_sparse._common import (
   LowRankSparse,
   RobustPcaInfo,
   SplitInfo,
@@ -26,9 +29,6 @@ from jaxopt_robust.recovery._robust_pca import (
   start_parts,
   summary,
 )
-from jaxopt_robust.recovery.entries import EntryMask, Identity
-from jaxopt_robust.recovery.factors import Factors, check_pair, compose
-from jaxopt_robust.recovery.initial import mask_spectral
 from jaxopt_robust.recovery.operators import MeasurementOperator, wide_dot
 from jaxopt_robust.recovery.scaled import precondition_factors, scaled_geometric
 from jaxopt_robust.recovery.sensing import subgm

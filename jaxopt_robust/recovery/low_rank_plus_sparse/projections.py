@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import hard_threshold, safe_divide
-from jaxopt_robust.recovery._robust_pca import (
+from jaxopt_robust.recovery.low_rank_plus_sparse._common import (
   LowRankSparse,
   SplitInfo,
   check_matrix,

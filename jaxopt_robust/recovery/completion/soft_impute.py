@@ -9,7 +9,7 @@ from jaxopt_robust import _checks
 from jaxopt_robust.linalg import randomized_svd_matvec
 from jaxopt_robust.numerics import safe_divide, safe_norm, upcast
 from jaxopt_robust.prox import penalty_nuclear, prox_nuclear
-from jaxopt_robust.recovery._completion import (
+from jaxopt_robust.recovery.completion._common import (
   CompletionInfo,
   CompletionState,
   as_entries,

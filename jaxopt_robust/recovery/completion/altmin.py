@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.numerics import upcast
-from jaxopt_robust.recovery._completion import (
+from jaxopt_robust.recovery.completion._common import (
   CompletionInfo,
   CompletionState,
   CompletionTrace,
@@ -23,9 +23,9 @@ from jaxopt_robust.recovery._completion import (
   run,
   with_orthonormal,
 )
-from jaxopt_robust.recovery.completion_lstsq import coo_lstsq
-from jaxopt_robust.recovery.completion_start import entry_spectral, prepare
-from jaxopt_robust.recovery.completion_weights import Reweight
+from jaxopt_robust.recovery.completion.lstsq import coo_lstsq
+from jaxopt_robust.recovery.completion.start import entry_spectral, prepare
+from jaxopt_robust.recovery.completion.weights import Reweight
 from jaxopt_robust.recovery.entries import EntryCOO, EntryMask
 from jaxopt_robust.recovery.factors import Factors, check_pair
 from jaxopt_robust.solvers import Solver

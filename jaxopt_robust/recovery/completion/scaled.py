@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import safe_divide, upcast
-from jaxopt_robust.recovery._completion import (
+from jaxopt_robust.recovery.completion._common import (
   CompletionInfo,
   CompletionState,
   CompletionTrace,
@@ -21,7 +21,7 @@ from jaxopt_robust.recovery._completion import (
   relative_to_truth,
   run,
 )
-from jaxopt_robust.recovery.completion_start import prepare
+from jaxopt_robust.recovery.completion.start import prepare
 from jaxopt_robust.recovery.entries import EntryCOO, EntryMask
 from jaxopt_robust.recovery.factors import Factors, check_pair
 from jaxopt_robust.recovery.scaled import precondition_factors

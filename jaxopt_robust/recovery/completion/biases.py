@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.numerics import masked_mean, safe_divide, upcast
-from jaxopt_robust.recovery._completion import check_entries
-from jaxopt_robust.recovery.completion_weights import Reweight
+from jaxopt_robust.recovery.completion._common import check_entries
+from jaxopt_robust.recovery.completion.weights import Reweight
 from jaxopt_robust.recovery.entries import EntryCOO, EntryMask
 from jaxopt_robust.recovery.operators import inside
 from jaxopt_robust.typing import Array, ArrayLike

@@ -14,7 +14,7 @@ from jaxopt_robust import _checks
 from jaxopt_robust._units import root_of_unit, times
 from jaxopt_robust.numerics import safe_divide, safe_norm, soft_threshold
 from jaxopt_robust.prox import prox_nuclear
-from jaxopt_robust.recovery._robust_pca import (
+from jaxopt_robust.recovery.low_rank_plus_sparse._common import (
   LowRankSparse,
   RobustPcaInfo,
   check_finite,

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
-from jaxopt_robust.losses import _ranking as base
-from jaxopt_robust.losses.ranking_surrogates import squared_hinge_surrogate
+from jaxopt_robust.losses.ranking import _common as base
+from jaxopt_robust.losses.ranking.surrogates import squared_hinge_surrogate
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = ["AucMarginVariables", "auc_margin_init", "auc_margin_loss", "pairwise_auc_loss"]

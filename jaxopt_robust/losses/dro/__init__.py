@@ -1,0 +1,1 @@
+"""Distributionally robust means: the worst case over reweightings of the examples."""

@@ -1,0 +1,1 @@
+"""Completion of low-rank matrices from some of their entries."""

@@ -1,0 +1,1 @@
+"""Robust principal components: a matrix as the sum of a low-rank and a sparse one."""
