@@ -66,13 +66,14 @@ class Config(Settings):
     probe_steps: steps of accelerated gradient descent for the linear probe.
   """
 
+  seeds: int = 16
   data: str = "digits"
   largest: int = 125
   ratio: float = 0.08
   val: int = 19
   test: int = 30
-  temperatures: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.8)
-  radii: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8, 1.6)
+  temperatures: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.4)
+  radii: tuple[float, ...] = (0.2, 0.4, 0.8, 1.6, 3.2)
   radius: float = 0.4
   starts: tuple[float, ...] = (0.1, 0.3)
   epochs: int = 150
@@ -129,6 +130,7 @@ def make_trainer(mode: str, config: Config) -> Callable[..., dict[str, jax.Array
       value, (own, _) = compositional.rgcl_loss(
         *views, rows, own, radius=setting["radius"], rate=config.rate,
         temperature_rate=setting["temperature_rate"], mode=mode,
+        temperature_bounds=(jnp.minimum(setting["start"], 0.05), 1.0),
       )  # fmt: skip
       return value, (own, count + 1)
 
