@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.compositional import contrastive_temperatures
+from experiments.compositional import _long_tail, contrastive_temperatures
 from experiments.losses import metric_thresholds
 
 
@@ -12,14 +12,16 @@ def rows_of(images):
 
 def test_long_tail_sizes_and_splits():
   config = contrastive_temperatures.Config()
-  sizes = contrastive_temperatures.class_sizes(config)
+  sizes = _long_tail.class_sizes(config)
   np.testing.assert_array_equal(sizes, [125, 94, 71, 53, 40, 30, 23, 17, 13, 10])
-  data = contrastive_temperatures.load_split(3, config)
-  np.testing.assert_array_equal(np.bincount(data.y_train), sizes)
-  np.testing.assert_array_equal(np.bincount(data.y_test), 45)
-  assert len(rows_of(data.x_train)) > 470 and not rows_of(data.x_train) & rows_of(data.x_test)
-  np.testing.assert_array_equal(data.shifted[4], data.x_train)  # neither up nor down
-  side = np.asarray(data.x_train).reshape(-1, 8, 8)
+  data = _long_tail.load_split(3, config)
+  np.testing.assert_array_equal(np.bincount(data.y["train"]), sizes)
+  np.testing.assert_array_equal(np.bincount(data.y["val"]), 19)
+  np.testing.assert_array_equal(np.bincount(data.y["test"]), 30)
+  train, val, test = (rows_of(data.x[name]) for name in ("train", "val", "test"))
+  assert len(train) > 470 and not train & val and not train & test and not val & test
+  np.testing.assert_array_equal(data.shifted[4], data.x["train"])  # neither up nor down
+  side = np.asarray(data.x["train"]).reshape(-1, 8, 8)
   np.testing.assert_array_equal(
     np.asarray(data.shifted[0]).reshape(-1, 8, 8)[:, 1:, 1:], side[:, :-1, :-1]
   )
