@@ -60,7 +60,7 @@ class Config(Settings):
   batch: int = 8
   large_batch: int = 32
   steps: int = 4000
-  learning_rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1)
+  learning_rates: tuple[float, ...] = (0.0003, 0.001, 0.003, 0.01, 0.03)
   momentum: float = 0.1
   rates: tuple[float, ...] = (1.0, 0.5, 0.3, 0.1, 0.03)
   alphas: tuple[float, ...] = (1.0, 0.1, 0.02)
