@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import datasets
-from experiments._earlier import Claim, Outcome, Row
-from experiments._protocol import Paper, Progress, new_figure
+from experiments import _figures, datasets
+from experiments._claims import Claim, Side
+from experiments._protocol import Paper, Progress, Row, Settings, Size, new_figure
 from jaxopt_robust import prox, solvers, sweeps
 
 PAPER = Paper(
@@ -30,11 +29,10 @@ DEMO = True
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Settings):
   """Settings.
 
   Attributes:
-    seeds: number of random splits into training, validation and test rows.
     interactions: whether squares and products of the features are added.
     grid: strengths of the grid search; the elastic net's grid has about as many pairs.
     steps: hyper-gradient steps, one solve each, also the number of random trials.
@@ -44,7 +42,7 @@ class Config:
     max_steps: limit of FISTA steps.
   """
 
-  seeds: int = 5
+  seeds: int = 10
   interactions: bool = True
   grid: int = 100
   steps: int = 25
@@ -55,9 +53,12 @@ class Config:
 
 
 SIZES = {
-  "toy": Config(seeds=1, interactions=False, grid=9, steps=5),
-  "desk": Config(),
-  "large": Config(seeds=20, steps=50),
+  "toy": Size(
+    Config(seeds=2, interactions=False, grid=4, steps=4, tol=1e-9),
+    "10 features, 4 steps of descent.",
+  ),
+  "desk": Size(Config(), "Diabetes data with 64 features instead of sparse text and genes."),
+  "large": Size(Config(seeds=20, steps=50), "The same data, more splits and steps."),
 }
 
 
@@ -103,11 +104,8 @@ def mean_square(w: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
   return jnp.mean((x @ w - y) ** 2)
 
 
-# The penalties as functions of the logarithms of their strengths.
-
-
 def lasso(w: Any, log_strength: jax.Array, scaling: Any) -> Any:
-  """One strength, or one for each feature."""
+  """The penalty by the logarithm of its strength: one, or one for each feature."""
   return prox.prox_lasso(w, jnp.exp(log_strength), scaling)
 
 
@@ -117,45 +115,30 @@ def elastic_net(w: Any, log_strengths: jax.Array, scaling: Any) -> Any:
   return prox.prox_elastic_net(w, (l1, l2 / l1), scaling)
 
 
-class Search(NamedTuple):
-  """Compiled searches over the strengths of one penalty, for all splits at once.
+def make_search(prox_fn: Callable[..., Any], config: Config) -> tuple[Callable, Callable]:
+  """Two sweeps over the splits: solves at given strengths, and descent along implicit gradients.
 
-  Each is a sweep: its arguments have a leading axis of splits.
-
-  Attributes:
-    evaluate: ``evaluate(log_strengths[splits, k, ...], data)``, k solves a split.
-    descend: ``descend(log_strength[splits, ...], data)``, the paths of the hyper-gradient descent.
-    gradient: ``gradient(log_strength[splits, ...], data)`` of the validation errors.
+  ``evaluate(log_strengths[splits, k, ...], data)`` and ``descend(log_strength[splits, ...], data)``
+  both return validation errors, test errors and statuses, [splits, k or steps]; descent the path of
+  strengths as well.
   """
+  residual = solvers.proximal_residual(squared_error, prox_fn)
 
-  evaluate: Callable[..., Any]
-  descend: Callable[..., Any]
-  gradient: Callable[..., Any]
-
-
-def make_search(prox_fn: Callable[..., Any], config: Config) -> Search:
-  """Builds the three sweeps."""
-
-  def fit(w0: jax.Array, log_strength: jax.Array, data: Data) -> tuple[jax.Array, Any]:
+  def validation(log_strength: jax.Array, w0: jax.Array, data: Data) -> tuple[jax.Array, Any]:
     solver = solvers.fista(squared_error, prox_fn, stepsize=data.step)
     run = functools.partial(solvers.run_until, solver, tol=config.tol, max_steps=config.max_steps)
-    residual = solvers.proximal_residual(squared_error, prox_fn)
     solve = solvers.implicit(run, residual, linear_solve=solvers.solve_dense)
-    return solve(w0, log_strength, data.x_train, data.y_train)
-
-  def validation(
-    log_strength: jax.Array, w0: jax.Array, data: Data
-  ) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-    w, info = fit(w0, log_strength, data)
-    return mean_square(w, data.x_val, data.y_val), (w, info)
+    w, info = solve(w0, log_strength, data.x_train, data.y_train)
+    test = mean_square(w, data.x_test, data.y_test)
+    return mean_square(w, data.x_val, data.y_val), (w, test, info.status)
 
   def start(data: Data) -> jax.Array:
     return jnp.zeros(data.x_train.shape[1], data.x_train.dtype)
 
   def evaluate(log_strengths: jax.Array, data: Data) -> Any:
     def one(log_strength: jax.Array) -> Any:
-      error, (w, info) = validation(log_strength, start(data), data)
-      return error, mean_square(w, data.x_test, data.y_test), w, info.status
+      error, (_, test, status) = validation(log_strength, start(data), data)
+      return error, test, status
 
     return jax.vmap(one)(log_strengths)
 
@@ -164,19 +147,15 @@ def make_search(prox_fn: Callable[..., Any], config: Config) -> Search:
 
     def step(carry: Any, _: None) -> Any:
       theta, opt_state, w0 = carry
-      (error, (w, info)), grad = jax.value_and_grad(validation, has_aux=True)(theta, w0, data)
+      loss = jax.value_and_grad(validation, has_aux=True)
+      (error, (w, test, status)), grad = loss(theta, w0, data)
       updates, opt_state = optimizer.update(grad, opt_state)
-      test = mean_square(w, data.x_test, data.y_test)
-      record = (theta, error, test, w, info.status, info.steps)
-      return (optax.apply_updates(theta, updates), opt_state, w), record
+      return (optax.apply_updates(theta, updates), opt_state, w), (error, test, status, theta)
 
     carry = (log_strength, optimizer.init(log_strength), start(data))
     return jax.lax.scan(step, carry, None, length=config.steps)[1]
 
-  def gradient(log_strength: jax.Array, data: Data) -> Any:
-    return jax.grad(lambda t: validation(t, start(data), data)[0])(log_strength)
-
-  return Search(*(jax.jit(sweeps.sweep(fn)) for fn in (evaluate, descend, gradient)))
+  return tuple(jax.jit(sweeps.sweep(fn)) for fn in (evaluate, descend))
 
 
 def largest_strength(data: Data) -> np.ndarray:
@@ -185,265 +164,136 @@ def largest_strength(data: Data) -> np.ndarray:
   return np.log(np.abs(correlations).max(axis=1))
 
 
-def compare_with_scikit_learn(
-  log_strengths: np.ndarray, w: np.ndarray, data: Data
-) -> dict[str, float]:
-  """Differences between our Lasso solutions and those of scikit-learn's coordinate descent.
-
-  The products of the features are nearly collinear, so that some of scikit-learn's solves end at
-  its step limit: coefficients are compared where it reached its tolerance, objectives everywhere.
-  """
-  from sklearn.exceptions import ConvergenceWarning
-  from sklearn.linear_model import lasso_path
-
-  x, y = np.asarray(data.x_train), np.asarray(data.y_train)
-  alphas, tol = np.exp(log_strengths), 1e-12
-  with warnings.catch_warnings():
-    warnings.simplefilter("ignore", ConvergenceWarning)
-    _, coefficients, gaps = lasso_path(x, y, alphas=alphas, tol=tol, max_iter=100_000)
-  peer = coefficients.T
-
-  def objective(w: np.ndarray) -> np.ndarray:
-    return 0.5 * np.mean((w @ x.T - y) ** 2, axis=1) + alphas * np.abs(w).sum(axis=1)
-
-  # lasso_path scales its gap by n, as it does its tolerance.
-  reached = gaps * len(y) <= tol * (y @ y)
-  return {
-    "coefficients": float(np.abs(w - peer)[reached].max(initial=0.0)),
-    "ours_above": float((objective(w) - objective(peer)).max()),
-    "peer_not_converged": int(np.count_nonzero(~reached)),
-  }
-
-
-def run(config: Config, progress: Progress) -> Outcome:
+def run(config: Config, progress: Progress) -> dict[str, Any]:
   """Runs every search on every split."""
   with jax.enable_x64(True):
     return _run(config, progress)
 
 
-def _run(config: Config, progress: Progress) -> Outcome:
-  one, two = make_search(lasso, config), make_search(elastic_net, config)
+def _run(config: Config, progress: Progress) -> dict[str, Any]:
+  (evaluate, descend), (net_evaluate, net_descend) = (
+    make_search(penalty, config) for penalty in (lasso, elastic_net)
+  )
   call = progress.clock.call
-  side = max(2, round(config.grid**0.5))
-  names = (
-    "grid", "random", "hypergradient", "net grid", "net random", "net hypergradient",
-    "weighted hypergradient",
-  )  # fmt: skip
-  keys = ("validation", "test", "used", "solves_to_goal")
-  metrics: dict[str, dict[str, Any]] = {n: {k: [] for k in keys} for n in names}
-  checks: dict[str, list[Any]] = {"peer": [], "gradient": [], "unsolved": []}
-  drawing: dict[str, Any] = {}
-
-  def book(name: str, seed: int, validation: Any, test: Any, w: Any, status: Any) -> int:
-    """One search's best solve on the validation rows of one split."""
-    validation, test, w, status = (leaf[seed] for leaf in (validation, test, w, status))
-    best = int(np.argmin(validation))
-    metrics[name]["validation"].append(float(validation[best]))
-    metrics[name]["test"].append(float(test[best]))
-    metrics[name]["used"].append(int(np.count_nonzero(w[best])))
-    checks["unsolved"].append(int(np.count_nonzero(status)))
-    # Solves until 1 % above the best of the grid with the same penalty; one more than all if never.
-    grid_name = "net grid" if name.startswith("net") else "grid"
-    good = np.asarray(validation) <= 1.01 * metrics[grid_name]["validation"][seed]
-    metrics[name]["solves_to_goal"].append(
-      int(np.argmax(good)) + 1 if good.any() else len(good) + 1
-    )
-    return best
-
-  seeds = range(config.seeds)
-  splits = [load_split(seed, config.interactions) for seed in seeds]
+  splits = [load_split(seed, config.interactions) for seed in config.seed_numbers()]
   data = jax.tree.map(lambda *leaves: jnp.stack(leaves), *splits)
   top = largest_strength(data)
   grid = np.linspace(top, top - config.depth, config.grid, axis=1)
-  draws = np.stack([np.random.default_rng(s).random((config.steps, 2)) for s in seeds])
+  draws = np.stack(
+    [np.random.default_rng(s).random((config.steps, 2)) for s in config.seed_numbers()]
+  )
   trials = top[:, None, None] - config.depth * draws
   middle = jnp.asarray(top - 0.5 * config.depth)
-  axis = np.linspace(0.0, -config.depth, side)
+  axis = np.linspace(0.0, -config.depth, max(2, round(config.grid**0.5)))
   pairs = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(1, -1, 2)
-
-  # One strength, two strengths, then one for each feature from the best common one.
-  found = {}
-  stages = {
-    "grid": lambda: call(one.evaluate, jnp.asarray(grid), data, name="grid"),
-    "random": lambda: call(one.evaluate, jnp.asarray(trials[..., 0]), data, name="random"),
-    "hypergradient": lambda: call(one.descend, middle, data, name="hypergradient"),
-    "net grid": lambda: call(
-      two.evaluate, jnp.asarray(top[:, None, None] + pairs), data, name="net grid"
-    ),
-    "net random": lambda: call(two.evaluate, jnp.asarray(trials), data, name="net random"),
-    "net hypergradient": lambda: call(
-      two.descend, jnp.stack([middle, middle], axis=1), data, name="net hypergradient"
-    ),
-    "weighted hypergradient": lambda: call(
-      one.descend, weighted_start(), data, name="weighted hypergradient"
-    ),
+  searches = {
+    "grid": (evaluate, grid),
+    "random": (evaluate, trials[..., 0]),
+    "descent": (descend, middle),
+    "net grid": (net_evaluate, top[:, None, None] + pairs),
+    "net random": (net_evaluate, trials),
+    "net descent": (net_descend, jnp.stack([middle, middle], axis=1)),
   }
+  found = {
+    name: call(search, jnp.asarray(where), data, name=name)
+    for name, (search, where) in progress.track(searches.items(), "searches", total=6)
+  }
+  # One strength for each feature, from the best common one on.
+  best = np.argmin(found["grid"][0], axis=1)[:, None]
+  common = jnp.asarray(np.take_along_axis(grid, best, axis=1))
+  common = jnp.broadcast_to(common, (config.seeds, data.x_train.shape[2]))
+  found["weighted descent"] = call(descend, common, data, name="weighted descent")
 
-  def weighted_start() -> jax.Array:
-    best = np.argmin(found["grid"][0], axis=1)
-    common = jnp.asarray(np.take_along_axis(grid, best[:, None], axis=1))
-    return jnp.broadcast_to(common, (config.seeds, data.x_train.shape[2]))
-
-  for name in progress.track(names, "searches"):
-    out = stages[name]()
-    theta, out = (out[0], out[1:5]) if "hypergradient" in name else (None, out)
-    found[name] = out
-    for seed in seeds:
-      book(name, seed, *out)
-    if name == "grid":
-      drawing |= {"strengths": grid[0] - top[0], "grid_validation": out[0][0]}
-      drawing |= {"grid_test": out[1][0]}
-    if name == "hypergradient":
-      drawing |= {"path": theta[0] - top[0], "path_validation": out[0][0]}
-    if name == "net hypergradient":
-      drawing |= {"net_path_validation": out[0][0]}
-    if name == "weighted hypergradient":
-      drawing |= {"weighted_path_validation": out[0][0], "weighted_path_test": out[1][0]}
-
-  for seed in progress.track(seeds, "scikit-learn"):
-    checks["peer"].append(
-      compare_with_scikit_learn(grid[seed], np.asarray(found["grid"][2][seed]), splits[seed])
-    )
-
-  # The implicit gradient against central differences of the solved problem.
-  exact = np.asarray(call(one.gradient, middle, data, name="gradient"))
-  width = 1e-4
-  around, *_ = one.evaluate(jnp.stack([middle - width, middle + width], axis=1), data)
-  numeric = np.asarray(around[:, 1] - around[:, 0]) / (2 * width)
-  checks["gradient"] = (np.abs(exact - numeric) / np.maximum(np.abs(numeric), 1e-12)).tolist()
-
-  solves = {
-    "grid": config.grid, "random": config.steps, "hypergradient": config.steps,
-    "net grid": side**2, "net random": config.steps, "net hypergradient": config.steps,
-    "weighted hypergradient": config.grid + config.steps,
+  metrics: dict[str, Any] = {}
+  for name, (validation, test, status, *_) in found.items():
+    validation, test = np.asarray(validation), np.asarray(test)
+    best = np.argmin(validation, axis=1)
+    goal = np.min(found["net grid" if name.startswith("net") else "grid"][0], axis=1)
+    good = validation <= 1.01 * goal[:, None]
+    never = validation.shape[1] + 1
+    metrics[name] = {
+      "validation": validation.min(axis=1),
+      "test": np.take_along_axis(test, best[:, None], axis=1)[:, 0],
+      "solves": validation.shape[1],
+      "solves_to_goal": np.where(good.any(axis=1), np.argmax(good, axis=1) + 1, never),
+      "unsolved": np.count_nonzero(status, axis=1),
+    }
+  first = lambda name: found[name][0][0]
+  drawing = {
+    "strengths": grid[0] - top[0], "grid": first("grid"), "grid_test": found["grid"][1][0],
+    "path": found["descent"][3][0] - top[0],
+    "errors": {name: first(name) for name in found if "descent" in name},
+    "weighted_test": found["weighted descent"][1][0],
   }  # fmt: skip
-  for name in names:
-    metrics[name]["solves"] = solves[name]
-  metrics["checks"] = {**checks, "features": int(data.x_train.shape[2])}
-  metrics["drawing"] = drawing
-  return Outcome(metrics, _table(metrics), _claims(metrics))
+  return {"searches": metrics, "features": int(data.x_train.shape[2]), "drawing": drawing}
 
 
-def _mean(metrics: dict[str, Any], name: str, key: str) -> float:
-  return float(np.mean(metrics[name][key]))
-
-
-def _table(metrics: dict[str, Any]) -> list[Row]:
-  rows = []
-  for ours, base, what in (
-    ("hypergradient", "grid", "Lasso"),
-    ("net hypergradient", "net grid", "elastic net"),
-    ("weighted hypergradient", "grid", "Lasso, a strength a feature"),
-  ):
-    for key in ("validation", "test"):
-      rows.append(
-        Row(
-          method=f"{what}: implicit gradient ({metrics[ours]['solves']} solves)",
-          metric=f"{key} MSE",
-          ours=_mean(metrics, ours, key),
-          baseline=_mean(metrics, base, key),
-          baseline_name=f"{base} ({metrics[base]['solves']} solves)",
-          better="lower",
-          spread=float(np.std(metrics[ours][key])),
-          note="One strength a feature fits the validation rows themselves: the test error does "
-          "not follow the validation error down."
-          if ours.startswith("weighted") and key == "test"
-          else "",
-        )
-      )
-  for ours, base, what in (
-    ("hypergradient", "random", "Lasso"),
-    ("net hypergradient", "net random", "elastic net"),
-  ):
-    rows.append(
-      Row(
-        method=f"{what}: implicit gradient",
-        metric="solves until within 1 % of the grid's best",
-        ours=_mean(metrics, ours, "solves_to_goal"),
-        baseline=_mean(metrics, base, "solves_to_goal"),
-        baseline_name=base,
-        better="lower",
-        spread=float(np.std(metrics[ours]["solves_to_goal"])),
-      )
-    )
-  return rows
-
-
-def _claims(metrics: dict[str, Any]) -> list[Claim]:
-  checks = metrics["checks"]
-  peer = {k: max(c[k] for c in checks["peer"]) for k in checks["peer"][0]}
-  claims = [
-    Claim(
-      "The grid's Lasso solutions equal scikit-learn's, and none has a higher objective.",
-      peer["coefficients"] < 1e-6 and peer["ours_above"] < 1e-12,
-      peer,
-    ),
-    Claim(
-      "The implicit gradient equals central differences of the validation error.",
-      max(checks["gradient"]) < 1e-4,
-      {"largest relative difference": max(checks["gradient"])},
-    ),
-    Claim(
-      "Every solve reached its tolerance.",
-      sum(checks["unsolved"]) == 0,
-      {"unsolved": sum(checks["unsolved"])},
-    ),
-  ]
-  for ours, base, what in (
-    ("hypergradient", "grid", "a Lasso strength"),
-    ("net hypergradient", "net grid", "two elastic-net strengths"),
-  ):
-    numbers = {n: _mean(metrics, n, "validation") for n in (ours, base)}
-    claims.append(
+def claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
+  """Validation errors beside the grid's, solves beside random search, and the test errors."""
+  found = metrics["searches"]
+  side = lambda name, key: Side(f"{name} ({found[name]['solves']} solves)", found[name][key])
+  error, count = "validation error", "solves until within 1 % of the grid's best"
+  made = []
+  for prefix, what in (("", "one Lasso strength"), ("net ", "two elastic-net strengths")):
+    ours, key = prefix + "descent", prefix.strip() or "lasso"
+    made += [
       Claim(
-        f"With {metrics[ours]['solves']} solves instead of {metrics[base]['solves']}, descent "
-        f"finds {what} whose validation error is within 1 % of the grid's best.",
-        numbers[ours] <= 1.01 * numbers[base],
-        numbers,
-      )
-    )
-  numbers = {n: _mean(metrics, n, "validation") for n in ("weighted hypergradient", "grid")}
-  claims.append(
+        f"{key}_grid", f"For {what} a quarter of the solves of a grid gives a validation error "
+        "within 1 % of its best.", "paper", error, side(ours, "validation"),
+        side(prefix + "grid", "validation"), better="lower", scale="ratio", margin=1 / 1.01,
+      ),
+      Claim(
+        f"{key}_random", f"For {what} descent is there after fewer solves than random search.",
+        "paper", count, side(ours, "solves_to_goal"), side(prefix + "random", "solves_to_goal"),
+        better="lower",
+      ),
+    ]  # fmt: skip
+  weighted = side("weighted descent", "validation")
+  text = "With a strength for each feature, where no grid is possible, the validation error falls"
+  made.append(
     Claim(
-      f"With one strength for each of {checks['features']} features, where no grid is possible, "
-      "descent lowers the validation error below the best common strength's.",
-      numbers["weighted hypergradient"] < numbers["grid"],
-      numbers,
+      "weighted", f"{text} below that of the best common strength.", "paper", error, weighted,
+      side("grid", "validation"), better="lower", scale="ratio",
     )
-  )
-  return claims
+  )  # fmt: skip
+  made.append(
+    Claim(
+      "test_rows", "On test rows one strength found by descent is worth that of the grid.",
+      "control", "test error (variance of the targets 1)", side("descent", "test"),
+      side("grid", "test"), better="lower", margin=0.01,
+    )
+  )  # fmt: skip
+  return made
+
+
+def table(metrics: dict[str, Any], config: Config) -> list[Row]:
+  """Errors and solves of every search beside the grid of its penalty."""
+  found, note = metrics["searches"], "One strength a feature fits the validation rows themselves."
+  labels = {"validation": "validation MSE", "test": "test MSE", "unsolved": "unfinished solves"}
+  return [
+    Row(what, Side(name, entry[key]), Side(base, found[base][key]), better="lower", note=note)
+    for name, entry in found.items()
+    if "grid" not in name
+    for base in ["net grid" if name.startswith("net") else "grid"]
+    for key, what in labels.items()
+  ]
 
 
 def figure(record: dict[str, Any]) -> Any:
-  """Validation error over the strength with the descent on it, and the three descents."""
-  drawing, metrics = record["metrics"]["drawing"], record["metrics"]
-  fig, axes = new_figure(1, 3)
-  left, middle, right = axes
-  left.plot(drawing["strengths"], drawing["grid_validation"], label="grid, validation")
+  """Validation error over the strength with the descent on it, three descents, all searches."""
+  drawing, found = record["metrics"]["drawing"], record["metrics"]["searches"]
+  fig, (left, middle, right) = new_figure(1, 3)
+  left.plot(drawing["strengths"], drawing["grid"], label="grid, validation")
   left.plot(drawing["strengths"], drawing["grid_test"], "--", label="grid, test")
-  left.plot(drawing["path"], drawing["path_validation"], "o-", ms=3, label="implicit gradient")
+  left.plot(drawing["path"], drawing["errors"]["descent"], "o-", ms=3, label="descent")
   left.set(xlabel="log(strength / largest)", ylabel="mean squared error", title="Lasso, one split")
   left.legend(fontsize=8)
-  for key, label in (
-    ("path_validation", "1 strength"),
-    ("net_path_validation", "2 strengths"),
-    ("weighted_path_validation", f"{metrics['checks']['features']} strengths"),
-  ):
-    middle.plot(drawing[key], label=label)
-  middle.plot(drawing["weighted_path_test"], "--", color="C2", label="the same, test")
-  middle.set(xlabel="hyper-gradient step", ylabel="mean squared error", title="Descents")
-  middle.legend(fontsize=8, loc=(0.5, 0.22))
-  names = [n for n in metrics if n not in ("checks", "drawing")]
-  for shift, key in ((-0.15, "validation"), (0.15, "test")):
-    values = [metrics[n][key] for n in names]
-    right.errorbar(
-      [np.mean(v) for v in values], np.arange(len(names)) + shift,
-      xerr=[np.std(v) for v in values], fmt="o", capsize=3, label=key,
-    )  # fmt: skip
-  right.set_yticks(
-    np.arange(len(names)), [f"{n} ({metrics[n]['solves']})" for n in names], fontsize=8
+  labels = ("1 strength", "2 strengths", f"{record['metrics']['features']} strengths")
+  lines = dict(zip(labels, drawing["errors"].values(), strict=True))
+  lines["the same, test"] = drawing["weighted_test"]
+  _figures.curves(
+    middle, lines, xlabel="hyper-gradient step", ylabel="mean squared error", title="Descents"
   )
-  right.invert_yaxis()
-  right.set(xlabel="mean squared error", title="All splits (number of solves)")
-  right.legend(fontsize=8, loc="upper left")
+  errors = {key: {n: v[key] for n, v in found.items()} for key in ("validation", "test")}
+  _figures.dots(right, errors, ylabel="mean squared error", title="All splits, 95 % intervals")
   return fig
