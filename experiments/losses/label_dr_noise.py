@@ -84,7 +84,7 @@ class Config(Settings):
   losses: tuple[str, ...] = MAIN
   uniform: tuple[float, ...] = (0.6,)
   class_dependent: tuple[float, ...] = (0.3,)
-  learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
+  learning_rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
   epochs: int = 100
   batch: int = 64
   weight_decay: float = 5e-3

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.solvers import _trimmed_start
 from experiments.solvers import robust_regression_outliers as experiment
 from jaxopt_robust import prox
 
@@ -45,8 +46,22 @@ def test_the_trimmed_start_finds_a_plane_under_far_outliers():
   x[:18, 1:] *= 10
   y[:18] = -x[:18] @ truth + 7
   subsets = rng.random((50, 60)).argpartition(4, axis=1)[:, :4]
-  w, scale = experiment.trimmed(
+  w, scale = _trimmed_start.trimmed(
     jnp.asarray(subsets), jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32), trims=3
   )
   np.testing.assert_allclose(w, truth, atol=1e-4)
   assert scale < 1e-4
+
+
+@pytest.mark.x64
+def test_least_absolute_deviations_reach_the_optimum_of_a_linear_program():
+  from sklearn.linear_model import QuantileRegressor
+
+  data = experiment.make_problem("leverage", 10.0, 0.2, seed=0)
+  x, y, penalty = data.x[:, 1:], data.y, 0.005
+  model = QuantileRegressor(quantile=0.5, alpha=penalty / 2, solver="highs").fit(x, y)
+  exact = np.abs(y - model.predict(x)).sum() + len(y) * penalty * np.abs(model.coef_).sum()
+  fit = experiment.make_fit(prox.lasso, experiment.Config(), 3000)
+  hyper = (data.y[None], np.ones(1), np.array([penalty * len(y)]))
+  _, value, _, _ = fit(np.zeros((1, data.x.shape[1])), hyper, data.x[None])
+  np.testing.assert_allclose(value[0], exact, rtol=1e-5)
