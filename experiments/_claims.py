@@ -190,10 +190,14 @@ def _center(claim: Claim, values: np.ndarray) -> float:
 
 
 def paper_verdict(claims: Sequence[Mapping[str, Any]]) -> str:
-  """reproduced, partly or not: from the evaluated claims of kind ``paper`` of all experiments."""
+  """reproduced, partly or not: from the evaluated claims of kind ``paper`` of all experiments.
+
+  A source that reports nothing to reproduce, such as a textbook, is checked where its theory holds.
+  """
   holding = [c["verdict"] == "holds" for c in claims if c["kind"] == "paper"]
+  theory = [c["verdict"] == "holds" for c in claims if c["kind"] == "theory"]
   if not holding:
-    return "no claim"
+    return ("checked" if all(theory) else "not reproduced") if theory else "no claim"
   if all(holding):
     return "reproduced"
   return "partly" if any(holding) else "not reproduced"

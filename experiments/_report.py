@@ -15,8 +15,8 @@ from experiments import _claims, _earlier, _records, _runner
 from experiments._protocol import to_json
 
 _TEMPLATE = Path(__file__).with_name("_page.html.j2")
-_ORDER = ("reproduced", "partly", "not reproduced", "not judged", "failed")
-_STYLES = {"reproduced": "green", "partly": "yellow", "not judged": "dim"}
+_ORDER = ("reproduced", "checked", "partly", "not reproduced", "not judged", "failed")
+_STYLES = {"reproduced": "green", "checked": "green", "partly": "yellow", "not judged": "dim"}
 WIDTH = 80
 
 
@@ -50,7 +50,7 @@ def numbers_of(claim: Mapping[str, Any]) -> str:
 
 def headline(claims: Sequence[Mapping[str, Any]]) -> str:
   """The numbers of the first claim of the paper, short."""
-  first = next((c for c in claims if c["kind"] == "paper"), None)
+  first = next((c for c in claims if c["kind"] in ("paper", "theory")), None)
   if first is None:
     return ""
   ours, base = first["ours"], first["baseline"]
@@ -230,7 +230,7 @@ def line(record: dict[str, Any]) -> tuple[str, str]:
   verdict = verdict_of(claims)
   text = f"{record['name']:<28} {verdict:<14} {holding} of {len(claims)} claims hold"
   time = f"{record['wall']['total_s']:.0f} s"
-  first = next((c for c in claims if c["kind"] == "paper"), None)
+  first = next((c for c in claims if c["kind"] in ("paper", "theory")), None)
   if first:
     short = f"{number(first['ours']['center'])} / {number(first['baseline']['center'])}"
     text = f"{record['name']:<28} {verdict:<14} {holding}/{len(claims)}  {short}"
