@@ -42,7 +42,7 @@ class Config(Settings):
     max_steps: limit of FISTA steps.
   """
 
-  seeds: int = 10
+  seeds: int = 24
   interactions: bool = True
   grid: int = 100
   steps: int = 25
@@ -58,7 +58,7 @@ SIZES = {
     "10 features, 4 steps of descent.",
   ),
   "desk": Size(Config(), "Diabetes data with 64 features instead of sparse text and genes."),
-  "large": Size(Config(seeds=20, steps=50), "The same data, more splits and steps."),
+  "large": Size(Config(seeds=48, steps=50), "The same data, more splits and steps."),
 }
 
 
