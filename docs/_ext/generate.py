@@ -7,6 +7,7 @@ Pure functions from the package and the committed records to Markdown; ``conf.py
 import ast
 import importlib
 import inspect
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -88,6 +89,14 @@ def used_names(source: str) -> list[str]:
   return sorted(found)
 
 
+def _sources(module: ModuleType) -> list[ModuleType]:
+  """An experiment's file, and the files of the experiments with a leading underscore it uses."""
+  values = vars(module).values()
+  names = {v.__name__ if inspect.ismodule(v) else getattr(v, "__module__", "") for v in values}
+  shared = sorted(n for n in names if re.match(r"experiments\.(\w+\.)?_\w+$", n or ""))
+  return [module, *(importlib.import_module(name) for name in shared)]
+
+
 def _cell(text: str) -> str:
   return text.replace("|", "\\|").replace("\n", " ")
 
@@ -117,7 +126,7 @@ def paper_page(name: str) -> str:
   lines += ["", f"![Figure of {name}]({name}.png)", "", "## How to call it", ""]
   lines.append(inspect.cleandoc(module.__doc__ or ""))
   lines += ["", "The experiment uses:", ""]
-  for used in used_names(inspect.getsource(module)):
+  for used in used_names("\n".join(map(inspect.getsource, _sources(module)))):
     lines.append(f"- {{py:obj}}`jr.{used} <{PACKAGE}.{used}>`")
   lines += ["", "## How to run it again", "", "```sh", entry["command"], "```", ""]
   lines += [
