@@ -94,9 +94,9 @@ def test_bad_settings():
 
 
 @pytest.mark.slow
-def test_the_rate_is_chosen_by_validation():
+def test_the_step_size_is_chosen_by_validation():
   config = experiment.Config(
-    seeds=1, kinds=("slices",), images=16, test_images=8, epochs=1, learning_rates=(0.01, 0.1)
+    seeds=1, kinds=("slices",), images=16, test_images=8, epochs=1, factors=(0.1, 1.0)
   )
   choices = experiment.run(config, Progress())["choices"]
   assert len(choices) == len(config.methods)
