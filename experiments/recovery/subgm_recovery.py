@@ -5,14 +5,12 @@ import functools
 import math
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
-from experiments._earlier import Claim, Outcome, Row
-from experiments._protocol import Paper, Progress, new_figure
-from jaxopt_robust import problems, recovery, solvers, sweeps
+from experiments import _figures, _recovery
+from experiments._claims import Claim, Side
+from experiments._protocol import Paper, Progress, Row, Settings, Size, new_figure
+from experiments._recovery import Sensing, best, curves, middle, thin
 
 PAPER = Paper(
   title="Global Convergence of Sub-gradient Method for Robust Matrix Recovery: Small "
@@ -28,521 +26,275 @@ PAPER = Paper(
 )
 DEMO = True
 
-_CURVE_POINTS = 120  # of a curve in the record
-_UNIT_DECAY = 0.985  # of the run from a start of unit scale, which has nothing to grow
-_BIG_UNIT_DECAY = 0.997  # the same where the loss has far better minima than the truth
-_WRONG_START, _WRONG_DECAY = 1e-6, 0.9616  # a decay that is right for a start of 1e-2
-_SQUARED_STEP = 0.02  # constant step of the squared loss
-_CONSTANT_STEP = 0.05  # constant step of the l1 loss under Gaussian noise
-
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Settings):
   """Settings.
 
+  The method takes ``residual_proportional`` steps; the baselines choose theirs inside the run by
+  the error itself, which can only favour them. Runs at the true rank end at rounding, 1e-7.
+
   Attributes:
-    seeds: number of random problems.
     dim: rows and columns of the matrix.
     rank: its rank; all singular values are 1.
     measurements: number of Gaussian measurements.
-    outlier_rate: fraction of measurements that are grossly wrong.
-    outlier_scale: standard deviation of the gross errors.
+    rate: fraction of measurements that are grossly wrong.
+    scale: standard deviation of the gross errors.
     widths: widths of the factor: the rank, a few more, the full dimension.
-    alphas: scales of the start.
-    eta0: first normalised step.
-    tol: relative last step of a run that counts as converged.
-    steps: steps of a run; they need neither rank nor growth.
+    alphas: scales of the start; the third is that of all other parts.
+    eta0: first step under gross errors, normalised; the theory has small ones.
+    steps: steps of a run.
     rates: growing fractions of gross errors.
+    decays: of the geometric steps from a start of unit scale.
+    squared_steps: constant steps of the squared loss, which is stopped at its best iterate.
     noises: standard deviations of dense Gaussian noise.
-    noise_sizes: numbers of measurements under Gaussian noise.
-    noise_draws: noise vectors averaged for each standard deviation.
-    squared_steps: gradient steps of the squared loss.
-    constant_steps: steps of the run with a constant step.
+    noise_sizes: numbers of measurements under it.
+    noise_steps: steps of a run there.
+    constant_steps: constant steps of the l1 loss there.
     big_dim: dimension of the problem whose truth is not the minimiser.
     big_measurements: its measurements, fewer than the free parameters.
+    big_scale: standard deviation of its gross errors.
     big_alpha: its start.
     big_steps: its steps.
+    big_decays: as ``decays``, for it.
+    lanes: runs at a time.
   """
 
-  seeds: int = 3
+  seeds: int = 12
   dim: int = 20
   rank: int = 2
   measurements: int = 1200
-  outlier_rate: float = 0.3
-  outlier_scale: float = 100.0
+  rate: float = 0.3
+  scale: float = 100.0
   widths: tuple[int, ...] = (2, 5, 20)
   alphas: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4)
-  eta0: float = 0.25
-  tol: float = 1e-8
-  steps: int = 1200
-  rates: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+  eta0: float = 0.05
+  steps: int = 1400
+  rates: tuple[float, ...] = (0.0, 0.15, 0.3, 0.45, 0.6)
+  decays: tuple[float, ...] = (0.97, 0.98, 0.99, 0.995, 0.997, 0.998)
+  squared_steps: tuple[float, ...] = (0.001, 0.01, 0.1, 1.0, 10.0)
   noises: tuple[float, ...] = (0.1, 0.3, 1.0)
   noise_sizes: tuple[int, ...] = (1200, 4800)
-  noise_draws: int = 5
-  squared_steps: int = 800
-  constant_steps: int = 2000
+  noise_steps: int = 500
+  constant_steps: tuple[float, ...] = (0.01, 0.03, 0.1)
   big_dim: int = 50
   big_measurements: int = 800
+  big_scale: float = 10.0
   big_alpha: float = 1e-8
-  big_steps: int = 3600
+  big_steps: int = 3000
+  big_decays: tuple[float, ...] = (0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
+  lanes: int = 8
 
 
 SIZES = {
-  "toy": Config(
-    seeds=1, dim=8, rank=1, measurements=160, widths=(1, 8), alphas=(1e-1, 1e-2, 1e-3), tol=1e-5,
-    steps=500, rates=(0.0, 0.3), noise_sizes=(160,), noise_draws=2, squared_steps=60,
-    constant_steps=60, big_dim=8, big_measurements=160, big_alpha=1e-4, big_steps=768,
-  ),
-  "desk": Config(),
-  "large": Config(
-    seeds=10, dim=50, rank=3, measurements=8000, widths=(3, 10, 50), rates=tuple(
-      round(0.1 * i, 1) for i in range(10)
+  "toy": Size(
+    Config(
+      seeds=2, dim=8, rank=1, measurements=160, widths=(1, 3, 8), alphas=(1e-1, 1e-2, 1e-3),
+      eta0=0.25, steps=300, rates=(0.0, 0.3), decays=(0.97, 0.98), squared_steps=(0.001, 0.01),
+      noises=(0.1, 1.0), noise_sizes=(80, 160), noise_steps=300, constant_steps=(0.05,),
+      big_dim=8, big_measurements=160, big_alpha=1e-4, big_steps=300, big_decays=(0.98,), lanes=4,
     ),
-    noise_sizes=(8000, 32000), squared_steps=3000, steps=2400,
+    "8 x 8 matrices of rank 1.",
+  ),
+  "desk": Size(Config(), "20 x 20 matrices of rank 2; the paper's sizes were not read."),
+  "large": Size(
+    Config(
+      seeds=8, dim=50, rank=3, measurements=8000, widths=(3, 10, 50), noise_sizes=(8000, 32000),
+      rates=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7), steps=2400, noise_steps=1500, big_steps=6000,
+    ),
+    "50 x 50 matrices of rank 3; the paper's sizes were not read.",
   ),
 }  # fmt: skip
 
 
-@functools.partial(
-  jax.jit, static_argnames=("num_measurements", "rows", "rank", "single_precision")
-)
-def make(
-  key: jax.Array, rate: Any, scale: Any, *,
-  num_measurements: int, rows: int, rank: int, single_precision: bool = False,
-) -> tuple[Any, jax.Array, Any]:  # fmt: skip
-  """Operator, measurements and truth of one problem; the operator depends on the key alone."""
-  problem = problems.make_low_rank_sensing(
-    key, num_measurements=num_measurements, rows=rows, rank=rank, outlier_rate=rate,
-    outlier_scale=scale, dtype=jnp.float32 if single_precision else None,
-  )  # fmt: skip
-  matrices, y = problem.data
-  op = recovery.GaussianSensing(matrices.reshape(num_measurements, -1), (rows, rows))
-  return op, y, problem.truth
+def run(config: Config, progress: Progress) -> dict[str, Any]:
+  """Corruption, Gaussian noise, and a truth that is not the minimiser."""
+  choices: list = []
+  every = functools.partial(_recovery.run_all, progress, config.seed_numbers(), config.lanes)
+  parts = {"noise": _noise, "not_minimiser": _not_minimiser}
+  metrics = _corruption(config, every, choices) | {"choices": choices}
+  return metrics | {name: part(config, every, choices) for name, part in parts.items()}
 
 
-def solve(
-  alpha: jax.Array, y: jax.Array, op: Any, truth: jax.Array, *,
-  width: int, num_steps: int, eta0: float, tol: float,
-) -> recovery.Trace:  # fmt: skip
-  """SubGM from the signs of the measurements, in steps that are told neither rank nor growth."""
-  start = recovery.sign_spectral(op, y, width, alpha=alpha)
-  tx = recovery.residual_proportional(eta0=eta0)
-  return recovery.subgm(op, y, start, tx=tx, num_steps=num_steps, truth=truth, tol=tol)[1]
-
-
-@functools.partial(jax.jit, static_argnames=("num_steps", "eta0"))
-def solve_random(
-  key: jax.Array, alpha: jax.Array, rho: jax.Array | None, op: Any, y: jax.Array,
-  truth: jax.Array, *, num_steps: int, eta0: float,
-) -> recovery.Trace:  # fmt: skip
-  """SubGM at full width from a random start, with a decay or, for None, without."""
-  dim = op.shape[0]
-  start = recovery.random_small(key, dim, dim, alpha=alpha, dtype=y.dtype)
-  tx = (
-    recovery.residual_proportional(eta0=eta0)
-    if rho is None
-    else recovery.q_normalized_geometric(eta0=eta0, rho=rho)
+def _corruption(config: Config, every: Any, choices: list) -> dict[str, Any]:
+  """Start, width and growing corruption, beside a start of unit scale and the squared loss."""
+  alpha, few, full = config.alphas[2], config.widths[0], config.widths[-1]
+  gross = {"rate": config.rate, "scale": config.scale, "eta0": config.eta0}
+  one = functools.partial(Sensing, config.rank, **gross)
+  parts = (
+    [one(w, a) for w in config.widths for a in config.alphas],
+    [one(w, alpha, rate=r) for w in (few, full) for r in config.rates],
+    [one(full, alpha, scale=1e4 * config.scale)],
+    [one(full, 1.0, False, _recovery.GEOMETRIC, rho, eta0=0.25) for rho in config.decays],
   )
-  return recovery.subgm(op, y, start, tx=tx, num_steps=num_steps, truth=truth)[1]
-
-
-@functools.partial(jax.jit, static_argnames=("num_steps", "eta0"))
-def solve_decay(
-  alpha: jax.Array, rho: jax.Array, op: Any, y: jax.Array, truth: jax.Array, *,
-  num_steps: int, eta0: float,
-) -> recovery.Trace:  # fmt: skip
-  """SubGM at full width from the signs of the measurements, with a given decay."""
-  start = recovery.sign_spectral(op, y, op.shape[0], alpha=alpha)
-  tx = recovery.q_normalized_geometric(eta0=eta0, rho=rho)
-  return recovery.subgm(op, y, start, tx=tx, num_steps=num_steps, truth=truth)[1]
-
-
-def squared(
-  y: jax.Array, op: Any, truth: jax.Array, *, width: int, alpha: float, num_steps: int
-) -> jax.Array:
-  """Errors along gradient descent on the squared loss, from the same small start."""
-  start = recovery.sign_spectral(op, y, width, alpha=alpha)
-  solver = recovery.subgradient_method(optax.sgd, value_and_subgrad=recovery.squared_value_grad)
-  step = jnp.asarray(_SQUARED_STEP, y.dtype)
-  return solvers.run_steps(solver, start, step, op, y, truth, num_steps=num_steps)[1].err
-
-
-def constant(
-  y: jax.Array, op: Any, truth: jax.Array, *, width: int, alpha: float, num_steps: int
-) -> jax.Array:
-  """Errors along SubGM with a constant step."""
-  start = recovery.sign_spectral(op, y, width, alpha=alpha)
-  tx = optax.sgd(_CONSTANT_STEP)
-  return recovery.subgm(op, y, start, tx=tx, num_steps=num_steps, truth=truth)[1].err
-
-
-def on_grid(mapped: Any, points: list[tuple[Any, Any]], num: int, *shared: Any) -> Any:
-  """Solves for a list of (alpha, y), padded to ``num`` points: one compile serves all."""
-  padded = points + [points[-1]] * (num - len(points))
-  alphas, ys = (np.stack([np.asarray(p[i]) for p in padded]) for i in range(2))
-  trace = mapped(alphas.astype(ys.dtype), ys, shared=shared)
-  return jax.tree.map(lambda leaf: np.asarray(leaf)[: len(points)], trace)
-
-
-def thin(curve: Any) -> list[list[float]]:
-  """Iteration numbers and values of a few points of a curve."""
-  index = np.unique(np.linspace(0, len(curve) - 1, _CURVE_POINTS).astype(int))
-  return [(index + 1).tolist(), np.asarray(curve)[index].tolist()]
-
-
-def run(config: Config, progress: Progress) -> Outcome:
-  """Runs the four parts."""
-  with jax.enable_x64(True):
-    progress.message("scale of the start, width of the factors, growing corruption")
-    metrics, shared_solve = _start_and_corruption(config, progress)
-    progress.message("Gaussian noise")
-    metrics["noise"] = _noise(config, progress, shared_solve)
-    progress.message("a truth that is not the minimiser")
-    metrics["not_minimiser"] = _not_minimiser(config)
-  return Outcome(metrics, _table(config, metrics), _claims(config, metrics))
-
-
-def _mapped(config: Config, width: int) -> Any:
-  """Solves of one width over a grid of starts and measurements."""
-  return sweeps.sweep(
-    functools.partial(solve, width=width, num_steps=config.steps, eta0=config.eta0, tol=config.tol)
-  )
-
-
-def _start_and_corruption(config: Config, progress: Progress) -> tuple[dict[str, Any], Any]:
-  """The first two parts, which share their operators; and their compiled solve."""
-  sizes = {"num_measurements": config.measurements, "rows": config.dim, "rank": config.rank}
-  middle = config.alphas[len(config.alphas) // 2]
-  full, narrow = config.widths[-1], config.widths[0]
-
-  data = []
-  for seed in range(config.seeds):
-    key = jax.random.key(seed)
-    op, y, truth = make(key, config.outlier_rate, config.outlier_scale, **sizes)
-    far = make(key, config.outlier_rate, 1e4 * config.outlier_scale, **sizes)[1]
-    by_rate = [make(key, rate, config.outlier_scale, **sizes)[1] for rate in config.rates]
-    data.append((key, op, truth.matrix, y, far, by_rate))
-  points = max(2 * len(config.alphas), len(config.rates))
-
-  mapped = {width: _mapped(config, width) for width in config.widths}
-  fit_squared = sweeps.sweep(
-    functools.partial(squared, width=full, alpha=middle, num_steps=config.squared_steps)
-  )
-  start: dict[str, Any] = {
-    "errors": [], "errors_larger_outliers": [], "status": [], "unit_start": [],
-    "squared_least": [], "squared_last": [], "wrong_decay": [], "wrong_decay_status": [],
-    "norm": math.sqrt(config.rank), "curves": {},
-  }  # fmt: skip
-  corruption: dict[str, Any] = {
-    "widths": (narrow, full), "alpha": middle, "errors": [], "squared_least": [],
-  }  # fmt: skip
-  for seed, (key, op, truth, y, far, by_rate) in enumerate(progress.track(data, "problems")):
-    grid = [(a, y) for a in config.alphas] + [(a, far) for a in config.alphas[1:]]
-    traces = {w: on_grid(mapped[w], grid, points, op, truth) for w in config.widths}
-    num = len(config.alphas)
-    start["errors"].append([traces[w].err[:num, -1] for w in config.widths])
-    start["errors_larger_outliers"].append([traces[w].err[num:, -1] for w in config.widths])
-    start["status"].append([traces[w].status[:num] for w in config.widths])
-    wrong = solve_decay(
-      np.asarray(_WRONG_START), np.asarray(_WRONG_DECAY), op, y, truth,
-      num_steps=config.steps, eta0=config.eta0,
-    )  # fmt: skip
-    start["wrong_decay"].append(wrong.err[-1])
-    start["wrong_decay_status"].append(int(wrong.status))
-    unit_trace = solve_random(
-      key, np.asarray(1.0), np.asarray(_UNIT_DECAY), op, y, truth,
-      num_steps=config.steps, eta0=config.eta0,
-    )  # fmt: skip
-    unit = np.asarray(unit_trace.err)
-    start["unit_start"].append(unit[-1])
-
-    grid = [(middle, v) for v in by_rate]
-    corruption["errors"].append(
-      [on_grid(mapped[w], grid, points, op, truth).err[:, -1] for w in (narrow, full)]
-    )
-    errors = np.asarray(fit_squared(np.stack([y, *by_rate]), shared=(op, truth)))
-    start["squared_least"].append(errors[0].min())
-    start["squared_last"].append(errors[0, -1])
-    corruption["squared_least"].append(errors[1:].min(axis=1))
-    if seed == 0:
-      i = len(config.alphas) // 2
-      start["curves"] = {f"width {w}": thin(traces[w].err[i]) for w in config.widths}
-      start["curves"]["squared loss"] = thin(errors[0])
-      start["curves"]["unit start"] = thin(unit)
-      start["curves"]["wrong decay"] = thin(wrong.err)
-  return {"start": start, "corruption": corruption}, (mapped, points)
-
-
-def _noise(config: Config, progress: Progress, shared_solve: Any) -> dict[str, Any]:
-  """Errors relative to nu sqrt(d r / m), and what a constant step does instead."""
-  alpha = 1e-3
-  sizes = config.noise_sizes
-  widths = (config.widths[0], config.widths[-1])
-  out: dict[str, Any] = {"widths": widths, "sizes": sizes, "ratio": [], "rms": []}
-  mapped = {width: _mapped(config, width) for width in widths}
-  nus = np.repeat(config.noises, config.noise_draws)
-  for i, m in enumerate(progress.track(sizes, "sizes")):
-    # The size of the first parts takes their compiled solve; else single precision is ample.
-    is_shared = m == config.measurements
-    op, clean, truth = make(
-      jax.random.key(200 + i), 0.0, 1.0, num_measurements=m, rows=config.dim, rank=config.rank,
-      single_precision=not is_shared,
-    )  # fmt: skip
-    noise = np.random.default_rng(i).standard_normal((len(nus), m))
-    ys = (np.asarray(clean)[None, :] + nus[:, None] * noise).astype(clean.dtype)
-    run_width, points = shared_solve if is_shared else (mapped, len(nus))
-    rms = []
-    for width in widths:
-      last = [
-        on_grid(run_width[width], [(alpha, y) for y in part], points, op, truth.matrix).err[:, -1]
-        for part in np.split(ys, range(points, len(ys), points))
-      ]
-      by_noise = np.concatenate(last).reshape(len(config.noises), -1)
-      rms.append(np.sqrt(np.mean(by_noise**2, axis=1)))
-    scale = np.asarray(config.noises) * math.sqrt(config.dim * config.rank / m)
-    out["rms"].append(np.asarray(rms))
-    out["ratio"].append(np.asarray(rms) / scale)
-    if i == 0:
-      biggest = int(np.argmax(nus))
-      out["constant_step"] = []
-      for width in widths:
-        fit = jax.jit(
-          functools.partial(constant, width=width, alpha=alpha, num_steps=config.constant_steps)
-        )
-        out["constant_step"].append(np.asarray(fit(ys[biggest], op, truth.matrix))[-1])
-  rms = np.asarray(out["rms"])  # [size, width, nu]
-  out["slope_noise"] = float(np.polyfit(np.log(config.noises), np.log(rms).mean((0, 1)), 1)[0])
-  out["slope_measurements"] = (
-    float(np.polyfit(np.log(sizes), np.log(rms).mean((1, 2)), 1)[0]) if len(sizes) > 1 else None
-  )
-  return out
-
-
-def _not_minimiser(config: Config) -> dict[str, Any]:
-  """Fewer measurements than parameters: a small start against a start of unit scale."""
-  single = config.big_dim > config.dim  # errors of 1e-2 and more: it is ample, and twice as fast
-  op, y, truth = make(
-    jax.random.key(400), config.outlier_rate, 10.0, num_measurements=config.big_measurements,
-    rows=config.big_dim, rank=config.rank, single_precision=single,
-  )  # fmt: skip
-  # Both from the same random directions. They run one after the other: each is one product of the
-  # stored matrices with a vector, which is limited by memory, and a batch of two gains nothing.
-  traces = [
-    jax.tree.map(
-      np.asarray,
-      solve_random(
-        jax.random.key(401), np.asarray(alpha, y.dtype), rho, op, y, truth.matrix,
-        num_steps=config.big_steps, eta0=config.eta0,
-      ),
-    )
-    for alpha, rho in ((config.big_alpha, None), (1.0, np.asarray(_BIG_UNIT_DECAY, y.dtype)))
-  ]  # fmt: skip
+  sizes = (config.measurements, config.dim, config.steps)
+  program, settings = _recovery.sensing_program(*sizes), [s for part in parts for s in part]
+  found = every(program, settings, name="gross errors").err
+  cuts = np.cumsum([len(part) for part in parts])[:-1]
+  by_start, by_rate, larger, unit = np.split(found, cuts, axis=1)
+  by_start = by_start.reshape(config.seeds, len(config.widths), len(config.alphas), -1)
+  there = by_start[:, :, 2] < 0.01 * math.sqrt(config.rank)
+  decay = best(choices, "decay from unit scale", config.decays, unit[..., -1])
+  program = _recovery.sensing_program(*sizes, squared=True)
+  settings = [one(full, alpha, number=s) for s in config.squared_steps]
+  squares = every(program, settings, name="squared loss").err
+  squares = np.where(squares < 1e3, squares, np.nan)  # what has diverged
+  least = np.nanmin(squares, -1)
+  step = best(choices, "step of the squared loss", config.squared_steps, least)
+  lines = {f"width {w}": by_start[0, i, 2] for i, w in enumerate(config.widths)}
+  lines |= {"unit start": unit[0, decay], "squared loss": squares[0, step]}
   return {
-    "truth_loss": float(np.mean(np.abs(truth.corruption))),
-    "loss": [t.value[-1] for t in traces],
-    "error": [t.err[-1] for t in traces],
-    "steps": config.big_steps,
-    "curves": {
-      name: [thin(t.value), thin(t.err)] for name, t in zip(("small", "unit"), traces, strict=True)
-    },
+    "errors": by_start[..., -1],
+    "arrival": np.where(there.any(-1), there.argmax(-1), config.steps) + 1,
+    "by_rate": by_rate[..., -1].reshape(config.seeds, 2, -1),
+    "larger_outliers": larger[:, 0, -1],
+    "unit_start": unit[:, decay, -1],
+    "squared_least": least[:, step],
+    "curves": {name: thin(line) for name, line in lines.items()},
   }
 
 
-def _geometric_mean(values: Any, axis: Any = None) -> Any:
-  return np.exp(np.mean(np.log(values), axis=axis))
+def _noise(config: Config, every: Any, choices: list) -> dict[str, Any]:
+  """Errors under Gaussian noise by width, size and noise; constant steps at the hardest of them."""
+  widths, sizes, noises = (config.widths[0], config.widths[-1]), config.noise_sizes, config.noises
+  one = functools.partial(Sensing, config.rank, alpha=config.alphas[2])
+  settings = [one(width=w, size=m, noise=n) for w in widths for m in sizes for n in noises]
+  free = len(settings)
+  worst = {"rule": _recovery.CONSTANT, "noise": noises[-1], "size": sizes[0]}
+  settings += [one(width=w, number=s, **worst) for w in widths for s in config.constant_steps]
+  program = _recovery.sensing_program(max(sizes), config.dim, config.noise_steps)
+  last = every(program, settings, name="Gaussian noise").err[..., -1]
+  errors = last[:, :free].reshape(config.seeds, 2, len(sizes), len(noises))
+  constant = last[:, free:].reshape(config.seeds, 2, -1)
+  place = best(choices, "constant step under noise", config.constant_steps, constant[:, 1])
+  slope = lambda x, y: np.polyfit(np.log(x), np.log(y), 1)[0]
+  return {
+    "errors": errors,
+    "slope_noise": [slope(noises, e.mean((0, 1))) for e in errors],
+    "slope_size": [slope(sizes, e.mean((0, 2))) for e in errors],
+    "constant": constant[..., place],
+  }
 
 
-def _start_slopes(config: Config, metrics: dict[str, Any]) -> np.ndarray:
-  """Slope of log error in log alpha for each width, errors averaged over the problems."""
-  errors = _geometric_mean(np.asarray(metrics["start"]["errors"]), axis=0)
-  return np.array([np.polyfit(np.log(config.alphas), np.log(e), 1)[0] for e in errors])
+def _not_minimiser(config: Config, every: Any, choices: list) -> dict[str, Any]:
+  """Fewer measurements than parameters: the same random directions, small and of unit scale."""
+  dim, decays = config.big_dim, config.big_decays
+  one = functools.partial(Sensing, config.rank, dim, rate=config.rate, scale=config.big_scale)
+  settings = [one(config.big_alpha, False)]
+  settings += [one(1.0, False, _recovery.GEOMETRIC, rho) for rho in decays]
+  program = _recovery.sensing_program(config.big_measurements, dim, config.big_steps)
+  found = every(program, settings, name="truth no minimiser")
+  closest = 1 + best(choices, "decay, truth no minimiser", decays, found.err[:, 1:, -1])
+  lowest = 1 + best(choices, "decay of the least loss", decays, found.value[:, 1:, -1])
+  places = {"small start": 0, "unit start, closest": closest, "unit start, lowest": lowest}
+  return {
+    "loss": {name: found.value[:, i, -1] for name, i in places.items()}
+    | {"truth": found.truth_loss[:, 0]},
+    "error": {name: found.err[:, i, -1] for name, i in places.items()},
+    "loss_curves": {name: thin(found.value[0, i]) for name, i in places.items()},
+    "error_curves": {name: thin(found.err[0, i]) for name, i in places.items()},
+  }
 
 
-def _table(config: Config, metrics: dict[str, Any]) -> list[Row]:
-  start, big, noise = metrics["start"], metrics["not_minimiser"], metrics["noise"]
-  errors = np.asarray(start["errors"])  # [seed, width, alpha]
-  i = len(config.alphas) // 2
-  full = config.widths[-1]
-  what = f"||X - X*||_F, {config.outlier_rate:.0%} gross errors of scale {config.outlier_scale:g}"
-  note = "The paper shows figures only; ||X*||_F = " + f"{start['norm']:.2f}."
-  rows = [
-    Row(
-      f"SubGM, width {width}, alpha {config.alphas[i]:g}",
-      what,
-      float(_geometric_mean(errors[:, k, i])),
-      baseline=float(np.mean(start["squared_least"])),
-      baseline_name="squared loss, stopped at its best",
-      better="lower",
-      spread=float(np.std(errors[:, k, i])),
-      note=note,
-    )
-    for k, width in enumerate(config.widths)
-  ]
-  rows += [
-    Row(
-      f"SubGM, width {full}, alpha {config.alphas[i]:g}",
-      what,
-      float(_geometric_mean(errors[:, -1, i])),
-      baseline=float(np.mean(start["unit_start"])),
-      baseline_name="the same from a start of unit scale",
-      better="lower",
-      spread=float(np.std(errors[:, -1, i])),
-    ),
-    Row(
-      f"SubGM, small start, width {config.big_dim}",
-      f"||X - X*||_F, {config.big_measurements} measurements",
-      float(big["error"][0]),
-      baseline=float(big["error"][1]),
-      baseline_name="start of unit scale",
-      better="lower",
-      note=f"l1 loss {big['loss'][0]:.3f}, of the baseline {big['loss'][1]:.3f}, of the truth "
-      f"{big['truth_loss']:.3f}: the better loss has the useless matrix.",
-    ),
-    Row(
-      f"SubGM, width {full}, Gaussian noise",
-      "||X - X*||_F / (nu sqrt(d r / m)), nu = " + f"{config.noises[-1]:g}",
-      float(noise["ratio"][0][1][-1]),
-      baseline=float(noise["ratio"][0][0][-1]),
-      baseline_name=f"width {config.rank}, the true rank",
-      better="lower",
-    ),
-  ]
-  return rows
-
-
-def _claims(config: Config, metrics: dict[str, Any]) -> list[Claim]:
-  start, corruption = metrics["start"], metrics["corruption"]
-  big, noise = metrics["not_minimiser"], metrics["noise"]
-  errors = np.asarray(start["errors"])
-  far = np.asarray(start["errors_larger_outliers"])
-  slopes = _start_slopes(config, metrics)
-  widths = errors[:, -1] / errors[:, 1]
-  larger = (far / errors[:, :, 1:])[:, [0, -1]]
-  by_rate = _geometric_mean(np.asarray(corruption["errors"]), axis=0)  # [width, rate]
-  up_to_half = np.asarray(config.rates) <= 0.5
-  squared_least = np.mean(corruption["squared_least"], axis=0)
-  noisy_rates = up_to_half & (np.asarray(config.rates) > 0)
-  exact_rate = np.asarray(noise["ratio"])
+def claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
+  """Start, width, outliers, a truth that is not the minimiser, and the rate under noise."""
+  errors, arrival = np.asarray(metrics["errors"]), np.asarray(metrics["arrival"])
+  noise, loss, error = metrics["noise"], *(metrics["not_minimiser"][k] for k in ("loss", "error"))
+  (first, _, alpha), (_, few, full) = config.alphas[:3], config.widths
+  what = f"||X - X*||_F, {config.rate:.0%} gross errors"
+  sides = {w: Side(f"width {w}", errors[:, i, 2]) for i, w in enumerate(config.widths)}
+  small = Side(f"start of {alpha:g}", errors[:, 2, 2])
+  lower = functools.partial(Claim, kind="paper", better="lower", scale="ratio")
+  equal = functools.partial(Claim, kind="control", scale="ratio")
   return [
-    Claim(
-      "At the true rank the error has no floor from the start: it is that of the steps.",
-      bool(errors[:, 0].max() < 10 * config.tol),
-      {"largest error": errors[:, 0].max()},
+    lower(
+      "start", "At full width a start a hundred times smaller ends with less than a hundredth of "
+      "the error.", metric=what, ours=small, baseline=Side(f"start of {first:g}", errors[:, 2, 0]),
+      margin=100.0,
+    ),
+    equal(
+      "width", "The error does not depend on the surplus width, within a factor 2.", metric=what,
+      ours=sides[full], baseline=sides[few], margin=2.0,
+    ),
+    equal(
+      "width_steps", "Nor does the number of steps to an error of 1 %, within 10 %.",
+      metric="steps to 1 % of ||X*||_F", margin=1.1,
+      ours=Side(f"width {full}", arrival[:, 2]), baseline=Side(f"width {few}", arrival[:, 1]),
+    ),
+    lower(
+      "small_start", "At full width the small start ends closer than a start of unit scale.",
+      metric=what, ours=small, baseline=Side("unit start, its best decay", metrics["unit_start"]),
+    ),
+    equal(
+      "outlier_size", "The size of the gross errors does not matter: 10,000 times larger ones "
+      "change the error at full width by less than a factor 3.", metric=what,
+      ours=Side("larger errors", metrics["larger_outliers"]), baseline=small, margin=3.0,
+    ),
+    lower(
+      "not_minimiser", "With fewer measurements than parameters the truth is not the minimiser: "
+      "the start of unit scale finds a lower loss.", metric="l1 loss",
+      baseline=Side("the truth", loss["truth"]),
+      ours=Side("unit start", loss["unit start, lowest"]),
+    ),
+    lower(
+      "not_minimiser_error", "There the small start ends closer to the truth than the start of "
+      "unit scale.", metric="||X - X*||_F", ours=Side("small start", error["small start"]),
+      baseline=Side("unit start, its best decay", error["unit start, closest"]),
     ),
     Claim(
-      "Over-specified, the error falls with the start faster than linearly.",
-      bool(np.all(slopes[1:] > 1)),
-      {f"slope, width {w}": s for w, s in zip(config.widths[1:], slopes[1:], strict=True)},
+      "noise_slope", "Under Gaussian noise the error is proportional to its size: a slope of 1, "
+      "within .05.", "control", "slope of log error in log nu",
+      Side("slope", noise["slope_noise"]), Side("1", 1.0), margin=0.05,
     ),
     Claim(
-      "The error at full width is within a factor 2 of the error at a small surplus width.",
-      bool(np.all((widths > 0.5) & (widths < 2))),
-      {"least ratio": widths.min(), "largest ratio": widths.max()},
+      "noise_sizes", "It falls with the root of the number of measurements: a slope of -1/2, "
+      "within .1.", "control", "slope of log error in log m",
+      Side("slope", noise["slope_size"]), Side("-1/2", -0.5), margin=0.1,
     ),
-    Claim(
-      "Gross errors 10,000 times larger change nothing by more than a factor 3.",
-      bool(np.all((larger < 3) & (larger > 1 / 3))),
-      {"least ratio": larger.min(), "largest ratio": larger.max()},
-    ),
-    Claim(
-      "Recovery to 1 % of the norm with up to half of the measurements wrong, at full width.",
-      bool(np.all(by_rate[-1][up_to_half] < 0.01 * start["norm"])),
-      {f"error at {r:g}": e for r, e in zip(config.rates, by_rate[-1], strict=True)},
-    ),
-    Claim(
-      "The squared loss does not get below half of the norm at any corruption, wherever stopped.",
-      bool(np.all(squared_least[noisy_rates] > 0.5 * start["norm"])),
-      {f"least error at {r:g}": e for r, e in zip(config.rates, squared_least, strict=True)},
-    ),
-    Claim(
-      "A decay chosen for a larger start fails, and the run says so (status 3, stalled).",
-      bool(np.min(start["wrong_decay"]) > 0.9 * start["norm"])
-      and set(start["wrong_decay_status"]) == {solvers.STALLED},
-      {"least error": np.min(start["wrong_decay"])},
-    ),
-    Claim(
-      "Where the truth is not the minimiser, the start of unit scale has a lower loss than the "
-      "truth and a useless matrix; the small start recovers the truth.",
-      bool(
-        big["loss"][1] < 0.8 * big["truth_loss"]
-        and big["error"][1] > start["norm"]
-        and big["error"][0] < 0.05 * start["norm"]
-      ),
-      {
-        "loss of the truth": big["truth_loss"],
-        "loss, unit start": float(big["loss"][1]),
-        "error, unit start": float(big["error"][1]),
-        "error, small start": float(big["error"][0]),
-      },
-    ),
-    Claim(
-      "With Gaussian noise the error is proportional to nu / sqrt(m), whatever the width.",
-      bool(
-        abs(noise["slope_noise"] - 1) < 0.05
-        and (noise["slope_measurements"] is None or abs(noise["slope_measurements"] + 0.5) < 0.1)
-        and np.all(np.abs(exact_rate[:, 1] / exact_rate[:, 0] - 1) < 0.05)
-      ),
-      {"slope in nu": noise["slope_noise"]}
-      | ({"slope in m": noise["slope_measurements"]} if len(noise["sizes"]) > 1 else {}),
-    ),
-    Claim(
-      "With a constant step the full width overfits the noise instead.",
-      bool(noise["constant_step"][1] > 1.5 * noise["constant_step"][0]),
-      {
-        f"error, width {w}": e for w, e in zip(noise["widths"], noise["constant_step"], strict=True)
-      },
-    ),
-  ]
+  ]  # fmt: skip
+
+
+def table(metrics: dict[str, Any], config: Config) -> list[Row]:
+  """Errors beside those of the baselines."""
+  errors, noise = np.asarray(metrics["errors"], float), metrics["noise"]
+  small, *others = (Side(*item) for item in metrics["not_minimiser"]["error"].items())
+  last, steps = np.asarray(noise["errors"], float), np.asarray(noise["constant"], float)
+  what = f"||X - X*||_F, {config.rate:.0%} gross errors of size {config.scale:g}"
+  note = f"||X*||_F = {math.sqrt(config.rank):.2f}. The paper shows figures only."
+  squared = Side("squared loss, its best step and iterate", metrics["squared_least"])
+  unit = Side("unit start, its best decay", metrics["unit_start"])
+  sides = [Side(f"SubGM, width {w}", errors[:, i, 2]) for i, w in enumerate(config.widths)]
+  rows = [(what, side, squared, note) for side in sides]
+  rows.append((what, sides[-1], unit, ""))
+  metric = f"||X - X*||_F, {config.big_measurements} measurements, width {config.big_dim}"
+  rows += [(metric, small, other, "") for other in others]
+  metric = f"||X - X*||_F, {config.noise_sizes[0]} measurements, noise {config.noises[-1]:g}"
+  for i, w in enumerate((config.widths[0], config.widths[-1])):
+    constant = Side(f"constant step, width {w}", steps[:, i])
+    rows.append((metric, Side(f"SubGM, width {w}", last[:, i, 0, -1]), constant, ""))
+  return [Row(metric, *sides, better="lower", note=note) for metric, *sides, note in rows]
 
 
 def figure(record: dict[str, Any]) -> Any:
-  """Six panels: runs, start, corruption, noise, and the two sides of the last problem."""
+  """Error along runs, by start, corruption and noise; loss and error where they disagree."""
   metrics, settings = record["metrics"], record["settings"]
   fig, axes = new_figure(2, 3, width=4.2)
-  start, corruption = metrics["start"], metrics["corruption"]
-  for name, (x, y) in start["curves"].items():
-    dashed = not name.startswith("width")
-    axes[0].semilogy(x, y, "--" if dashed else "-", label=name)
-  alphas = settings["alphas"]
-  axes[0].set(
-    xlabel="iteration", ylabel=r"$\|X - X^*\|_F$",
-    title=f"{settings['outlier_rate']:.0%} gross errors, alpha = {alphas[len(alphas) // 2]:g}",
-  )  # fmt: skip
-  axes[0].legend(fontsize=7)
-
-  errors = np.exp(np.mean(np.log(np.asarray(start["errors"], float)), axis=0))
-  for width, line in zip(settings["widths"], errors, strict=True):
-    axes[1].loglog(alphas, line, "o-", ms=4, label=f"width {width}")
-  axes[1].set(xlabel="scale of the start, alpha", title="Final error against the start")
-  axes[1].legend(fontsize=8)
-
-  rates = settings["rates"]
-  by_rate = np.exp(np.mean(np.log(np.asarray(corruption["errors"], float)), axis=0))
-  for width, line in zip(corruption["widths"], by_rate, strict=True):
-    axes[2].semilogy(rates, line, "o-", ms=4, label=f"l1, width {width}")
-  least = np.mean(np.asarray(corruption["squared_least"], float), axis=0)
-  axes[2].semilogy(rates, least, "k--", label="squared loss, best iterate")
-  axes[2].set(xlabel="fraction of gross errors", title="Final error, alpha = 0.001")
-  axes[2].legend(fontsize=8)
-
-  noise = metrics["noise"]
-  for m, lines in zip(noise["sizes"], noise["rms"], strict=True):
-    for width, line in zip(noise["widths"], lines, strict=True):
-      style = "o-" if width == noise["widths"][0] else "x--"
-      axes[3].loglog(settings["noises"], line, style, label=f"m = {m}, width {width}")
-  axes[3].set(
-    xlabel="standard deviation of the noise", ylabel=r"$\|X - X^*\|_F$", title="Gaussian noise"
-  )
-  axes[3].legend(fontsize=7)
-
-  big = metrics["not_minimiser"]
-  for name, (loss, error) in big["curves"].items():
-    axes[4].semilogx(*loss, label=f"{name} start")
-    axes[5].loglog(*error, label=f"{name} start")
-  axes[4].axhline(big["truth_loss"], color="k", ls=":", label="loss of the truth")
+  what, ends = r"$\|X - X^*\|_F$", settings["widths"][:: len(settings["widths"]) - 1]
+  named = lambda names, lines: {f"width {w}": v for w, v in zip(names, lines, strict=True)}
+  title = f"{settings['rate']:.0%} gross errors"
+  curves(axes[0], metrics["curves"], ylabel=what, title=title, log="y")
+  lines = named(settings["widths"], middle(metrics["errors"]))
+  _figures.curves(axes[1], lines, settings["alphas"], log="xy", xlabel="scale of the start, alpha")
+  lines = named(ends, middle(metrics["by_rate"]))
+  _figures.curves(axes[2], lines, settings["rates"], log="y", xlabel="fraction of gross errors")
+  noise, big = middle(metrics["noise"]["errors"]), metrics["not_minimiser"]
+  lines = {
+    f"{m} measurements, {name}": line for j, m in enumerate(settings["noise_sizes"])
+    for name, line in named(ends, noise[:, j]).items()
+  }  # fmt: skip
+  _figures.curves(axes[3], lines, settings["noises"], log="xy", xlabel="Gaussian noise")
   title = f"{settings['big_measurements']} measurements, width {settings['big_dim']}"
-  axes[4].set(xlabel="iteration", ylabel="l1 loss", title=title)
-  axes[5].set(xlabel="iteration", ylabel=r"$\|X - X^*\|_F$", title="The same runs: error")
-  for ax in axes[4:]:
-    ax.legend(fontsize=8)
+  curves(axes[4], big["loss_curves"], ylabel="l1 loss (dotted: of the truth)", title=title, log="x")
+  axes[4].axhline(big["loss"]["truth"][0], color="k", ls=":")
+  curves(axes[5], big["error_curves"], ylabel=what, title=title, log="xy")
   return fig
