@@ -90,7 +90,7 @@ SIZES = {
   "toy": Size(
     Config(
       seeds=2, dim=8, rank=1, measurements=160, widths=(1, 3, 8), alphas=(1e-1, 1e-2, 1e-3),
-      eta0=0.25, steps=300, rates=(0.0, 0.3), decays=(0.97, 0.98), squared_steps=(0.001, 0.01),
+      eta0=0.25, steps=300, rates=(0.0, 0.3), decays=(0.97,), squared_steps=(0.01,),
       noises=(0.1, 1.0), noise_sizes=(80, 160), noise_steps=300, constant_steps=(0.05,),
       big_dim=8, big_measurements=160, big_alpha=1e-4, big_steps=300, big_decays=(0.98,), lanes=4,
     ),
