@@ -27,7 +27,6 @@ SLOW: set[str] = {
   "metric_thresholds",
   "ranking_lists",
   "recovery_beyond_memory",
-  "retrieval_mann_whitney",
   "reweighted_adversarial",
   "robust_means",
   "robust_regression_outliers",
