@@ -72,8 +72,8 @@ class Config(Settings):
 
 SIZES = {
   "toy": Size(
-    Config(seeds=2, temperatures=(0.01, 0.1), learning_rates=(1e-3,), epochs=2),
-    "Two temperatures, one learning rate, two epochs.",
+    Config(seeds=2, temperatures=(0.01,), learning_rates=(1e-3,), epochs=2),
+    "One temperature, one learning rate, two epochs.",
   ),
   "desk": Size(
     Config(),
