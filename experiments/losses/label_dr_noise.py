@@ -14,6 +14,7 @@ from experiments import _figures, _statistics, datasets
 from experiments._claims import Claim, Side
 from experiments._protocol import Paper, Progress, Row, Settings, Size, new_figure
 from experiments._training import batches, fit, grid, schedule, stack, train_all
+from experiments.losses._noise_losses import LOSSES, STATELESS
 from jaxopt_robust import losses, problems
 
 PAPER = Paper(
@@ -29,34 +30,6 @@ PAPER = Paper(
 )
 DEMO = True
 
-# name -> (family, hyperparameters that are data). One program serves a family.
-LOSSES: dict[str, tuple[str, dict[str, float]]] = {
-  "CE": ("power", {"q": 0.0}),
-  "GCE 0.7": ("power", {"q": 0.7}),
-  "MAE": ("power", {"q": 1.0}),
-  "CS": ("hinge", {"margin": 1.0}),
-  "LDR 1": ("ldr", {"temperature": 1.0}),
-  "LDR 10": ("ldr", {"temperature": 10.0}),
-  "ALDR 1": ("aldr", {"temperature": 1.0}),
-  "ALDR 10": ("aldr", {"temperature": 10.0}),
-  "JS 0.5": ("js", {"weight": 0.5}),
-  "SCE 0.5": ("sce", {"balance": 0.5}),
-  "RLL 1": ("rll", {"alpha": 1.0}),
-  "NCE+RCE": ("nce_rce", {"alpha": 5.0, "beta": 5.0}),
-  "NCE+AGCE": ("nce_agce", {"alpha": 5.0, "beta": 5.0}),
-  "NCE+AUL": ("nce_aul", {"alpha": 5.0, "beta": 5.0}),
-}
-STATELESS: dict[str, Callable[..., jax.Array]] = {
-  "power": losses.generalized_cross_entropy_loss,
-  "hinge": losses.crammer_singer_loss,
-  "ldr": losses.ldr_kl_loss,
-  "js": losses.jensen_shannon_loss,
-  "sce": losses.symmetric_cross_entropy_loss,
-  "rll": losses.robust_log_loss,
-  "nce_rce": losses.nce_rce_loss,
-  "nce_agce": losses.nce_agce_loss,
-  "nce_aul": losses.nce_aul_loss,
-}
 MAIN = (
   "CE", "CS", "MAE", "GCE 0.7", "NCE+AGCE", "LDR 1", "LDR 10", "ALDR 1", "ALDR 10",
 )  # fmt: skip
@@ -139,9 +112,8 @@ def load_split(seed: int, config: Config) -> Data:
   x, y = np.asarray(table["x"]), np.asarray(table["y"], np.int32)
   parts = (1000, 297, 500) if config.data == "digits" else (12_800, 3200, 4000)
   split = datasets.split(len(x), tuple(n / sum(parts) for n in parts), seed)
-  features = [x[rows] / 16 for rows in split]  # grey values 0 to 16
-  if config.data != "digits":
-    features = list(datasets.standardise(*(x[rows] for rows in split)))
+  grey = [x[rows] / 16 for rows in split]
+  features = grey if config.data == "digits" else datasets.standardise(*(x[r] for r in split))
   names, classes = ("train", "val", "test"), int(y.max()) + 1
   init_key, noise_key = jax.random.split(jax.random.key(seed))
   clean = {n: jnp.asarray(y[rows]) for n, rows in zip(names, split, strict=True)}
@@ -316,14 +288,13 @@ def figure(record: dict[str, Any]) -> Any:
     axes[0], {kind: {n: v[kind]["accuracy"] for n, v in found.items()} for kind in kinds},
     ylabel="test accuracy", title="Last epoch, 95 % intervals",
   )  # fmt: skip
-  kind = kinds[1]
   _figures.curves(
-    axes[1], {name: v[kind]["curve"] for name, v in found.items()},
-    xlabel="epoch", ylabel="test accuracy", title=f"Training on {kind} labels",
+    axes[1], {name: v[kinds[1]]["curve"] for name, v in found.items()},
+    xlabel="epoch", ylabel="test accuracy", title=f"Training on {kinds[1]} labels",
   )  # fmt: skip
-  entry = found["ALDR 10"][kind]
+  entry = found["ALDR 10"][kinds[1]]
   for label in ("right", "wrong"):
     axes[2].stairs(entry[f"{label}_density"], entry["edges"], label=f"{label} label")
-  axes[2].set(xlabel="temperature", ylabel="density", title=f"ALDR 10, {kind} labels")
+  axes[2].set(xlabel="temperature", ylabel="density", title=f"ALDR 10, {kinds[1]} labels")
   axes[2].legend()
   return fig

@@ -278,11 +278,10 @@ def figure(record: dict[str, Any]) -> Any:
   axes[1].set_title(f"target: {settings['target']}", fontsize=9)
   for place, name in zip((0, 2, 3, 4, 5, 6), RESULTS, strict=True):
     axes[place].imshow(_picture(drawing["source"], drawing["palettes"][name], drawing["shapes"][0]))
-    text = f"{name}\ncolours {np.mean(distance[name]):.1f} from the target's"
-    axes[place].set_title(text, fontsize=9)
-  for ax in axes[:7]:
-    ax.set_axis_off()
-  axes[7].barh(range(len(distance)), [np.mean(v) for v in distance.values()], color="C0")
+    axes[place].set_title(f"{name}: {np.mean(distance[name]):.1f} from the target", fontsize=9)
+    axes[place].set_axis_off()
+  axes[1].set_axis_off()
+  axes[7].barh(range(len(distance)), [np.mean(v) for v in distance.values()])
   axes[7].set_yticks(range(len(distance)), list(distance), fontsize=8)
   axes[7].invert_yaxis()
   axes[7].set_title("Wasserstein distance to the target", fontsize=9)
@@ -290,8 +289,7 @@ def figure(record: dict[str, Any]) -> Any:
     levels = np.array([[int(c, 16) for c in row] for row in drawing["plans"][name]])
     ax.imshow(np.log10(_LOWEST) * (1 - levels / 15), cmap="magma_r", aspect="auto")
     ax.grid(visible=False)
-    ax.set_title(f"{name} plan (pale: below 1e-6 of the mean)", fontsize=9)
-    ax.set(xlabel="target colour, dark to light", ylabel="source colour")
+    ax.set(xlabel="target colour, dark to light", ylabel="source colour", title=f"{name} plan")
     above, positive = (100 * np.mean(v, axis=0) for v in metrics[name].values())
     axes[10].loglog(settings[name], above, "o-", ms=4, label=name)
     axes[11].semilogx(above, positive, "o-", ms=4, label=name)
