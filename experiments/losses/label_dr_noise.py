@@ -28,7 +28,6 @@ PAPER = Paper(
   section="Section 5, noisy-label experiments (ranks over seven data sets, thirteen other losses)",
   url="https://arxiv.org/abs/2112.14869",
 )
-DEMO = True
 
 MAIN = (
   "CE", "CS", "MAE", "GCE 0.7", "NCE+AGCE", "LDR 1", "LDR 10", "ALDR 1", "ALDR 10",

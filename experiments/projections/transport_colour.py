@@ -23,6 +23,7 @@ PAPER = Paper(
   section="Section 6 (colour transfer), on other pictures",
   url="https://arxiv.org/abs/1710.06276",
 )
+DEMO = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,7 +288,7 @@ def figure(record: dict[str, Any]) -> Any:
   axes[7].set_title("Wasserstein distance to the target", fontsize=9)
   for ax, name in zip(axes[8:10], PENALTIES, strict=True):
     levels = np.array([[int(c, 16) for c in row] for row in drawing["plans"][name]])
-    ax.imshow(np.log10(_LOWEST) * (1 - levels / 15), cmap="magma_r", aspect="auto")
+    ax.imshow(levels, cmap="magma_r", aspect="auto")
     ax.grid(visible=False)
     ax.set(xlabel="target colour, dark to light", ylabel="source colour", title=f"{name} plan")
     above, positive = (100 * np.mean(v, axis=0) for v in metrics[name].values())

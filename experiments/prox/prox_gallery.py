@@ -25,7 +25,6 @@ PAPER = Paper(
   section="Sections 3.1 and 6; the pictures are our own",
   url="https://doi.org/10.1561/2400000003",
 )
-DEMO = False
 
 
 class Slice(NamedTuple):

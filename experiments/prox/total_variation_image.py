@@ -25,7 +25,6 @@ PAPER = Paper(
   section="Our own trial on one photograph; the papers quote no number for it",
   url="https://doi.org/10.1016/0167-2789(92)90242-F",
 )
-DEMO = False
 
 _CURVE_POINTS = 80  # of a curve in the record
 _TASKS = ("denoising", "deblurring")

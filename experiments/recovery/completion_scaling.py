@@ -21,7 +21,6 @@ PAPER = Paper(
   section="Theorem 1.1",
   url="https://arxiv.org/abs/2302.11068",
 )
-DEMO = False
 
 _TARGET = 1e-6  # relative error over the whole matrix
 SOLVERS = ("pcg", "exact")

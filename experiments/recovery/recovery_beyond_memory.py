@@ -23,7 +23,6 @@ PAPER = Paper(
   section="Theorem 1.1; Tong, Ma and Chi, 2021, for the second problem; the sizes are ours",
   url="https://arxiv.org/abs/2302.11068",
 )
-DEMO = False
 
 GIB = 2**30
 _NUM_CHECKED = 100_000  # entries of the completed matrix that are compared with the truth

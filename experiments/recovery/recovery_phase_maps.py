@@ -21,7 +21,6 @@ PAPER = Paper(
   section="Theorems 1 and 2; the maps are ours",
   url="https://arxiv.org/abs/2202.08788",
 )
-DEMO = False
 
 FULL, KNOWN, UNIT = "small start, full width", "small start, true rank", "unit start, full width"
 METHODS = (FULL, KNOWN, UNIT)

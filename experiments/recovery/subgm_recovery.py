@@ -24,7 +24,6 @@ PAPER = Paper(
   section="Theorems 1 and 2 and the numerical experiments",
   url="https://arxiv.org/abs/2202.08788",
 )
-DEMO = True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,6 +27,7 @@ PAPER = Paper(
   section="Chapters 4 (M-estimates) and 5 (bounded losses); our own data and losses",
 )
 
+DEMO = True
 KINDS = ("target", "leverage")
 # At 95 % efficiency for normal errors: Huber's threshold, where Tukey's loss becomes constant.
 _HUBER_THRESHOLD = 1.345
