@@ -70,7 +70,7 @@ class Config(Settings):
   hidden: int = 64
   plane_batch: int = 64
   plane_steps: int = 2000
-  plane_rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2, 1e-1)
+  plane_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
   noise_scale: float = 1.5
   rate: float = 0.1
   momentum: float = 0.1
