@@ -235,6 +235,11 @@ def claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
 
 def table(metrics: dict[str, Any], config: Config) -> list[Row]:
   """Each estimator beside the mini-batch plug-in of its group; finite runs where some are lost."""
+  note = (
+    "A first record on the same seeds, with step sizes down to 0.0003 in the grids, had seven of "
+    "nine claims holding and two open: smaller steps stop on the way to their floor (development "
+    "seeds), and the grids were cut after it. Most choices lie at their lower edge."
+  )
   rows = []
   for group, entries in metrics["groups"].items():
     side = lambda name, key, entries=entries: Side(name, entries[name][key])
@@ -246,7 +251,8 @@ def table(metrics: dict[str, Any], config: Config) -> list[Row]:
         rows.append(Row(metric, side(name, "finite"), side(PLUG_IN, "finite")))
       else:
         metric = f"objective above its minimum, {group}"
-        rows.append(Row(metric, side(name, "excess"), side(PLUG_IN, "excess"), "lower"))
+        sides = (side(name, "excess"), side(PLUG_IN, "excess"))
+        rows.append(Row(metric, *sides, "lower", note=note))
   return rows
 
 
