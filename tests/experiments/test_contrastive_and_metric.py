@@ -27,10 +27,16 @@ def test_long_tail_sizes_and_splits():
   )
 
 
-def test_seen_and_unseen_classes_share_no_image():
+def test_no_image_is_held_out_under_another_symmetry():
   config = metric_thresholds.Config()
   data = metric_thresholds.load_split(0, config)
-  np.testing.assert_array_equal(np.bincount(data.y_seen), [40] * 20)
+  np.testing.assert_array_equal(np.bincount(data.y), [40] * 20)
+  parts = [(np.asarray(data.held_x[i]), np.asarray(data.is_held[i])) for i in range(3)]
+  for (_, where), labels, classes in zip(
+    parts, data.held_y, metric_thresholds.CLASSES, strict=True
+  ):
+    counts = np.bincount(np.asarray(labels)[where])
+    assert len(counts) == classes and min(counts) >= 35 and max(counts) <= 40
 
   def orbits(images):
     """Each image up to the symmetries of the square."""
@@ -40,7 +46,8 @@ def test_seen_and_unseen_classes_share_no_image():
       found.add(min(x.tobytes() for x in turned + [x[:, ::-1] for x in turned]))
     return found
 
-  assert not orbits(data.x_seen) & orbits(data.x_unseen)
-  batch = np.asarray(data.y_seen)[np.asarray(data.batches[7])]
+  train, (seen, validation, unseen) = orbits(data.x), [orbits(x[where]) for x, where in parts]
+  assert not train & (seen | validation | unseen) and not validation & (seen | unseen)
+  batch = np.asarray(data.y)[np.asarray(data.rows[1, 2])]
   np.testing.assert_array_equal(np.bincount(batch), [8] * 20)
-  assert len(np.unique(np.asarray(data.batches[:5]))) == 800  # an epoch
+  assert len(np.unique(np.asarray(data.rows[3]))) == 800  # an epoch
