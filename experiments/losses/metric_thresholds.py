@@ -66,7 +66,7 @@ class Config(Settings):
   per_class: int = 40
   in_batch: int = 8
   epochs: int = 80
-  learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
+  learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
   weight_decay: float = 1e-4
   temperature: float = 0.1
   scale: float = 20.0
