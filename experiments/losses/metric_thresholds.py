@@ -70,7 +70,7 @@ class Config(Settings):
   weight_decay: float = 1e-4
   temperature: float = 0.1
   scale: float = 20.0
-  noise: float = 0.2
+  noise: float = 0.1
   widths: tuple[int, ...] = (256, 32)
 
   def __post_init__(self) -> None:

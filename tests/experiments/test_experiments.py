@@ -24,7 +24,6 @@ SLOW: set[str] = {
   "energy_compositional",
   "imbalanced_x_risk",
   "lasso_hypergradient",
-  "metric_thresholds",
   "ranking_lists",
   "recovery_beyond_memory",
   "reweighted_adversarial",
