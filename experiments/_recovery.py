@@ -182,3 +182,14 @@ def curves(ax: Any, found: dict[str, Any], **options: Any) -> None:
   """Draws curves that ``thin`` made, by name."""
   xs, ys = ({name: curve[axis] for name, curve in found.items()} for axis in ("x", "y"))
   _figures.curves(ax, ys, xs, xlabel="iteration", **options)
+
+
+def best_of_rank(matrix: np.ndarray, rank: int) -> np.ndarray:
+  """Principal components: the best approximation in squared error."""
+  u, s, vt = np.linalg.svd(matrix, full_matrices=False)
+  return (u[:, :rank] * s[:rank]) @ vt[:rank]
+
+
+def f1_score(found: np.ndarray, wanted: np.ndarray) -> float:
+  """2 TP / (2 TP + FP + FN) of two supports; 0 where both are empty."""
+  return float(2 * np.sum(found & wanted) / max(np.sum(found) + np.sum(wanted), 1))

@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments._earlier import Claim, Outcome, Row
-from experiments._protocol import Paper, Progress, new_figure
+from experiments import _figures
+from experiments._claims import Claim, Side
+from experiments._protocol import Paper, Progress, Row, Settings, Size, new_figure
+from experiments._recovery import best_of_rank, f1_score
 from jaxopt_robust import recovery, sweeps
 
 PAPER = Paper(
@@ -32,11 +34,10 @@ _SUCCESS = 1e-3  # relative error of a recovery
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Settings):
   """Settings.
 
   Attributes:
-    seeds: number of problems.
     rows: rows of the matrices on which all methods are compared.
     cols: their columns.
     rank: their rank.
@@ -50,7 +51,6 @@ class Config:
     map_steps: steps of the l1 method in the sweep.
   """
 
-  seeds: int = 5
   rows: int = 200
   cols: int = 200
   rank: int = 5
@@ -68,15 +68,20 @@ class Config:
 
 
 SIZES = {
-  "toy": Config(
-    seeds=1, rows=100, cols=20, rank=2, sizes=(1.0,),
-    methods=("PCP, ADMM", "l1, scaled"),
-    own_dim=0, map_dim=16, map_ranks=(1, 8), map_rates=(0.05, 0.4), map_steps=200,
+  "toy": Size(
+    Config(
+      seeds=2, rows=100, cols=20, rank=2, sizes=(1.0,), methods=("PCP, ADMM", "l1, scaled"),
+      own_dim=0, map_dim=16, map_ranks=(1, 8), map_rates=(0.05, 0.4), map_steps=200,
+    ),
+    "Two methods on small matrices.",
   ),
-  "desk": Config(),
-  "large": Config(
-    seeds=10, rows=500, cols=500, rank=25, own_dim=2500, map_dim=200,
-    map_ranks=(2, 10, 20, 30, 40, 60, 80),
+  "desk": Size(Config(), "Matrices of 200 x 200 instead of up to 3000 x 3000."),
+  "large": Size(
+    Config(
+      seeds=10, rows=500, cols=500, rank=25, own_dim=2500, map_dim=200,
+      map_ranks=(2, 10, 20, 30, 40, 60, 80),
+    ),
+    "The smallest size of the paper, 500 x 500 with rank 25, and the peers' own problem.",
   ),
 }  # fmt: skip
 
@@ -120,62 +125,49 @@ def make_matrix(config: Config, size: float, seed: int) -> tuple[np.ndarray, np.
   return low, np.where(hit, size * rng.choice([-1.0, 1.0], shape), 0)
 
 
-def best_of_rank(matrix: np.ndarray, rank: int) -> np.ndarray:
-  """Principal components: the best approximation in squared error."""
-  u, s, vt = np.linalg.svd(matrix, full_matrices=False)
-  return (u[:, :rank] * s[:rank]) @ vt[:rank]
-
-
 def _rel(estimate: Any, truth: Any) -> float:
   return float(np.linalg.norm(np.asarray(estimate) - truth) / np.linalg.norm(truth))
 
 
-def _f1(found: np.ndarray, wanted: np.ndarray) -> float:
-  return float(2 * np.sum(found & wanted) / max(np.sum(found) + np.sum(wanted), 1))
-
-
-# ---- the peers ----
-
-
 def compare(config: Config, progress: Progress) -> dict[str, Any]:
-  """Error, iterations, rank, F1 and status of every method, for every size of outliers and seed."""
+  """Error, iterations, rank, F1 and status of every method, [size, seed]."""
   fields = ("error", "f1", "steps", "rank", "status")
-  out: dict[str, Any] = {
-    name: {field: np.zeros((len(config.sizes), config.seeds)).tolist() for field in fields}
-    for name in (*config.methods, "principal components")
-  }
+  shape = (len(config.sizes), config.seeds)
+  out = {n: {f: np.zeros(shape) for f in fields} for n in config.methods}
+  out["principal components"] = {"error": np.zeros(shape)}
   for i, size in enumerate(config.sizes):
-    for seed in progress.track(range(config.seeds), f"outliers of size {size:g}"):
+    for j, seed in enumerate(progress.track(config.seed_numbers(), f"outliers of size {size:g}")):
       low, sparse = make_matrix(config, size, seed)
       matrix = jnp.asarray(low + sparse)
       for name in config.methods:
         program = _program(name, config.rank, config.rate)
         parts, info = progress.clock.call(program, matrix, name=name)
         found = (
-          _rel(parts.low_rank, low), _f1(np.asarray(parts.sparse) != 0, sparse != 0),
-          int(info.steps), int(info.rank), int(info.status),
+          _rel(parts.low_rank, low), f1_score(np.asarray(parts.sparse) != 0, sparse != 0),
+          info.steps, info.rank, info.status,
         )  # fmt: skip
         for field, value in zip(fields, found, strict=True):
-          out[name][field][i][seed] = value
-      low_pca = best_of_rank(low + sparse, config.rank)
-      row = out["principal components"]
-      row["error"][i][seed] = _rel(low_pca, low)
+          out[name][field][i, j] = value
+      out["principal components"]["error"][i, j] = _rel(
+        best_of_rank(low + sparse, config.rank), low
+      )
   return out
 
 
-def own_problem(config: Config, progress: Progress) -> dict[str, float]:
+def own_problem(config: Config, progress: Progress) -> dict[str, list[float]]:
   """The test of the authors of AccAltProj: 40 % outliers no larger than the mean entry."""
-  rng = np.random.default_rng(0)
-  n = config.own_dim
-  low = rng.standard_normal((n, 5)) @ rng.standard_normal((5, n))
-  bound = np.abs(low).mean()
-  sparse = np.where(rng.random((n, n)) < 0.4, rng.uniform(-bound, bound, (n, n)), 0)
-  solve = lambda d: recovery.robust_pca(d, solver=recovery.acc_alt_proj(5), tol=1e-5, max_steps=100)
-  parts, info = progress.clock.call(jax.jit(solve), jnp.asarray(low + sparse), name="own problem")
-  return {"error": _rel(parts.low_rank, low), "steps": int(info.steps)}
-
-
-# ---- the sweep over rank and rate: the rank is data ----
+  solver, n = recovery.acc_alt_proj(5), config.own_dim
+  solve = jax.jit(lambda d: recovery.robust_pca(d, solver=solver, tol=1e-5, max_steps=100))
+  out: dict[str, list[float]] = {"error": [], "steps": []}
+  for seed in config.seed_numbers():
+    rng = np.random.default_rng(seed)
+    low = rng.standard_normal((n, 5)) @ rng.standard_normal((5, n))
+    bound = np.abs(low).mean()
+    sparse = np.where(rng.random((n, n)) < 0.4, rng.uniform(-bound, bound, (n, n)), 0)
+    parts, info = progress.clock.call(solve, jnp.asarray(low + sparse), name="own problem")
+    out["error"].append(_rel(parts.low_rank, low))
+    out["steps"].append(int(info.steps))
+  return out
 
 
 def _map_problem(config: Config, rank: int, rate: float, seed: int) -> tuple[Any, Any]:
@@ -217,9 +209,9 @@ def map_l1(config: Config, matrix: Any, low: Any, rank: Any) -> Any:
 
 
 def success_map(config: Config, progress: Progress) -> dict[str, Any]:
-  """Fraction of seeds recovered, [rank, rate], of both methods: one sweep over all points each."""
+  """Whether L is recovered, [rank, rate, seed], by both methods: one sweep over all points each."""
   shape = (len(config.map_ranks), len(config.map_rates), config.seeds)
-  points = list(itertools.product(config.map_ranks, config.map_rates, range(config.seeds)))
+  points = list(itertools.product(config.map_ranks, config.map_rates, config.seed_numbers()))
   problems = [_map_problem(config, *point) for point in points]
   matrices, lows = (np.stack(part) for part in zip(*problems, strict=True))
   ranks = np.array([rank for rank, *_ in points], np.int32)
@@ -228,139 +220,88 @@ def success_map(config: Config, progress: Progress) -> dict[str, Any]:
     over = sweeps.sweep(functools.partial(fn, config), lanes=1 if fn is map_convex else None)
     program = jax.jit(lambda d, low, r, over=over: over(d, low, r))
     errors = progress.clock.call(program, matrices, lows, ranks, name=f"sweep, {name}")
-    out[name] = np.mean(np.asarray(errors).reshape(shape) < _SUCCESS, axis=-1)
+    out[name] = np.asarray(errors).reshape(shape) < _SUCCESS
   return out
 
 
-def run(config: Config, progress: Progress) -> Outcome:
+@jax.enable_x64(True)
+def run(config: Config, progress: Progress) -> dict[str, Any]:
   """The peers, and the sweep over rank and rate."""
-  with jax.enable_x64(True):
-    metrics: dict[str, Any] = {"peers": compare(config, progress)}
-    if config.own_dim:
-      metrics["own problem"] = own_problem(config, progress)
-    metrics["map"] = success_map(config, progress)
-  return Outcome(metrics, _table(config, metrics), _claims(config, metrics))
+  metrics: dict[str, Any] = {"peers": compare(config, progress)}
+  if config.own_dim:
+    metrics["own problem"] = own_problem(config, progress)
+  return metrics | {"map": success_map(config, progress)}
 
 
-def _middle(errors: Any) -> float:
-  return float(np.exp(np.mean(np.log(np.maximum(errors, _FLOOR)))))
+def claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
+  """What recovers and what does not, and the share of the sweep that two methods recover."""
+  what = f"relative error of L, {config.rate:.0%} outliers of size "
+  made = []
+
+  def error(key: str, text: str, name: str, bound: float, size: int = 0, **changes: Any) -> None:
+    values = np.maximum(np.asarray(metrics["peers"][name]["error"], float)[size], _FLOOR)
+    metric = what + f"{config.sizes[size]:g}"
+    sides = (Side(name, values), Side(f"{bound:g}", bound))
+    made.append(Claim(key, text, "paper", metric, *sides, scale="ratio", **changes))
+
+  for name in (n for n in config.methods if n.startswith("PCP")):
+    text = f"{name}, told nothing, recovers L to 1e-5."
+    error(name.replace(", ", "_"), text, name, 1e-5, better="lower")
+  for name in (n for n in config.methods if n.startswith("l1")):
+    text = f"The sub-gradient method ({name}) is exact to rounding."
+    error(name.replace(", ", "_"), text, name, 1e-9, better="lower")
+  text = "Principal components are off by more than the matrix itself."
+  error("components", text, "principal components", 1.0, better="higher")
+  if "AccAltProj, default" in config.methods:
+    text = "With its default start AccAltProj does not recover from large outliers."
+    error("default_start", text, "AccAltProj, default", 1.0, better="higher")
+    text = "With half of the largest entry as the first threshold it does."
+    error("own_start", text, "AccAltProj, own start", 1e-4, better="lower")
+    own = (Side("AccAltProj, default", metrics["own problem"]["error"]), Side("1e-5", 1e-5))
+    text = "On the test problem of its authors the default start recovers to 1e-5."
+    metric = "relative error of L, 40 % small outliers"
+    made.append(Claim("own_problem", text, "paper", metric, *own, better="lower", scale="ratio"))
+  shares = (
+    Side(name, np.mean(np.asarray(metrics["map"][name], float), axis=(0, 1)))
+    for name in ("l1, scaled", "PCP, IALM")
+  )
+  text = "Told the rank, the l1 method recovers at more points of the sweep than PCP."
+  metric = "share of points (rank, rate) recovered"
+  return [*made, Claim("sweep", text, "paper", metric, *shares)]
 
 
-def _table(config: Config, metrics: dict[str, Any]) -> list[Row]:
+def table(metrics: dict[str, Any], config: Config) -> list[Row]:
+  """Errors, iterations, ranks and supports of all methods."""
   peers, rows = metrics["peers"], []
+  words = {"error": "relative error of L", "steps": "iterations", "f1": "F1 of the support"}
   for i, size in enumerate(config.sizes):
-    base = _middle(peers["principal components"]["error"][i])
-    for name in config.methods:
-      found = peers[name]
-      note = (
-        f"{np.mean(found['steps'][i]):.0f} iterations, rank {np.mean(found['rank'][i]):g}, "
-        f"F1 of the support {np.mean(found['f1'][i]):.3f}"
-      )
-      if any(found["status"][i]):
-        note += f"; status {sorted(set(found['status'][i]))}"
+    base = Side("principal components", peers["principal components"]["error"][i])
+    for name, (key, what) in itertools.product(config.methods, words.items()):
+      metric = f"{what}, {config.rate:.0%} outliers of size {size:g}"
+      better = "higher" if key == "f1" else "lower"
       rows.append(
-        Row(
-          name,
-          f"relative error of L, {config.rate:.0%} outliers of size {size:g}",
-          _middle(found["error"][i]),
-          baseline=base,
-          baseline_name="principal components",
-          better="lower",
-          note=note + ".",
-        )
+        Row(metric, Side(name, peers[name][key][i]), base if key == "error" else None, better)
       )
   return rows
-
-
-def _claims(config: Config, metrics: dict[str, Any]) -> list[Claim]:
-  peers = metrics["peers"]
-  worst = {name: np.max(peers[name]["error"][0]) for name in config.methods}
-  large = config.sizes[0]
-  maps = {name: np.asarray(grid) for name, grid in metrics["map"].items()}
-  exact = [n for n in config.methods if n.startswith("l1")]
-  convex = [n for n in config.methods if n.startswith("PCP")]
-  claims = [
-    Claim(
-      f"The l1 method is exact to rounding where a tenth of the entries is off by {large:g}.",
-      all(worst[n] < 1e-9 for n in exact),
-      {n: worst[n] for n in exact},
-    ),
-    Claim(
-      "Principal component pursuit finds L to 1e-4 and its rank, without being told.",
-      all(worst[n] < 1e-4 for n in convex)
-      and all(set(peers[n]["rank"][0]) == {config.rank} for n in convex),
-      {n: worst[n] for n in convex},
-    ),
-    Claim(
-      "Principal components are off by more than the matrix itself.",
-      bool(np.min(peers["principal components"]["error"][0]) > 1),
-      {"least error": np.min(peers["principal components"]["error"][0])},
-    ),
-    Claim(
-      "Told the rank, the l1 method recovers wherever principal component pursuit does (in nine of "
-      "ten points of the sweep), and at more points.",
-      bool(
-        np.mean(maps["l1, scaled"] >= maps["PCP, IALM"]) >= 0.9
-        and maps["l1, scaled"].mean() > maps["PCP, IALM"].mean()
-      ),
-      {f"recovered, {name}": grid.mean() for name, grid in maps.items()},
-    ),
-  ]
-  if "AccAltProj, default" in config.methods:
-    by_default = {f"seed {s}": e for s, e in enumerate(peers["AccAltProj, default"]["error"][0])}
-    claims += [
-      Claim(
-        "With its default start AccAltProj converges to a useless split; with half of the largest "
-        "entry as the first threshold it recovers.",
-        bool(
-          min(by_default.values()) > 1
-          and worst["AccAltProj, own start"] < 1e-4
-          and set(peers["AccAltProj, default"]["status"][0]) == {0}
-        ),
-        by_default | {"own start, worst": worst["AccAltProj, own start"]},
-      ),
-      Claim(
-        "On the test problem of its authors the default start recovers to 1e-4 in 40 iterations.",
-        metrics["own problem"]["error"] < 1e-4 and metrics["own problem"]["steps"] <= 40,
-        metrics["own problem"],
-      ),
-    ]
-  if "ScaledGD" in config.methods:
-    errors = {f"size {s:g}": _middle(peers["ScaledGD"]["error"][i])
-              for i, s in enumerate(config.sizes)}  # fmt: skip
-    claims.append(
-      Claim(
-        "ScaledGD, told 1.5 times the rate, recovers from outliers of the size of the entries and "
-        "not from large ones: those that its start leaves in spoil it.",
-        errors[f"size {config.sizes[0]:g}"] > 0.1 and errors[f"size {config.sizes[-1]:g}"] < 0.01,
-        errors,
-      )
-    )
-  return claims
 
 
 def figure(record: dict[str, Any]) -> Any:
   """Errors of the peers, and the two maps of the sweep."""
   metrics, settings = record["metrics"], record["settings"]
   fig, axes = new_figure(1, 3, width=4.2, height=3.6)
-  peers = metrics["peers"]
-  names = list(peers)
+  peers, names = metrics["peers"], list(metrics["peers"])
   for i, size in enumerate(settings["sizes"]):
-    for j, name in enumerate(names):
-      errors = np.maximum(np.asarray(peers[name]["error"][i], float), _FLOOR)
-      marker = {"marker": "os"[i], "ms": 4, "ls": "", "color": f"C{i}"}
-      label = f"outliers of size {size:g}" if j == 0 else None
-      axes[0].plot(errors, np.full(len(errors), j), **marker, label=label)
-  axes[0].set_xscale("log")
+    errors = np.array([np.maximum(np.asarray(peers[n]["error"][i], float), _FLOOR) for n in names])
+    place = np.repeat(np.arange(len(names)), errors.shape[1])
+    axes[0].semilogx(errors.ravel(), place, "os"[i], ms=4, label=f"outliers of size {size:g}")
   axes[0].set_yticks(range(len(names)), names, fontsize=7)
   axes[0].invert_yaxis()
   axes[0].set(xlabel="relative error of L", title=f"{settings['rate']:.0%} outliers")
   axes[0].legend(fontsize=7)
   for ax, (name, grid) in zip(axes[1:3], metrics["map"].items(), strict=True):
-    ax.imshow(np.asarray(grid, float), origin="lower", cmap="viridis", vmin=0, vmax=1)
-    ax.set_xticks(range(len(settings["map_rates"])), settings["map_rates"], fontsize=7)
-    ax.set_yticks(range(len(settings["map_ranks"])), settings["map_ranks"], fontsize=7)
-    ax.grid(False)
-    ax.set(xlabel="fraction of outliers", title=f"Recovered by {name}")
+    _figures.heat_map(
+      ax, np.mean(np.asarray(grid, float), axis=-1), settings["map_rates"], settings["map_ranks"],
+      xlabel="fraction of outliers", title=f"Recovered by {name}", vmin=0, vmax=1,
+    )  # fmt: skip
   axes[1].set_ylabel(f"rank of {settings['map_dim']} x {settings['map_dim']}")
   return fig

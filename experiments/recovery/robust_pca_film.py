@@ -13,6 +13,7 @@ import numpy as np
 from experiments._claims import Claim, Side
 from experiments._pictures import decode, encode, load_picture, psnr
 from experiments._protocol import Paper, Progress, Row, Settings, Size, new_figure
+from experiments._recovery import best_of_rank, f1_score
 from jaxopt_robust import recovery
 
 PAPER = Paper(
@@ -135,12 +136,6 @@ def make_film(config: Config, is_changing: bool, seed: int) -> tuple[np.ndarray,
   return flat(frames), flat(background)
 
 
-def best_of_rank(matrix: np.ndarray, rank: int) -> np.ndarray:
-  """Principal components: the best approximation in squared error."""
-  u, s, vt = np.linalg.svd(matrix, full_matrices=False)
-  return (u[:, :rank] * s[:rank]) @ vt[:rank]
-
-
 def baselines(frames: np.ndarray, where: np.ndarray | None) -> dict[str, np.ndarray]:
   """The median over time, the same with the brightness of each frame put back, and components.
 
@@ -157,10 +152,6 @@ def baselines(frames: np.ndarray, where: np.ndarray | None) -> dict[str, np.ndar
     "median, brightness": scaled * brightness,
     "principal components": best_of_rank(filled, _RANK),
   }
-
-
-def _f1(found: np.ndarray, wanted: np.ndarray) -> float:
-  return float(2 * np.sum(found & wanted) / max(np.sum(found) + np.sum(wanted), 1))
 
 
 def run(config: Config, progress: Progress) -> dict[str, Any]:
@@ -189,7 +180,7 @@ def run(config: Config, progress: Progress) -> dict[str, Any]:
       for name, low in found.items():
         row = by_name.setdefault(name, {"psnr": [], "f1": []})
         row["psnr"].append(float(psnr(np.linalg.norm(low - background), size)))
-        row["f1"].append(_f1((np.abs(frames - low) > config.visible) & seen, moving & seen))
+        row["f1"].append(f1_score((np.abs(frames - low) > config.visible) & seen, moving & seen))
         if seed == config.first_seed and scene == _SCENES[0]:
           metrics["drawing"][name] = encode(low[:, middle])
           metrics["drawing"][f"in front, {name}"] = encode(np.abs(frames - low)[:, middle] * 2)
