@@ -86,25 +86,20 @@ SIZES = {
 }  # fmt: skip
 
 
-def _own_start(matrix: Any) -> Any:
-  """Half of the largest entry, relative to the largest singular value."""
-  return jnp.max(jnp.abs(matrix)) / (2 * jnp.linalg.norm(matrix, ord=2))
-
-
 def solvers_by_name(rank: int, rate: float) -> dict[str, Callable[[Any], Any]]:
   """matrix -> (parts, info) for every method, told the rank and the rate where it asks for them."""
   pca = recovery.robust_pca
   projections = functools.partial(recovery.acc_alt_proj, rank)
+  descent = recovery.scaledgd_rpca(rank, fraction=1.5 * rate)
+  half_of_largest = lambda d: jnp.max(jnp.abs(d)) / (2 * jnp.linalg.norm(d, ord=2))
   return {
     "PCP, ADMM": lambda d: pca(d, solver=recovery.pcp_admm()),
     "PCP, IALM": lambda d: pca(d, solver=recovery.pcp_ialm()),
     "AccAltProj, default": lambda d: pca(d, solver=projections(), tol=1e-7, max_steps=100),
     "AccAltProj, own start": lambda d: pca(
-      d, solver=projections(beta_init=_own_start(d)), tol=1e-7, max_steps=100
+      d, solver=projections(beta_init=half_of_largest(d)), tol=1e-7, max_steps=100
     ),
-    "ScaledGD": lambda d: pca(
-      d, solver=recovery.scaledgd_rpca(rank, fraction=1.5 * rate), max_steps=100
-    ),
+    "ScaledGD": lambda d: pca(d, solver=descent, max_steps=100),
     "l1, scaled": lambda d: recovery.l1_robust_pca(d, rank, rule="scaled"),
     "l1, plain": lambda d: recovery.l1_robust_pca(d, rank, rule="plain"),
   }
@@ -182,8 +177,7 @@ def _map_problem(config: Config, rank: int, rate: float, seed: int) -> tuple[Any
 def map_convex(config: Config, matrix: Any, low: Any, rank: Any) -> Any:
   """Relative error of principal component pursuit, which needs no rank."""
   del config, rank
-  # A slow growth: near the limit of what is recovered the fast one ends too early.
-  solver = recovery.pcp_ialm(growth=1.2)
+  solver = recovery.pcp_ialm(growth=1.2)  # slow: near the limit a fast one ends too early
   parts, _ = recovery.robust_pca(matrix, solver=solver, tol=1e-6, max_steps=150)
   return recovery.rel_err(parts.low_rank, low)
 
@@ -294,8 +288,7 @@ def figure(record: dict[str, Any]) -> Any:
     errors = np.array([np.maximum(np.asarray(peers[n]["error"][i], float), _FLOOR) for n in names])
     place = np.repeat(np.arange(len(names)), errors.shape[1])
     axes[0].semilogx(errors.ravel(), place, "os"[i], ms=4, label=f"outliers of size {size:g}")
-  axes[0].set_yticks(range(len(names)), names, fontsize=7)
-  axes[0].invert_yaxis()
+  axes[0].set_yticks(range(len(names))[::-1], names[::-1], fontsize=7)
   axes[0].set(xlabel="relative error of L", title=f"{settings['rate']:.0%} outliers")
   axes[0].legend(fontsize=7)
   for ax, (name, grid) in zip(axes[1:3], metrics["map"].items(), strict=True):
