@@ -10,96 +10,100 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import datasets
-from experiments._earlier import Claim, Outcome, Row
-from experiments._protocol import Paper, Progress, new_figure
-from experiments._training import batches, stack, train_all
-from jaxopt_robust import losses, robustness, sweeps
+from experiments import _figures, datasets
+from experiments._claims import Claim, Side
+from experiments._protocol import Paper, Progress, Row, Settings, Size, new_figure
+from experiments._statistics import choose
+from experiments._training import batches, fit, schedule, stack, train_all
+from jaxopt_robust import losses, nets, robustness
 
 PAPER = Paper(
   title="Doubly robust instance-reweighted adversarial training",
   authors="Sow, Lin, Wang and Liang",
   year=2024,
-  claim="Adversarial training with worst-case (KL) example weights raises the robust accuracy of "
-  "the most vulnerable classes over uniform weights on imbalanced data, at no loss of robust "
-  "accuracy on average. At this size the weights account for the gain, since the implicit "
-  "derivative of the attack is small; and weights by margin, which the paper reports behind, are "
-  "ahead.",
-  section="Experiments on imbalanced CIFAR-10 and SVHN (RA-Tail-30)",
+  claim="Adversarial training with worst-case (KL) example weights and an attack that is "
+  "differentiated through (DONE) raises the robust accuracy of the most vulnerable classes on "
+  "imbalanced data, over uniform weights and over heuristic ones, at no loss of robust accuracy.",
+  section="Experiments on imbalanced CIFAR-10 and SVHN",
   url="https://arxiv.org/abs/2308.00311",
 )
 
-AT, KL, MAIL, BALANCED = (
-  "PGD-AT",
-  "PGD-AT, KL weights",
-  "PGD-AT, margin weights",
-  "PGD-AT, class weights",
-)
-WITHOUT = "DONE 1 without implicit term"
+# name -> (attack, weights of the examples, whether the attack is differentiated through)
+METHODS: dict[str, tuple[str, str, bool]] = {
+  "PGD": ("pgd", "uniform", False),
+  "PGD, KL weights": ("pgd", "KL", False),
+  "PGD, margin weights": ("pgd", "margin", False),
+  "PGD, class weights": ("pgd", "class", False),
+  "barrier": ("barrier", "uniform", False),
+  "barrier, KL weights": ("barrier", "KL", False),
+  "barrier, implicit term": ("barrier", "uniform", True),
+  "DONE": ("barrier", "KL", True),
+}
+WEIGHTS = ("uniform", "KL", "margin", "class")
+NEARLY_UNIFORM = 1e4  # the temperature of DONE's program that stands for uniform weights
+# What DONE adds to PGD step by step: name -> (method, method without it).
+SHARES = {
+  "attack": ("barrier", "PGD"),
+  "weights": ("barrier, KL weights", "barrier"),
+  "implicit term": ("DONE", "barrier, KL weights"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Settings):
   """Settings.
 
   Attributes:
-    seeds: number of random splits, initial weights and attacks.
     data: "digits" or "mnist5k".
     majority: training images of each of the classes 0 to 4.
-    minority: training images of each of the classes 5 to 9; what is left is the test set, in which
-      all averages are over classes.
+    minority: training images of each of the classes 5 to 9.
+    validation: validation images of each class; the rest is the test set, averaged over classes.
     hidden: widths of the hidden layers.
     radius: largest change of a grey value in [0, 1].
-    temperatures: the r of DONE; 1000 is as good as uniform weights.
-    rate: weight of the new batch in the moving average.
-    barrier: weight of the log barrier.
-    stepsize: of the barrier attack.
-    margin_slope: of the margin weights, sigmoid(slope (bias - margin of probabilities)).
-    margin_bias: see there.
+    temperatures: the r of KL weights; from this and the three grids that follow each method has its
+      best values by RA-Tail-30 on validation images.
+    slopes: of the margin weights, sigmoid(-slope margin) with the margin of probabilities.
+    powers: of the class weights, frequency of the class to the minus power.
+    rates: initial step sizes, decayed by a cosine.
     epochs: passes over the training set.
     batch: batch size.
-    learning_rate: initial step size, decayed by a cosine.
     weight_decay: coefficient of the l2 term in the gradient.
-    clip: global norm to which gradients are clipped.
     train_steps: attack steps in training.
     test_steps: attack steps in the evaluation, each a tenth of the radius.
   """
 
-  seeds: int = 6
   data: str = "digits"
-  majority: int = 125
-  minority: int = 26
+  majority: int = 110
+  minority: int = 22
+  validation: int = 24
   hidden: tuple[int, ...] = (64,)
   radius: float = 0.1
-  temperatures: tuple[float, ...] = (0.5, 1.0, 2.0, 1000.0)
-  rate: float = 0.9
-  barrier: float = 1e-3
-  stepsize: float = 0.5
-  margin_slope: float = 10.0
-  margin_bias: float = 0.0
-  epochs: int = 60
+  temperatures: tuple[float, ...] = (0.25, 1.0, 4.0, 16.0)
+  slopes: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0)
+  powers: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
+  rates: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4)
+  epochs: int = 50
   batch: int = 32
-  learning_rate: float = 0.05
   weight_decay: float = 5e-4
-  clip: float = 5.0
   train_steps: int = 10
   test_steps: int = 40
 
-  def __post_init__(self) -> None:
-    if self.data not in ("digits", "mnist5k"):
-      raise ValueError(f"data must be 'digits' or 'mnist5k'; got {self.data!r}.")
-    if 1.0 not in self.temperatures:
-      raise ValueError(f"temperatures must hold 1; got {self.temperatures}.")
-
 
 SIZES = {
-  "toy": Config(
-    seeds=1, majority=40, minority=10, hidden=(16,), temperatures=(1.0,), epochs=2, test_steps=5
+  "toy": Size(
+    Config(
+      seeds=2, majority=20, minority=8, validation=10, hidden=(16,), temperatures=(1.0,),
+      slopes=(10.0,), powers=(1.0,), rates=(0.05,), epochs=1, train_steps=2, test_steps=2,
+    ),
+    "One epoch, two attack steps.",
   ),
-  "desk": Config(),
-  "large": Config(
-    seeds=10, data="mnist5k", majority=400, minority=80, hidden=(256, 256), epochs=100,
-    temperatures=(0.25, 0.5, 1.0, 2.0, 4.0, 1000.0), batch=64, test_steps=100,
+  "desk": Size(Config(), "8 x 8 digits and one hidden layer instead of CIFAR-10 and ResNet-18."),
+  "large": Size(
+    Config(
+      data="mnist5k", majority=300, minority=60, validation=50, hidden=(256, 256), epochs=100,
+      batch=64, test_steps=100,
+    ),
+    "28 x 28 digits and two hidden layers instead of CIFAR-10 and ResNet-18.",
   ),
 }  # fmt: skip
 
@@ -108,81 +112,27 @@ class Data(NamedTuple):
   """One split, and the initial weights, minibatches and key of its training runs."""
 
   params: Any
-  x_train: jax.Array
-  y_train: jax.Array
-  x_test: jax.Array
-  y_test: jax.Array
-  batches: jax.Array
+  x: dict[str, jax.Array]
+  y: dict[str, jax.Array]
+  rows: jax.Array
   key: jax.Array
-
-
-class Setting(NamedTuple):
-  """One training run.
-
-  Attributes:
-    temperature: of the KL weights; infinity for none.
-    by_margin: 1 for weights by the margin of the probabilities.
-    by_class: 1 for weights inverse to the class's frequency.
-  """
-
-  temperature: jax.Array
-  by_margin: jax.Array
-  by_class: jax.Array
-
-
-class Result(NamedTuple):
-  """Accuracy of each class, clean and attacked; mean weight of its training images."""
-
-  clean: jax.Array
-  robust: jax.Array
-  tail: jax.Array
-  weight: jax.Array
-
-
-def setting(temperature: float = np.inf, *, by_margin: float = 0.0, by_class: float = 0.0):
-  """A training run."""
-  return Setting(*(np.float32(v) for v in (temperature, by_margin, by_class)))
-
-
-def make_settings(config: Config) -> dict[str, dict[str, Setting]]:
-  """Family -> name of a run -> its setting. One program serves a family."""
-  return {
-    "pgd": {
-      AT: setting(),
-      KL: setting(1.0),
-      MAIL: setting(by_margin=1.0),
-      BALANCED: setting(by_class=1.0),
-    },
-    "diagonal": {f"DONE {r:g}": setting(r) for r in config.temperatures},
-    "none": {WITHOUT: setting(1.0)},
-  }
 
 
 def load_split(seed: int, config: Config) -> Data:
   """Step imbalance in the training set; every seed has the same numbers of each class."""
   table = datasets.load(config.data)
-  x, y = np.asarray(table["x"], np.float32), np.asarray(table["y"])
-  x = x / 16 if config.data == "digits" else x  # grey values to [0, 1]
-  rng = np.random.default_rng(seed)
-  train, test = [], []
-  for label in range(10):
+  x, y = np.float32(table["x"] / np.max(table["x"])), np.asarray(table["y"], np.int32)
+  rng, parts = np.random.default_rng(seed), []
+  for label, size in enumerate([config.majority] * 5 + [config.minority] * 5):
     rows = rng.permutation(np.nonzero(y == label)[0])
-    size = config.majority if label < 5 else config.minority
-    train.append(rows[:size])
-    test.append(rows[size:])
-  train, test = np.concatenate(train), np.concatenate(test)
-  key = jax.random.key(seed)
-  rows = batches(len(train), config.batch, config.epochs, seed)
-  parts = (x[train], y[train].astype(np.int32), x[test], y[test].astype(np.int32), rows)
-  params = _init(make_model(config), key, x[:1])
-  return Data(params, *(jnp.asarray(part) for part in parts), key)
-
-
-def make_model(config: Config) -> Any:
-  """A perceptron with ReLU layers."""
-  from jaxopt_robust import nets
-
-  return nets.MLP((*config.hidden, 10))
+    parts.append(np.split(rows, [size, size + config.validation]))
+  split = [np.concatenate(part) for part in zip(*parts, strict=True)]
+  names, key = ("train", "val", "test"), jax.random.key(seed)
+  parts_of = lambda a: {n: jnp.asarray(a[rows]) for n, rows in zip(names, split, strict=True)}
+  rows = jnp.asarray(batches(len(split[0]), config.batch, config.epochs, seed))
+  return Data(
+    _init(nets.MLP((*config.hidden, 10)), key, x[:1]), parts_of(x), parts_of(y), rows, key
+  )
 
 
 @functools.partial(jax.jit, static_argnums=0)  # one program for all seeds
@@ -190,277 +140,160 @@ def _init(model: Any, key: jax.Array, x: jax.Array) -> Any:
   return model.init(key, x)
 
 
-def pgd_weights(
-  scores: jax.Array, labels: jax.Array, run: Setting, class_weight: jax.Array, config: Config
-) -> jax.Array:
+def pgd_weights(scores: jax.Array, labels: jax.Array, setting: Any, count: jax.Array) -> jax.Array:
   """Weights of a batch of attacked images, which sum to one."""
-  values = losses.cross_entropy_loss(scores, labels)
-  by_loss = losses.kl_dro_weights(values, run.temperature)
-  probability = jax.nn.softmax(scores)
-  is_label = jax.nn.one_hot(labels, 10, dtype=bool)
-  margin = jnp.sum(jnp.where(is_label, probability, 0), axis=1) - jnp.max(
-    jnp.where(is_label, 0, probability), axis=1
-  )
-  by_margin = jax.nn.sigmoid(config.margin_slope * (config.margin_bias - margin))
-  weights = jnp.where(run.by_margin > 0, by_margin, by_loss)
-  weights = jnp.where(run.by_class > 0, class_weight[labels], weights)
-  return jax.lax.stop_gradient(weights / jnp.sum(weights))
+  values, strength = losses.cross_entropy_loss(scores, labels), setting["strength"]
+  probability, is_label = jax.nn.softmax(scores), jax.nn.one_hot(labels, 10, dtype=bool)
+  own = jnp.sum(jnp.where(is_label, probability, 0), axis=1)
+  margin = own - jnp.max(jnp.where(is_label, 0, probability), axis=1)
+  options = (
+    jnp.ones_like(values), losses.kl_dro_weights(values, strength),
+    jax.nn.sigmoid(-strength * margin), count[labels] ** -strength,
+  )  # fmt: skip
+  weights = jax.lax.stop_gradient(jnp.stack(options)[setting["weights"]])
+  return weights / jnp.sum(weights)
 
 
-def make_trainer(family: str, config: Config) -> Callable[[Setting, Data], Any]:
-  """``train(setting, data)``: one run; runs of one split see the same batches."""
-  model = make_model(config)
-  attack = functools.partial(
-    robustness.pgd_attack,
-    radius=config.radius,
-    stepsize=config.radius / 4,
-    num_steps=config.train_steps,
-    bounds=(0.0, 1.0),
-  )
+def make_trainer(attack_name: str, config: Config) -> Callable[..., Any]:
+  """``train(setting, data) -> accuracies``: one run; runs of one split see the same batches."""
+  model = nets.MLP((*config.hidden, 10))
 
-  def train(run: Setting, data: Data) -> Any:
-    total = data.batches.shape[0] * data.batches.shape[1]
+  def attack(params: Any, x: jax.Array, y: jax.Array, key: jax.Array, step: float, num: int) -> Any:
+    entropy = lambda point: losses.cross_entropy_loss(model.apply(params, point), y)
+    options = {"radius": config.radius, "bounds": (0.0, 1.0), "num_steps": num}
+    return robustness.pgd_attack(entropy, x, key, stepsize=config.radius / step, **options)
+
+  def train(setting: dict[str, jax.Array], data: Data) -> dict[str, jax.Array]:
+    factor = schedule("cosine", data.rows.shape[0] * data.rows.shape[1])
     optimizer = optax.chain(
-      optax.clip_by_global_norm(config.clip),
-      optax.add_decayed_weights(config.weight_decay),
-      optax.sgd(optax.cosine_decay_schedule(config.learning_rate, total), momentum=0.9),
-    )
-    count = jnp.sum(jax.nn.one_hot(data.y_train, 10), axis=0)
+      optax.clip_by_global_norm(1.0), optax.add_decayed_weights(config.weight_decay),
+      optax.sgd(lambda count: setting["rate"] * factor(count), momentum=0.9),
+    )  # fmt: skip
+    count = jnp.sum(jax.nn.one_hot(data.y["train"], 10), axis=0)
 
-    def pgd_gradient(params: Any, state: Any, x: jax.Array, y: jax.Array, key: jax.Array) -> Any:
-      entropy = lambda point: losses.cross_entropy_loss(model.apply(params, point), y)
-      attacked = attack(entropy, x, key)
-
-      def objective(params: Any) -> jax.Array:
+    def objective(params: Any, state: Any, rows: jax.Array) -> Any:
+      average, number = state
+      x, y, key = data.x["train"][rows], data.y["train"][rows], jax.random.fold_in(data.key, number)
+      frozen = jax.lax.stop_gradient(params)
+      if attack_name == "pgd":
+        attacked = attack(frozen, x, y, key, 4, config.train_steps)
         scores = model.apply(params, attacked)
-        weights = pgd_weights(scores, y, run, 1 / count, config)
-        return jnp.sum(weights * losses.cross_entropy_loss(scores, y))
-
-      return jax.grad(objective)(params), state
-
-    def done_gradient(params: Any, state: Any, x: jax.Array, y: jax.Array, key: jax.Array) -> Any:
-      fn = robustness.done_value_and_grad(
-        model.apply,
-        radius=config.radius,
-        temperature=run.temperature,
-        rate=config.rate,
-        barrier=config.barrier,
+        weights = pgd_weights(scores, y, setting, count)
+        return jnp.sum(weights * losses.cross_entropy_loss(scores, y)), (average, number + 1)
+      gradient = robustness.done_value_and_grad(
+        model.apply, radius=config.radius, temperature=setting["strength"],
         num_steps=config.train_steps,
-        stepsize=config.stepsize,
-        implicit=family,
-      )
-      _, grads, state = fn(params, state, x, y, key)
-      return grads, state
+      )  # fmt: skip
+      (_, info), grads, average = gradient(frozen, average, x, y, key)
+      values = losses.cross_entropy_loss(model.apply(params, x + info.perturbation), y)
+      whole = optax.tree.vdot(params, grads)  # a value with this gradient
+      part = jnp.sum(info.weights * values)
+      return jnp.where(setting["implicit"], whole, part), (average, number + 1)
 
-    gradient = pgd_gradient if family == "pgd" else done_gradient
+    state, nothing = (robustness.done_init(), jnp.zeros((), jnp.int32)), lambda params, state: ()
+    done = fit(objective, data.params, data.rows, optimizer, state=state, evaluate=nothing)
+    return evaluate(done.params, setting, data, count)
 
-    def step(carry: Any, inputs: Any) -> tuple[Any, None]:
-      params, opt_state, state = carry
-      rows, number = inputs
-      key = jax.random.fold_in(jax.random.fold_in(data.key, 1), number)
-      grads, state = gradient(params, state, data.x_train[rows], data.y_train[rows], key)
-      updates, opt_state = optimizer.update(grads, opt_state, params)
-      return (optax.apply_updates(params, updates), opt_state, state), None
+  def evaluate(params: Any, setting: Any, data: Data, count: jax.Array) -> dict[str, jax.Array]:
+    x, y = (jnp.concatenate([part["val"], part["test"]]) for part in (data.x, data.y))
+    attacked = attack(params, x, y, data.key, 10, config.test_steps)
+    right = jnp.argmax(model.apply(params, x), axis=1) == y
+    robust = right & (jnp.argmax(model.apply(params, attacked), axis=1) == y)
+    is_test = jnp.arange(len(y)) >= len(data.y["val"])
+    tail = functools.partial(robustness.tail_accuracy, robust, y, num_classes=10)
+    x, labels = data.x["train"], data.y["train"]
+    attacked = attack(params, x, labels, data.key, 4, config.train_steps)
+    weights = pgd_weights(model.apply(params, attacked), labels, setting, count) * len(labels)
 
-    carry = (data.params, optimizer.init(data.params), robustness.done_init())
-    inputs = (data.batches.reshape(total, -1), jnp.arange(total))
-    return jax.lax.scan(step, carry, inputs)[0][0]
+    def by_class(values: jax.Array, labels: jax.Array, where: jax.Array) -> jax.Array:
+      member = jax.nn.one_hot(labels, 10) * where[:, None]
+      return values @ member / jnp.sum(member, axis=0)
+
+    clean, kept = (by_class(v.astype(jnp.float32), y, is_test) for v in (right, robust))
+    return {
+      "validation": tail(where=~is_test), "tail": tail(where=is_test), "robust": jnp.mean(kept),
+      "clean": jnp.mean(clean), "robust_by_class": kept,
+      "weight_by_class": by_class(weights, labels, jnp.ones(len(labels))),
+    }  # fmt: skip
 
   return train
 
 
-def make_evaluator(config: Config) -> Callable[[Any, Data], Result]:
-  """``evaluate((params, setting), data)``: accuracies on the test set, weights in training."""
-  model = make_model(config)
-
-  def class_means(values: jax.Array, labels: jax.Array) -> jax.Array:
-    member = jax.nn.one_hot(labels, 10)
-    return jnp.sum(values[:, None] * member, axis=0) / jnp.sum(member, axis=0)
-
-  def evaluate(run: tuple[Any, Setting], data: Data) -> Result:
-    params, kind = run
-
-    def attacked(x: jax.Array, labels: jax.Array, stepsize: float, num_steps: int) -> jax.Array:
-      entropy = lambda point: losses.cross_entropy_loss(model.apply(params, point), labels)
-      options = {"radius": config.radius, "stepsize": stepsize, "bounds": (0.0, 1.0)}
-      found = robustness.pgd_attack(entropy, x, data.key, num_steps=num_steps, **options)
-      return model.apply(params, found)
-
-    right = jnp.argmax(model.apply(params, data.x_test), axis=1) == data.y_test
-    scores = attacked(data.x_test, data.y_test, config.radius / 10, config.test_steps)
-    robust = right & (jnp.argmax(scores, axis=1) == data.y_test)
-    scores = attacked(data.x_train, data.y_train, config.radius / 4, config.train_steps)
-    count = jnp.sum(jax.nn.one_hot(data.y_train, 10), axis=0)
-    weights = len(data.y_train) * pgd_weights(scores, data.y_train, kind, 1 / count, config)
-    return Result(
-      class_means(right, data.y_test),
-      class_means(robust, data.y_test),
-      robustness.tail_accuracy(robust, data.y_test, num_classes=10),
-      class_means(weights, data.y_train),
-    )
-
-  return evaluate
+def run(config: Config, progress: Progress) -> dict[str, Any]:
+  """Trains and attacks the networks an attack at a time; chooses the strength of the weights."""
+  data = stack([load_split(seed, config) for seed in config.seed_numbers()])
+  strengths = ((NEARLY_UNIFORM,), config.temperatures, config.slopes, config.powers)
+  grids = dict(zip(WEIGHTS, strengths, strict=True))
+  metrics, choices = {}, []
+  for attack in progress.track(("pgd", "barrier"), "attacks"):
+    names = [name for name, method in METHODS.items() if method[0] == attack]
+    runs = [(n, v, rate) for n in names for v in grids[METHODS[n][1]] for rate in config.rates]
+    title, strength, rate = zip(*runs, strict=True)
+    setting = {
+      "strength": np.float32(strength), "rate": np.float32(rate),
+      "weights": np.int32([WEIGHTS.index(METHODS[name][1]) for name in title]),
+      "implicit": np.array([METHODS[name][2] for name in title]),
+    }  # fmt: skip
+    found = train_all(progress, make_trainer(attack, config), setting, data, name=attack)
+    for name in names:
+      values, rates = grids[METHODS[name][1]], config.rates
+      columns = np.flatnonzero(np.array(title) == name).reshape(-1, len(rates))
+      scores = found["validation"][:, columns].mean(0)
+      choices.append(choose(f"strength of {name}", values, scores.max(1), better="higher"))
+      i = values.index(choices[-1].chosen)
+      choices.append(choose(f"rate of {name}", rates, scores[i], better="higher"))
+      best = columns[i, rates.index(choices[-1].chosen)]
+      metrics[name] = {key: value[:, best] for key, value in found.items()}
+  return {"methods": metrics, "choices": choices}
 
 
-def run(config: Config, progress: Progress) -> Outcome:
-  """Trains the networks a family at a time, then attacks them all."""
-  data = stack([load_split(seed, config) for seed in range(config.seeds)])
-  families = make_settings(config)
-  trained = []
-  for family, settings in progress.track(families.items(), "families", total=len(families)):
-    runs = stack(list(settings.values()))
-    trained.append(train_all(progress, make_trainer(family, config), runs, data, name=family))
-  progress.message("Attacking the trained networks.")
-  params = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *trained)
-  kinds = stack([s for settings in families.values() for s in settings.values()])
-  result = evaluate_all(progress, make_evaluator(config), params, kinds, data)
-  metrics = {}
-  names = [name for settings in families.values() for name in settings]
-  for number, name in enumerate(names):
-    metrics[name] = {
-      "clean": result.clean[number].mean(-1),
-      "robust": result.robust[number].mean(-1),
-      "tail": result.tail[number],
-      "robust_by_class": result.robust[number],
-      "weight_by_class": result.weight[number],
-    }
-  return Outcome(metrics, _table(metrics, config), _claims(metrics, config))
+def claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
+  """The worst classes, robust accuracy, what the weights add, and where they lie."""
+  found, margin = metrics["methods"], "PGD, margin weights"
+  side = lambda name, key: Side(name, found[name][key])
+  worst = "robust accuracy in the worst 30 % of the classes"
+  wanted = [
+    ("tail", f"DONE has at least .02 more {worst} than PGD.", "DONE", "PGD", "tail", 0.02),
+    ("robust", "DONE loses less than .005 of RA-PGD to PGD.", "DONE", "PGD", "robust", -0.005),
+    ("margin_weights", f"DONE has more {worst} than margin weights.", "DONE", margin, "tail", 0),
+    ("kl_weights", f"KL weights raise the {worst}.", *SHARES["weights"], "tail", 0),
+  ]
+  made = [
+    Claim(name, text, "paper", f"RA {key}, test", side(ours, key), side(base, key), margin=least)
+    for name, text, ours, base, key, least in wanted
+  ]
+  weight = np.asarray(found["DONE"]["weight_by_class"], float)
+  text = "After training KL weights put more on an image of a rare class than of a frequent one."
+  both = Side("rare classes", weight[:, 5:].mean(1)), Side("frequent", weight[:, :5].mean(1))
+  return [*made, Claim("rare_classes", text, "paper", "mean weight", *both, scale="ratio")]
 
 
-def evaluate_all(
-  progress: Progress, evaluate: Callable[..., Result], params: Any, kinds: Setting, data: Data
-) -> Result:
-  """Every network on the images of its seed, (settings, seeds, ...)."""
-  by_setting = (jax.tree.map(lambda p: np.moveaxis(p, 1, 0), params), kinds)
-
-  def all_seeds(run: tuple[Any, Setting], data: Data) -> Result:
-    params, kind = run
-    return jax.vmap(lambda p, d: evaluate((p, kind), d))(params, data)
-
-  # One setting at a time on a device: a batch of test images fills the caches.
-  over_settings = sweeps.sweep(all_seeds, lanes=1)
-  program = jax.jit(lambda runs, data: over_settings(runs, shared=(data,)))
-  return Result(*map(np.asarray, progress.clock.call(program, by_setting, data, name="attacks")))
-
-
-def _mean(metrics: dict[str, Any], name: str, key: str = "tail") -> float:
-  return float(np.mean(metrics[name][key]))
-
-
-def _table(metrics: dict[str, Any], config: Config) -> list[Row]:
-  words = {
-    "tail": "robust accuracy of the worst 30 % of the classes (RA-Tail-30)",
-    "robust": "robust accuracy (RA-PGD)",
-    "clean": "accuracy (SA)",
-  }
+def table(metrics: dict[str, Any], config: Config) -> list[Row]:
+  """The share of attack, weights and implicit term, then every method beside PGD."""
+  words = {"tail": "RA-Tail-30", "robust": "RA-PGD", "clean": "accuracy (SA)"}
+  pairs = [(f"share of the {name}", *pair) for name, pair in SHARES.items()]
+  pairs += [("mean over classes", name, "PGD") for name in METHODS if name != "PGD"]
+  side = lambda name, key: Side(name, metrics["methods"][name][key])
   return [
-    Row(
-      method=name,
-      metric=f"{words[key]}, {config.data}, mean over classes",
-      ours=_mean(metrics, name, key),
-      baseline=_mean(metrics, AT, key),
-      baseline_name=AT,
-      spread=float(np.std(metrics[name][key])),
-      note="The paper's numbers are for ResNet-18 on other data.",
-    )
-    for key in words
-    for name in metrics
-    if name != AT
+    Row(f"{text}, {config.data}, {what}", side(ours, key), side(base, key))
+    for what, ours, base in pairs
+    for key, text in words.items()
   ]
-
-
-def _claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
-  numbers = lambda key, *names: {name: _mean(metrics, name, key) for name in names}
-  gain = _mean(metrics, "DONE 1") - _mean(metrics, AT)
-  claims = [
-    Claim(
-      "DONE (r = 1) has at least 0.02 more RA-Tail-30 than PGD adversarial training.",
-      gain >= 0.02,
-      numbers("tail", "DONE 1", AT),
-    ),
-    Claim(
-      "DONE (r = 1) has at most 0.005 less robust accuracy than PGD adversarial training.",
-      _mean(metrics, "DONE 1", "robust") >= _mean(metrics, AT, "robust") - 0.005,
-      numbers("robust", "DONE 1", AT),
-    ),
-    Claim(
-      "Most of the gain in RA-Tail-30 is due to the weights: DONE (r = 1) without the implicit "
-      "term keeps at least half of it.",
-      _mean(metrics, WITHOUT) - _mean(metrics, AT) >= gain / 2,
-      numbers("tail", "DONE 1", WITHOUT, AT),
-    ),
-  ]
-  if 1000.0 in config.temperatures:
-    claims.append(
-      Claim(
-        "DONE with nearly uniform weights (r = 1000) is within 0.02 of PGD adversarial training in "
-        "RA-Tail-30 and in robust accuracy.",
-        all(
-          abs(_mean(metrics, "DONE 1000", k) - _mean(metrics, AT, k)) <= 0.02
-          for k in ("tail", "robust")
-        ),
-        {k: _mean(metrics, "DONE 1000", k) - _mean(metrics, AT, k) for k in ("tail", "robust")},
-      )
-    )
-  names = (MAIL, BALANCED)
-  best = max(_mean(metrics, f"DONE {r:g}") for r in config.temperatures)
-  claims.append(
-    Claim(
-      "Weights by the margin, and by the known frequency of the class, have more RA-Tail-30 than "
-      "DONE at its best temperature (our finding; the paper reports DONE ahead of margin weights).",
-      all(_mean(metrics, name) > best for name in names),
-      {name: _mean(metrics, name) for name in names} | {"best of DONE": best},
-    )
-  )
-  weight = np.mean(metrics["DONE 1"]["weight_by_class"], axis=0)
-  claims.append(
-    Claim(
-      "After training the worst-case weights (r = 1) put more on an image of a rare class, on "
-      "average, than on one of a frequent class.",
-      bool(weight[5:].mean() > weight[:5].mean()),
-      {"rare": float(weight[5:].mean()), "frequent": float(weight[:5].mean())},
-    )
-  )
-  return claims
 
 
 def figure(record: dict[str, Any]) -> Any:
-  """Robust accuracy by class, weights by class, and the tail against the temperature."""
-  metrics, temperatures = record["metrics"], record["settings"]["temperatures"]
-  fig, axes = new_figure(1, 3, width=4.9, height=3.6)
-  classes = np.arange(10)
-  for offset, name in zip((-0.2, 0.2), (AT, "DONE 1"), strict=True):
-    values = np.array(metrics[name]["robust_by_class"])
-    axes[0].bar(classes + offset, values.mean(0), 0.4, yerr=values.std(0), capsize=2, label=name)
-    axes[0].axhline(_mean(metrics, name), color=f"C{int(offset > 0)}", linestyle="--", linewidth=1)
-  axes[0].set(
-    xlabel="class (5 to 9 are rare in training)",
-    ylabel="robust accuracy",
-    title="By class; dashed: worst three",
-    ylim=(0, 1.25),
-  )
-  axes[0].legend(ncol=2, loc="upper center")
-  shown = (MAIL, BALANCED, *(f"DONE {r:g}" for r in temperatures))
-  for marker, name in zip("os^DvP*X", shown, strict=False):
-    weight = np.mean(metrics[name]["weight_by_class"], axis=0)
-    axes[1].plot(classes, weight, marker + "-", label=name)
-  axes[1].set(
-    xlabel="class", ylabel="mean weight of a training image",
-    title="Weights after training (uniform: 1)", yscale="symlog",
-  )  # fmt: skip
-  axes[1].set_ylim(0, 20)
-  axes[1].set_yticks([0, 1, 2, 5, 10], ["0", "1", "2", "5", "10"])
-  axes[1].legend(fontsize="x-small", loc="upper left")
-  tails = np.array([metrics[f"DONE {r:g}"]["tail"] for r in temperatures])
-  error = tails.std(1) / np.sqrt(tails.shape[1])
-  axes[2].errorbar(temperatures, tails.mean(1), error, fmt="o-", capsize=3, label="DONE")
-  for i, name in enumerate((AT, KL, WITHOUT, MAIL, BALANCED)):
-    axes[2].axhline(_mean(metrics, name), color=f"C{i + 1}", linestyle="--", label=name)
-  axes[2].set(
-    xlabel="temperature r", ylabel="RA-Tail-30", xscale="log",
-    title="Worst three classes (bars: s.e.)",
-  )  # fmt: skip
-  for ax in axes[:2]:
-    ax.set_xticks(classes)
-  axes[2].legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
+  """Robust accuracy by class, weights by class, and the worst three classes by method."""
+  metrics = record["metrics"]["methods"]
+  fig, axes = new_figure(1, 3)
+  for ax, key, names in (
+    (axes[0], "robust_by_class", ("PGD", "DONE")),
+    (axes[1], "weight_by_class", ("PGD, margin weights", "PGD, KL weights", "DONE")),
+  ):
+    groups = {n: dict(zip("0123456789", np.transpose(metrics[n][key]), strict=True)) for n in names}
+    _figures.dots(ax, groups)
+    ax.set_xlabel("class (5 to 9 are rare in training)")
+  axes[0].set(ylabel="robust accuracy", title="By class")
+  axes[1].set(ylabel="mean weight", title="Training images, after training", yscale="log")
+  groups = {k: {name: m[k] for name, m in metrics.items()} for k in ("tail", "robust")}
+  _figures.dots(axes[2], groups, ylabel="accuracy", title="Worst three classes, all classes")
   return fig
