@@ -86,6 +86,11 @@ import numpy as np
 from experiments._claims import Side
 
 SIZE_NAMES = ("toy", "desk", "large")
+# Note of rows whose grids were changed between two records.
+RECORDED_TWICE = (
+  "Recorded twice on the report seeds: grids were widened after the first record, because best "
+  "values lay at their edges. Claims and verdicts are the same in both."
+)
 REPORT_SEED = 1000  # first seed of the committed records; settings are chosen on 0 to 99
 RECORD_FORMAT = 2
 RECORD_KEYS = (

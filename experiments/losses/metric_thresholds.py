@@ -11,7 +11,7 @@ import optax
 
 from experiments import _figures, _statistics, datasets
 from experiments._claims import Claim, Side
-from experiments._protocol import Paper, Progress, Row, Settings, Size, new_figure
+from experiments._protocol import RECORDED_TWICE, Paper, Progress, Row, Settings, Size, new_figure
 from experiments._training import fit, grid, schedule, stack, train_all
 from jaxopt_robust import losses, nets
 
@@ -272,6 +272,7 @@ def table(metrics: dict[str, Any], config: Config) -> list[Row]:
       Side(f"{base} + {name}", metrics["methods"][base][name][part][key]),
       Side(base, metrics["methods"][base]["base"][part][key]),
       "higher" if key == "recall" else "lower",
+      note=RECORDED_TWICE,
     )
     for base in BASES
     for name in config.methods

@@ -12,7 +12,7 @@ import optax
 
 from experiments import _figures, datasets
 from experiments._claims import Claim, Side
-from experiments._protocol import Paper, Progress, Row, Settings, Size, new_figure
+from experiments._protocol import RECORDED_TWICE, Paper, Progress, Row, Settings, Size, new_figure
 from experiments._statistics import choose
 from experiments._training import batches, fit, schedule, stack, train_all
 from jaxopt_robust import losses, nets, robustness
@@ -275,7 +275,7 @@ def table(metrics: dict[str, Any], config: Config) -> list[Row]:
   pairs += [("mean over classes", name, "PGD") for name in METHODS if name != "PGD"]
   side = lambda name, key: Side(name, metrics["methods"][name][key])
   return [
-    Row(f"{text}, {config.data}, {what}", side(ours, key), side(base, key))
+    Row(f"{text}, {config.data}, {what}", side(ours, key), side(base, key), note=RECORDED_TWICE)
     for what, ours, base in pairs
     for key, text in words.items()
   ]
