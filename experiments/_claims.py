@@ -89,7 +89,7 @@ class Amendment(NamedTuple):
 
 
 def _values(claim: Claim, side: Side) -> np.ndarray:
-  values = np.asarray([np.nan if v is None else v for v in np.ravel(side.values)], float)
+  values = _statistics.numbers(side.values)
   if values.size == 0:
     raise ValueError(f"Claim {claim.key!r}: {side.name} has no values.")
   return values
@@ -215,10 +215,14 @@ def unannounced(
   before: Sequence[Mapping[str, Any]],
   now: Sequence[Mapping[str, Any]],
   amended: Sequence[Amendment],
+  told: Sequence[Amendment] = (),
 ) -> list[str]:
-  """Keys of claims that differ from those of an older record and have no amendment that says so."""
+  """Keys of claims that differ from those of an older record and have no amendment that says so.
+
+  Amendments that the older record ``told`` already announced earlier changes, not this one.
+  """
   new = {c["key"]: c for c in now}
-  known = {(a.claim, a.was) for a in amended}
+  known = {(a.claim, a.was) for a in set(amended) - set(told)}
   return [
     key
     for old in before

@@ -75,7 +75,7 @@ def _row(row: Row) -> dict[str, Any]:
     if side is None:
       sides.append(None)
       continue
-    values = np.asarray([np.nan if v is None else v for v in np.ravel(side.values)], float)
+    values = _statistics.numbers(side.values)
     center, low, high = _statistics.mean_interval(values)
     sides.append({"name": side.name, "values": values, "center": center, "low": low, "high": high})
   ours, baseline = sides
@@ -238,8 +238,11 @@ def check_announced(name: str, record: dict[str, Any], records: Path) -> None:
   path = records / f"{name}.json"
   if not path.exists() or (before := json.loads(path.read_text())).get("format") == 1:
     return
-  amended = [_claims.Amendment(**entry) for entry in record["amended"]]
-  silent = _claims.unannounced(before["claims"], record["claims"], amended)
+  told, amended = (
+    [_claims.Amendment(**entry) for entry in entries]
+    for entries in (before["amended"], record["amended"])
+  )
+  silent = _claims.unannounced(before["claims"], record["claims"], amended, told)
   if silent:
     raise UsageError(
       f"{name}: claims that differ from the committed record need an entry in AMENDED "

@@ -40,6 +40,11 @@ class Choice(NamedTuple):
     return len(self.values) > 1 and self.chosen in (self.values[0], self.values[-1])
 
 
+def numbers(values: Any) -> np.ndarray:
+  """Values of a record as float[n]; None, which stands for what is not finite, is NaN."""
+  return np.ravel(np.asarray(values, float))
+
+
 def mean_interval(values: Any, *, level: float = 0.95) -> Interval:
   """Mean of independent values and its interval by Student's t.
 

@@ -163,5 +163,6 @@ def test_what_changed_without_a_word():
     assert _claims.unannounced(before, now, ()) == ["key"]
     said = Amendment("key", "2026-11-28", "Text.", "Other.", "why")
     assert _claims.unannounced(before, now, (said,)) == []
+    assert _claims.unannounced(before, now, (said,), (said,)) == ["key"]  # of an earlier change
     assert _claims.unannounced(before, now, (said._replace(was="Another."),)) == ["key"]
   assert _claims.unannounced(before, [], ()) == ["key"]  # withdrawn
