@@ -193,3 +193,45 @@ def best_of_rank(matrix: np.ndarray, rank: int) -> np.ndarray:
 def f1_score(found: np.ndarray, wanted: np.ndarray) -> float:
   """2 TP / (2 TP + FP + FN) of two supports; 0 where both are empty."""
   return float(2 * np.sum(found & wanted) / max(np.sum(found) + np.sum(wanted), 1))
+
+
+def rounds_to(errors: Any, target: float) -> np.ndarray:
+  """Rounds until errors [..., rounds] are below the target, interpolated in the logarithm.
+
+  At least 1; NaN where a run does not get there.
+  """
+  logs = np.log(np.maximum(np.asarray(errors, float), FLOOR)) - np.log(target)
+  below = logs < 0
+  at = np.argmax(below, axis=-1)
+  take = lambda index: np.take_along_axis(logs, index[..., None], axis=-1)[..., 0]
+  last, before = take(at), take(np.maximum(at - 1, 0))
+  part = np.where(at > 0, last / np.where(at > 0, last - before, 1), 0)
+  return np.where(below.any(axis=-1), at + 1 - part, np.nan)
+
+
+def slope(x: Any, values: Any) -> np.ndarray:
+  """Power of x with which positive values [cases, seeds] grow, a number a seed."""
+  return np.polyfit(np.log(np.asarray(x, float)), np.log(np.asarray(values, float)), 1)[0]
+
+
+def altmin_work(
+  solver: str, shape: tuple[int, int], rank: int, entries: int, *, sketch: int = 4, inner: int = 3
+) -> float:
+  """Multiplications of a round of ``recovery.altmin_complete``, both half steps, leading order.
+
+  With E entries and n = rows + columns, exact half steps take 2 E k^2 for the Gram matrices,
+  2 E 6 k for the right sides and two refinements, n k^3 / 6 for Cholesky. Sketched ones take 2 E k
+  for the sketches, 2 E 2 k for each product with the entries (one each conjugate gradient, at the
+  start and at the end), and the QR of sketches and shifts.
+
+  Args:
+    solver: ``"exact"`` or ``"pcg"``.
+    shape: of the matrix.
+    rank: k.
+    entries: E, observed.
+    sketch: rows of a sketch, in ranks.
+    inner: conjugate gradients of a half step.
+  """
+  if solver == "exact":
+    return 2 * entries * (rank**2 + 6 * rank) + sum(shape) * rank**3 / 6
+  return 2 * entries * rank * (1 + 2 * (inner + 2)) + sum(shape) * (sketch + 4 / 3) * rank**3
