@@ -62,9 +62,9 @@ class Config(Settings):
   rows: tuple[int, ...] = (500, 1000, 5000)
   ranks: tuple[int, ...] = (5, 10, 20)
   oversampling: float = 10.0
-  rounds: int = 10
+  rounds: int = 8
   target: float = 1e-4
-  rank_one_dim: int = 300
+  rank_one_dim: int = 200
   rank_one_rate: float = 0.2
   rank_one_steps: int = 100
   keyed_dim: int = 32
