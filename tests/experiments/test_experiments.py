@@ -25,7 +25,6 @@ SLOW: set[str] = {
   "imbalanced_x_risk",
   "lasso_hypergradient",
   "ranking_lists",
-  "recovery_beyond_memory",
   "reweighted_adversarial",
   "robust_means",
   "robust_regression_outliers",
