@@ -46,14 +46,14 @@ class Config(Settings):
     solvers: half steps that are compared.
   """
 
-  dims: tuple[int, ...] = (200, 400, 800, 1600)
+  dims: tuple[int, ...] = (150, 300, 600, 1200)
   rank: int = 4
   oversampling: float = 6.0
   rounds: int = 25
   ranks: tuple[int, ...] = (2, 4, 8, 16)
-  rank_dim: int = 800
+  rank_dim: int = 400
   rank_rate: float = 0.5
-  rank_rounds: int = 10
+  rank_rounds: int = 12
   target: float = 1e-5
   solvers: tuple[str, ...] = (PCG, EXACT)
 
@@ -88,16 +88,6 @@ def cases(config: Config) -> list[tuple[int, int, int]]:
   return growing + [(n, k, round(config.rank_rate * n * n)) for k in config.ranks]
 
 
-def draw(seed: int, dim: int, rank: int, entries: int) -> tuple[Any, np.ndarray, np.ndarray]:
-  """Operator, values and truth; the positions are uniform without repetition."""
-  rng = np.random.default_rng(seed)
-  left, right = (rng.standard_normal((dim, rank)) for _ in range(2))
-  truth = left @ right.T
-  flat = np.sort(rng.choice(dim * dim, entries, replace=False))
-  rows, cols = (flat // dim).astype(np.int32), (flat % dim).astype(np.int32)
-  return recovery.EntryCOO(rows, cols, (dim, dim)), truth[rows, cols], truth
-
-
 @functools.partial(jax.jit, static_argnames=("rank", "rounds", "solver"))
 def complete(
   op: Any, y: Any, truth: Any, key: jax.Array, *, rank: int, rounds: int, solver: str
@@ -115,7 +105,7 @@ def run(config: Config, progress: Progress) -> dict[str, Any]:
     rounds = config.rounds if i < len(config.dims) else config.rank_rounds
     found: dict[str, list[Any]] = {solver: [] for solver in config.solvers}
     for seed in config.seed_numbers():
-      problem = draw(seed, dim, rank, entries)
+      problem = _recovery.completion_problem(seed, (dim, dim), rank, entries)
       for solver, errors in found.items():
         fit = functools.partial(complete, rank=rank, rounds=rounds, solver=solver)
         errors.append(np.asarray(fit(*problem, jax.random.key(seed))))
