@@ -214,6 +214,38 @@ def slope(x: Any, values: Any) -> np.ndarray:
   return np.polyfit(np.log(np.asarray(x, float)), np.log(np.asarray(values, float)), 1)[0]
 
 
+def completion_problem(
+  seed: int,
+  shape: tuple[int, int],
+  rank: int,
+  entries: int,
+  *,
+  condition: float | None = None,
+  room: int | None = None,
+) -> tuple[recovery.EntryCOO, np.ndarray, np.ndarray]:
+  """Operator, values and truth: Gaussian factors, positions uniform without repetition.
+
+  Args:
+    seed: of factors and positions.
+    shape: of the matrix.
+    rank: of the matrix.
+    entries: number of observed entries.
+    condition: condition number of orthonormal factors with evenly spaced singular values instead.
+    room: entries that are listed, of which those beyond ``entries`` weigh 0: one program for all.
+  """
+  rng = np.random.default_rng(seed)
+  left, right = (rng.standard_normal((n, rank)) for n in shape)
+  if condition is not None:
+    left, right = (np.linalg.qr(factor)[0] for factor in (left, right))
+    left = left * np.linspace(condition, 1, rank)
+  truth = left @ right.T
+  flat = rng.choice(truth.size, room or entries, replace=False)
+  flat[:entries].sort()  # neighbours in memory
+  rows, cols = (index.astype(np.int32) for index in np.divmod(flat, shape[1]))
+  weight = (np.arange(flat.size) < entries).astype(float)
+  return recovery.EntryCOO(rows, cols, shape, weight), weight * truth[rows, cols], truth
+
+
 def altmin_work(
   solver: str, shape: tuple[int, int], rank: int, entries: int, *, sketch: int = 4, inner: int = 3
 ) -> float:
