@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust.numerics import safe_divide
-from jaxopt_robust.projections import _compensated
+from jaxopt_robust.projections import _active_rows, _compensated
 from jaxopt_robust.typing import Array
 
 FOUND, STEP_LIMIT, NOT_FINITE, EMPTY = 0, 1, 2, 4  # the first three as in ``solvers``
@@ -29,27 +29,8 @@ FOUND, STEP_LIMIT, NOT_FINITE, EMPTY = 0, 1, 2, 4  # the first three as in ``sol
 _DEPENDENT = 16
 # Roundings by which inequalities are relaxed where they leave no point otherwise.
 _RELAXED = 4
+_RUNNING, _AGAIN = -1, -2
 _ROUNDS = 4  # of refinement; each gains the digits that the condition number leaves
-
-
-class Active(NamedTuple):
-  """Active rows and what is known of them; k <= min(m, n) slots, the first ``size`` are filled.
-
-  Attributes:
-    held: int32[k] rows, m in empty slots.
-    size: int32 number of active rows.
-    basis: float[n, k] orthonormal columns that span the active rows.
-    upper: float[k, k] triangular, rows^T = basis @ upper.
-    dual: float[k] multipliers.
-    dual_low: float[k] their further digits.
-  """
-
-  held: Array
-  size: Array
-  basis: Array
-  upper: Array
-  dual: Array
-  dual_low: Array
 
 
 class State(NamedTuple):
@@ -66,11 +47,11 @@ class State(NamedTuple):
     close: bool, whether rounding of the data could explain what rows are violated by.
     dependent: roundings within which rows depend on others.
     slack: float[m + 1] by how much the right sides are relaxed.
-    status: int32, -1 while running.
+    status: int32, negative while running.
     steps: int32 number of steps.
   """
 
-  active: Active
+  active: _active_rows.Active
   point: Array
   point_low: Array
   entering: Array
@@ -82,6 +63,45 @@ class State(NamedTuple):
   slack: Array
   status: Array
   steps: Array
+
+
+# Steps: to the point of the active rows, or part of the way, until a multiplier is 0; the ends; a
+# row is ignored, another leaves to make room for it, it is added.
+_REACH, _PART, _FOUND, _EMPTY, _RELAX, _SKIP, _ROOM, _ADD = range(8)
+
+
+class Choice(NamedTuple):
+  """What the next step is, and with what.
+
+  Attributes:
+    kind: int32, one of ``_REACH`` to ``_ADD``.
+    point: float[n], after the step.
+    point_low: float[n], its further digits.
+    dual: float[k] multipliers, after the step.
+    dual_low: float[k] their further digits.
+    row: int32 row that enters or is ignored.
+    weight: multiplier of the row that enters.
+    along: float[k], row = basis^T @ along + across.
+    across: float[n].
+    slot: int32 slot of the row that leaves, the first empty one for none.
+    ignores: bool, whether the row is ignored from now on; a ``_SKIP`` without recalls all of them.
+    close: bool, as in ``State``.
+    rounding: float[m + 1] by how much right sides may be relaxed.
+  """
+
+  kind: Array
+  point: Array
+  point_low: Array
+  dual: Array
+  dual_low: Array
+  row: Array
+  weight: Array
+  along: Array
+  across: Array
+  slot: Array
+  ignores: Array
+  close: Array
+  rounding: Array
 
 
 class Data(NamedTuple):
@@ -104,26 +124,8 @@ class Data(NamedTuple):
   live: Array
 
 
-def _solve_upper(upper: Array, size: Array, rhs: Array, *, transpose: bool = False) -> Array:
-  empty = jnp.arange(upper.shape[0]) >= size
-  full = upper + jnp.diag(empty.astype(upper.dtype))
-  trans = 1 if transpose else 0
-  out = jax.scipy.linalg.solve_triangular(full, rhs[:, None], trans=trans)[:, 0]
-  return jnp.where(empty, 0, out)
-
-
-def solve_with_factor(
-  basis: Array, upper: Array, size: Array, r1: Array, r2: Array
-) -> tuple[Array, Array]:
-  """Solves p + rows^T dual = r1, rows p = r2 by rows^T = basis @ upper."""
-  y = _solve_upper(upper, size, r2, transpose=True)
-  along = basis.T @ r1
-  p = basis @ (y - along) + r1
-  return p, _solve_upper(upper, size, along - y)
-
-
-def _refined(data: Data, s: State) -> State:
-  """Point and multipliers of the active rows, to the last digit."""
+def _refined(data: Data, s: State) -> tuple[Array, Array, Array, Array]:
+  """Point and multipliers of the active rows with their further digits, to the last digit."""
   a = s.active
   rows, rhs = data.rows[a.held], (data.rhs + s.slack)[a.held]
 
@@ -131,59 +133,14 @@ def _refined(data: Data, s: State) -> State:
     p, p_low, dual, dual_low = carry
     r1, e1 = _compensated.product(-rows.T, dual, dual_low, data.x, -p, -p_low)
     r2, e2 = _compensated.product(-rows, p, p_low, rhs)
-    dp, ddual = solve_with_factor(a.basis, a.upper, a.size, r1 + e1, r2 + e2)
+    dp, ddual = _active_rows.solve_with_factor(a.factor, r1 + e1, r2 + e2)
     p, e = _compensated.two_sum(p, dp)
     p, p_low = _compensated.two_sum(p, p_low + e)
     dual, e = _compensated.two_sum(dual, ddual)
     dual, dual_low = _compensated.two_sum(dual, dual_low + e)
     return p, p_low, dual, dual_low
 
-  start = (s.point, s.point_low, a.dual, a.dual_low)
-  p, p_low, dual, dual_low = jax.lax.fori_loop(0, _ROUNDS, once, start)
-  return s._replace(point=p, point_low=p_low, active=a._replace(dual=dual, dual_low=dual_low))
-
-
-def _append(a: Active, row: Array, along: Array, across: Array, weight: Array) -> Active:
-  """Adds a row = basis @ along + across."""
-  length = jnp.linalg.norm(across)
-  put = lambda array, value: array.at[..., a.size].set(value, mode="drop")
-  return Active(
-    put(a.held, row), a.size + 1, put(a.basis, across / length),
-    put(a.upper, along.at[a.size].set(length, mode="drop")), put(a.dual, weight),
-    put(a.dual_low, jnp.zeros_like(weight)),
-  )  # fmt: skip
-
-
-def _remove(a: Active, slot: Array, none: int) -> Active:
-  """Takes the row in a slot out, no row if that is empty; rotations restore the triangle."""
-  k = a.held.shape[0]
-  slot = jnp.minimum(slot, a.size)
-  last = a.size - (slot < a.size)
-  at = jnp.arange(k)
-
-  def shift(array: Array, fill: int = 0) -> Array:
-    left = jnp.where(at < slot, array, jnp.roll(array, -1))
-    return jnp.where(at < last, left, fill)
-
-  def rotate(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-    basis, upper = carry
-    pair = jax.lax.dynamic_slice_in_dim(upper, i, 2, axis=0)
-    x, y = pair[0, i], pair[1, i]
-    size = jnp.hypot(x, y)
-    c, s = safe_divide(x, size, default=1.0), safe_divide(y, size)
-    mix = lambda p: jnp.stack([c * p[0] + s * p[1], c * p[1] - s * p[0]])
-    columns = jax.lax.dynamic_slice_in_dim(basis, i, 2, axis=1)
-    basis = jax.lax.dynamic_update_slice_in_dim(basis, mix(columns.T).T, i, axis=1)
-    return basis, jax.lax.dynamic_update_slice_in_dim(upper, mix(pair), i, axis=0)
-
-  basis, upper = a.basis, jax.vmap(shift)(a.upper)
-  if k > 1:
-    basis, upper = jax.lax.fori_loop(slot, last, rotate, (basis, upper))
-  filled = (at < last)[None, :]
-  return Active(
-    shift(a.held, none), last, jnp.where(filled, basis, 0),
-    jnp.triu(jnp.where(filled.T & filled, upper, 0)), shift(a.dual), shift(a.dual_low),
-  )  # fmt: skip
+  return jax.lax.fori_loop(0, _ROUNDS, once, (s.point, s.point_low, a.dual, a.dual_low))
 
 
 def _first_zero(value: Array, fall: Array, may: Array) -> tuple[Array, Array]:
@@ -193,31 +150,26 @@ def _first_zero(value: Array, fall: Array, may: Array) -> tuple[Array, Array]:
   return ratio[slot], slot
 
 
-def _settle(data: Data, s: State) -> tuple[State, Array]:
+def _settle(data: Data, s: State, nothing: Choice) -> Choice:
   """Moves to the multipliers of the active rows, or to where the first of them becomes 0."""
-  none, a = data.rows.shape[0] - 1, s.active
-  target = _refined(data, s)
-  new = target.active.dual
-  filled = jnp.arange(a.held.shape[0]) < a.size
-  wrong = filled & ~data.is_equality[a.held] & (new < 0)
-  share, slot = _first_zero(a.dual, a.dual - new, wrong)
-  leaves = a.held[slot]
-  stuck = leaves == s.entering  # violated by no more than a rounding
-  between = jnp.where(filled, a.dual + jnp.minimum(share, 1) * (new - a.dual), 0)
-  less = s._replace(
-    active=a._replace(dual=between, dual_low=jnp.zeros_like(new)),
-    ignored=jnp.where(stuck, s.ignored.at[leaves].set(True), jnp.zeros_like(s.ignored)),
-  )
-  done = target._replace(
-    pending=jnp.zeros_like(s.pending), entering=jnp.full_like(s.entering, none)
-  )
+  a, k = s.active, s.active.held.shape[0]
+  point, point_low, new, new_low = _refined(data, s)
+  wrong = (jnp.arange(k) < a.size) & ~data.is_equality[a.held] & (new < 0)
   any_wrong = jnp.any(wrong)
-  new_state = jax.tree.map(lambda x, y: jnp.where(any_wrong, x, y), less, done)
-  return new_state, jnp.where(any_wrong, slot, a.held.shape[0])
+  share, slot = _first_zero(a.dual, a.dual - new, wrong)
+  between = a.dual + jnp.minimum(share, 1) * (new - a.dual)
+  pick = lambda part, whole: jnp.where(any_wrong, part, whole)
+  leaves = a.held[slot]
+  return nothing._replace(
+    kind=pick(_PART, _REACH).astype(jnp.int32), row=leaves, slot=pick(slot, a.size),
+    ignores=any_wrong & (leaves == s.entering),  # violated by no more than a rounding
+    point=pick(s.point, point), point_low=pick(s.point_low, point_low),
+    dual=pick(between, new), dual_low=pick(0, new_low),
+  )  # fmt: skip
 
 
-def _enter(data: Data, s: State) -> tuple[State, Array]:
-  """Chooses the most violated row and adds it, or makes room for it."""
+def _choose(data: Data, s: State) -> Choice:
+  """Chooses the most violated row, and whether to add it or to make room for it."""
   a, eps = s.active, float(jnp.finfo(data.x.dtype).eps)
   none, k = data.rows.shape[0] - 1, a.held.shape[0]
   # How far rows are violated, and the size of the numbers that enter it.
@@ -227,7 +179,7 @@ def _enter(data: Data, s: State) -> tuple[State, Array]:
   reach = jnp.linalg.norm(s.point) + jnp.linalg.norm(data.x)
   size = data.norm * reach + jnp.abs(data.rhs)
   close = jnp.all(~data.live | (excess <= _DEPENDENT * eps * size))
-  is_active = jnp.zeros(none + 1, bool).at[a.held].set(True)
+  is_active = jnp.any(a.held[:, None] == jnp.arange(none + 1)[None, :], axis=0)
   counts = data.live & ~is_active & ~s.ignored & (excess > eps**1.5 * size)
   rank = jnp.where(counts, safe_divide(excess, data.norm), -1)
   # Equalities first: they stay.
@@ -240,11 +192,12 @@ def _enter(data: Data, s: State) -> tuple[State, Array]:
   recall = found & jnp.any(s.ignored & (excess > _DEPENDENT * eps * size))
 
   g = data.rows[row]
-  along = a.basis.T @ g
-  across = g - a.basis @ along
-  again = a.basis.T @ across  # once more takes the rounding off
-  along, across = along + again, across - a.basis @ again
-  shares = side[row] * _solve_upper(a.upper, a.size, along)
+  basis, triangle = _active_rows.parts(a.factor)
+  along = basis @ g
+  across = g - basis.T @ along
+  again = basis @ across  # once more takes the rounding off
+  along, across = along + again, across - basis.T @ again
+  shares = side[row] * _active_rows.solve_triangle(triangle, along)
   full = a.size == k
   dependent = full | (jnp.linalg.norm(across) <= s.dependent * eps * data.norm[row])
   rounding = _RELAXED * eps * size
@@ -256,71 +209,81 @@ def _enter(data: Data, s: State) -> tuple[State, Array]:
   may = filled & ~data.is_equality[a.held] & (shares > 4 * eps * jnp.max(jnp.abs(shares)))
   length, slot = _first_zero(a.dual, shares, may)
   # At a vertex all rows depend on the active ones. Is this one still dependent without the first?
-  alone = _solve_upper(
-    a.upper, a.size, (jnp.arange(k) == slot).astype(excess.dtype), transpose=True
-  )
+  unit = (jnp.arange(k) == slot).astype(excess.dtype)
+  alone = _active_rows.solve_triangle(triangle, unit, transpose=True)
   near = shares[slot] <= s.dependent * eps * data.norm[row] * jnp.linalg.norm(alone)
   exchange = full & jnp.where(jnp.any(may), ~near, ~stays)
   agrees = dependent & (excess[row] <= doubt) & ~exchange
-
-  FINISH, SKIP, ROOM, ADD = range(4)
   # Rows through a point whose right sides are rounded may leave no point: once more, with slack.
-  again = ~found & jnp.all(s.slack == 0)
-  slack = jnp.where(data.is_equality, 0, rounding)
-  status = jnp.where(again, -1, jnp.where(found, FOUND, EMPTY)).astype(jnp.int32)
-  finish = s._replace(status=status)
-  finish = jax.tree.map(
-    lambda x, y: jnp.where(again, x, y), _start(data)._replace(slack=slack, steps=s.steps), finish
+  end = jnp.where(jnp.all(s.slack == 0), _RELAX, _EMPTY)
+  kind = jnp.where(dependent, jnp.where(jnp.any(may), _ROOM, end), _ADD)
+  kind = jnp.where(found, _FOUND, jnp.where(agrees, _SKIP, kind))
+  kind = jnp.where(recall, _SKIP, kind).astype(jnp.int32)
+  length = jnp.where(kind == _ROOM, length, 0)
+  return Choice(
+    kind, s.point, s.point_low, a.dual - length * shares, jnp.where(kind == _ROOM, 0, a.dual_low),
+    row, jnp.where(kind == _ADD, side[row] * s.weight, s.weight + length), along, across,
+    jnp.where(kind == _ROOM, slot, a.size), (kind == _SKIP) & ~recall, close, rounding,
+  )  # fmt: skip
+
+
+def _follow(data: Data, s: State, c: Choice) -> State:
+  """The state after a choice."""
+  none = data.rows.shape[0] - 1
+  adds, skips = c.kind == _ADD, c.kind == _SKIP
+  a = s.active._replace(dual=c.dual, dual_low=c.dual_low)
+  a = _active_rows.append_if(adds, a, c.row, c.along, c.across, c.weight)
+  here = jnp.arange(none + 1) == c.row
+  clears = (c.kind == _PART) | (c.kind == _ROOM) | skips
+  status = jnp.where(c.kind == _FOUND, FOUND, jnp.where(c.kind == _EMPTY, EMPTY, s.status))
+  return State(
+    active=_active_rows.remove(a, jnp.where(adds, a.size, c.slot), none),
+    point=c.point,
+    point_low=c.point_low,
+    entering=jnp.where(
+      (c.kind == _REACH) | skips, none, jnp.where(c.kind == _PART, s.entering, c.row)
+    ),
+    weight=jnp.where(adds | skips, 0, jnp.where(c.kind == _ROOM, c.weight, s.weight)),
+    pending=jnp.where(skips, s.entering != none, adds | (c.kind == _PART)),
+    ignored=jnp.where(c.ignores, s.ignored | here, s.ignored & ~clears),
+    close=jnp.where(skips, c.close, s.close & ~adds),
+    dependent=jnp.where(skips & ~c.ignores, s.dependent / 4, s.dependent),
+    slack=jnp.where((c.kind == _RELAX) & ~data.is_equality, c.rounding, s.slack),
+    status=jnp.where(c.kind == _RELAX, _AGAIN, status),
+    steps=s.steps + 1,
   )
-  skip = s._replace(
-    ignored=~recall & s.ignored.at[row].set(True), close=close, pending=~fresh,
-    entering=jnp.full_like(row, none), weight=jnp.zeros_like(s.weight),
-    dependent=jnp.where(recall, s.dependent / 4, s.dependent),
-  )  # fmt: skip
-  moved = jnp.where(filled, a.dual - jnp.where(jnp.any(may), length, 0) * shares, 0)
-  room = s._replace(
-    active=a._replace(dual=moved, dual_low=jnp.zeros_like(moved)), entering=row,
-    weight=s.weight + length, ignored=jnp.zeros_like(s.ignored),
-  )  # fmt: skip
-  add = s._replace(
-    active=_append(a, row, along, across, side[row] * s.weight), entering=row,
-    weight=jnp.zeros_like(s.weight), pending=jnp.ones_like(s.pending),
-    close=jnp.zeros_like(s.close),
-  )  # fmt: skip
-  which = jnp.where(dependent, jnp.where(jnp.any(may), ROOM, FINISH), ADD)
-  which = jnp.where(found, FINISH, jnp.where(agrees, SKIP, which))
-  which = jnp.where(recall, SKIP, which)
-  new_state = jax.tree.map(
-    lambda *options: jax.lax.select_n(which, *options), finish, skip, room, add
-  )
-  return new_state, jnp.where(which == ROOM, slot, k)
 
 
 def _start(data: Data) -> State:
-  n, none = data.x.shape[0], data.rows.shape[0] - 1
-  k, dtype = min(none, n), data.x.dtype
+  n, none, dtype = data.x.shape[0], data.rows.shape[0] - 1, data.x.dtype
   vector = lambda size: jnp.zeros((size,), dtype)
   number, false = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
-  active = Active(
-    jnp.full((k,), none, jnp.int32), number, jnp.zeros((n, k), dtype), jnp.zeros((k, k), dtype),
-    vector(k), vector(k),
-  )  # fmt: skip
   return State(
-    active, data.x, vector(n), number + none, jnp.zeros((), dtype), false,
-    jnp.zeros((none + 1,), bool), false, jnp.full((), _DEPENDENT, dtype), vector(none + 1),
-    number - 1, number,
+    _active_rows.empty(none, n, dtype), data.x, vector(n), number + none, jnp.zeros((), dtype),
+    false, jnp.zeros((none + 1,), bool), false, jnp.full((), _DEPENDENT, dtype), vector(none + 1),
+    number + _RUNNING, number,
   )  # fmt: skip
 
 
 def search(data: Data, max_steps: int) -> State:
   """The projection of ``data.x``."""
-  none = data.rows.shape[0] - 1
+  shapes = jax.eval_shape(_choose, data, _start(data))
+  nothing = jax.tree.map(lambda t: jnp.zeros(t.shape, t.dtype), shapes)
 
   def step(s: State) -> State:
-    new, slot = jax.lax.cond(s.pending, lambda s: _settle(data, s), lambda s: _enter(data, s), s)
-    return new._replace(active=_remove(new.active, slot, none), steps=s.steps + 1)
+    # Numbers that leave a branch are computed once. Without one each array of the new state would
+    # be compiled together with all that leads to the choice.
+    settle = lambda s: _settle(data, s, nothing)
+    choice = jax.lax.cond(s.pending, settle, lambda s: _choose(data, s), s)
+    return _follow(data, s, choice)
 
-  last = jax.lax.while_loop(lambda s: (s.status < 0) & (s.steps < max_steps), step, _start(data))
+  def run(s: State) -> State:
+    start = _start(data)._replace(slack=s.slack, steps=s.steps)
+    goes_on = lambda s: (s.status == _RUNNING) & (s.steps < max_steps)
+    return jax.lax.while_loop(goes_on, step, start)
+
+  first = _start(data)._replace(status=jnp.full((), _AGAIN, jnp.int32))
+  last = jax.lax.while_loop(lambda s: s.status == _AGAIN, run, first)
   # Where rounding keeps the search from an end, a point that rounding cannot improve is the answer.
   left = jnp.where(last.close, FOUND, STEP_LIMIT).astype(jnp.int32)
   return last._replace(status=jnp.where(last.status < 0, left, last.status))

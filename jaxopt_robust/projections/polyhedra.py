@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxopt_robust import _arguments, _checks
 from jaxopt_robust._units import exponent_of, power
 from jaxopt_robust.numerics import upcast
-from jaxopt_robust.projections import _active_set, _common
+from jaxopt_robust.projections import _active_rows, _active_set, _common
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = ["PolyhedronInfo", "projection_polyhedron", "projection_polyhedron_with_info"]
@@ -51,7 +51,7 @@ class _Solution(NamedTuple):
   point: Array
   dual: Array  # of the active rows, as scaled
   held: Array
-  factor: tuple[Array, Array, Array]
+  factor: Array
   row_size: Array
   status: Array
   steps: Array
@@ -87,20 +87,17 @@ def _solve(x: Array, rows: Array, rhs: Array, num_equalities: int, max_steps: in
   status = jnp.where(good, status, _active_set.NOT_FINITE).astype(jnp.int32)
   a = last.active
   return _Solution(
-    size * last.point, size * a.dual, a.held, (a.basis, a.upper, a.size), row_size, status,
+    size * last.point, size * a.dual, a.held, a.factor, row_size, status,
     last.steps,
   )  # fmt: skip
 
 
 @jax.custom_jvp
-def _kkt(factor: tuple, rows: Array, r1: Array, r2: Array) -> tuple[Array, Array]:
+def _kkt(factor: Array, rows: Array, r1: Array, r2: Array) -> tuple[Array, Array]:
   """The p and d with p + rows^T d = r1, rows p = r2."""
-  basis, upper, size = factor
-  p, d = _active_set.solve_with_factor(basis, upper, size, r1, r2)
+  p, d = _active_rows.solve_with_factor(factor, r1, r2)
   # Once more on what is missing: the factor has rounding of its own.
-  more, change = _active_set.solve_with_factor(
-    basis, upper, size, r1 - p - rows.T @ d, r2 - rows @ p
-  )
+  more, change = _active_rows.solve_with_factor(factor, r1 - p - rows.T @ d, r2 - rows @ p)
   return p + more, d + change
 
 
@@ -114,7 +111,7 @@ def _kkt_rule(primals: tuple, tangents: tuple) -> tuple:
 
 @jax.custom_jvp
 def _attach(
-  known: tuple[Array, Array], factor: tuple, rows: Array, x: Array, rhs: Array
+  known: tuple[Array, Array], factor: Array, rows: Array, x: Array, rhs: Array
 ) -> tuple[Array, Array]:
   """A solution of [I rows^T; rows 0] (p, d) = (x, rhs) that is known, with its derivatives."""
   return known
