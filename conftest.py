@@ -17,7 +17,7 @@ gc.set_threshold(100_000, 20, 20)
 
 # Linux lets a process have 65530 memory maps; the machine code of each compiled program takes some,
 # and running out of them ends the process. Programs are dropped between files from here on.
-_MANY_MAPS = 20_000
+_MANY_MAPS = 45_000
 _MAPS = pathlib.Path("/proc/self/maps")
 
 

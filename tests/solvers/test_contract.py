@@ -29,7 +29,7 @@ def composite(problem, w):
 
 
 @GRID
-def test_reaches_the_known_optimum_alone_and_in_a_batch_over_strengths(case, problem):
+def test_reaches_the_known_optimum_in_a_batch_over_strengths_and_alone(case, problem):
   start = jnp.zeros(problem.optimum.size)
 
   def run(factor):
@@ -38,16 +38,18 @@ def test_reaches_the_known_optimum_alone_and_in_a_batch_over_strengths(case, pro
       case.make(problem), start, hyper, *data, tol=case.tol, max_steps=20_000
     )
 
-  one = jax.jit(run)
-  params, info = one(1.0)
-  assert int(info.status) == solvers.CONVERGED
-  # ||x - x*|| <= ||gradient mapping|| / mu, both at the last point
-  np.testing.assert_allclose(params, problem.optimum, atol=1e-8)
-  factors = (0.5, 1.0, 3.0)
+  factors = (1.0, 0.5, 3.0)
   batch, infos = jax.jit(jax.vmap(run))(jnp.asarray(factors))
   assert bool(jnp.all(infos.status == solvers.CONVERGED))
+  # ||x - x*|| <= ||gradient mapping|| / mu, both at the last point
+  np.testing.assert_allclose(batch[0], problem.optimum, atol=1e-8)
+  if problem.name != case.supports[0]:
+    return  # one problem a solver alone: another program of each would double what this costs
+  one = jax.jit(run)
   for row, factor in zip(batch, factors, strict=True):
-    np.testing.assert_allclose(row, one(factor)[0], atol=1e-8)
+    params, info = one(factor)
+    assert int(info.status) == solvers.CONVERGED
+    np.testing.assert_allclose(row, params, atol=1e-8)
 
 
 @pytest.mark.parametrize(
