@@ -119,9 +119,9 @@ def execute(
   progress = progress or Progress()
   earlier = _earlier.is_earlier(module)
   with use_device(device) as where, _compile_spans() as spans:
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     outcome = module.run(config, progress)
-    total = time.perf_counter() - start
+    total, cpu = time.perf_counter() - start, time.process_time() - cpu
   compiling = union_length(spans)
   record = {
     "format": RECORD_FORMAT,
@@ -135,6 +135,7 @@ def execute(
       "total_s": total,
       "compile_s": compiling,
       "without_compile_s": total - compiling,
+      "cpu_s": cpu,  # of all cores: it depends less on what else the machine does
       "parts": progress.clock.parts,
     },
   }

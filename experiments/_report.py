@@ -124,6 +124,11 @@ def _choice(choice: Mapping[str, Any]) -> str:
   return f"{choice['name']}: {number(choice['chosen'])} of {grid}.{edge}"
 
 
+def _times(wall: Mapping[str, Any]) -> str:
+  cpu = f" ({wall['cpu_s']:.0f} s of CPU)" if "cpu_s" in wall else ""  # older records lack it
+  return f"{wall['total_s']:.1f} s{cpu}, of which compiling {wall['compile_s']:.1f} s."
+
+
 def _seeds(seeds: Sequence[int]) -> str:
   return f"{len(seeds)} ({seeds[0]} to {seeds[-1]})" if len(seeds) > 1 else f"1 ({seeds[0]})"
 
@@ -149,7 +154,7 @@ def entry(record: dict[str, Any], folder: Path, *, figures: bool = True) -> dict
     "notes": list(dict.fromkeys(r["note"] for r in record["table"] if r["note"])),
     "choices": [_choice(c) for c in record["choices"]],
     "differs": record["differs"],
-    "wall": f"{wall['total_s']:.1f} s, of which compiling {wall['compile_s']:.1f} s.",
+    "wall": _times(wall),
     "size": record["size"],
     "seeds": _seeds(record["seeds"]),
     "device": record["device"]["kind"],
