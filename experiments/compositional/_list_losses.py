@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.compositional._ranking import Data, Lists, factors, mean_of_lists
+from experiments.compositional._ranking import Data, factors, mean_of_lists
 from jaxopt_robust import compositional, losses
 
 # On whole lists, the three objectives: references, where their cost is bearable.
@@ -55,8 +55,7 @@ def make_loss(
 
   def of_lists(fun: Callable[..., jax.Array], **hyper: Any) -> Any:
     each = lambda b: fun(b.scores, b.relevance, where=b.where, **hyper)
-    lists = lambda b: Lists(b.relevance, b.where)
-    return stateless(lambda b: mean_of_lists(each(b), lists(b)))
+    return stateless(lambda b: mean_of_lists(each(b), b.relevance, b.where))
 
   def visit(loss: Callable[..., Any], b: Batch, state: Any, rate: Any, **hyper: Any) -> Any:
     given = (b.scores, b.relevance, b.index, state)

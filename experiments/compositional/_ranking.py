@@ -10,15 +10,16 @@ import numpy as np
 from experiments import datasets
 from jaxopt_robust import losses
 
-METRICS: dict[str, int | None] = {"NDCG@5": 5, "NDCG@10": 10, "NDCG": None}
+METRIC = "NDCG@10"
 PARTS = ("train", "val", "test")
 
 
 class Lists(NamedTuple):
-  """Grades of all lists, int[queries, items], and which items are in them; some lists are empty."""
+  """Grades, int[lists, items], which items are in the lists, and the query of each of them."""
 
   relevance: Any
   where: Any
+  query: Any
 
 
 class Data(NamedTuple):
@@ -27,7 +28,7 @@ class Data(NamedTuple):
   Attributes:
     params: initial weights.
     features: of queries and items, or () where every query and item has an embedding.
-    lists: by name of ``PARTS``; training lists hold all items or none.
+    lists: by name of ``PARTS``; training lists hold all items, and query i has list i.
     num_relevant: float[queries], relevant items of each training list.
     ideal: float[queries, 2], the largest sum of gains over discounts, whole and at k.
     queries: int[steps, batch], the queries of each step.
@@ -49,7 +50,7 @@ def pack(params: Any, features: Any, lists: dict[str, Lists], k: int, draws: Any
   train = lists["train"].relevance
   best = -np.sort(1 - np.exp2(train), axis=1) / np.log2(2 + np.arange(train.shape[1]))
   ideal = as_float(np.stack([best.sum(1), best[:, :k].sum(1)], axis=1))
-  lists = {n: Lists(np.asarray(r, np.int32), where) for n, (r, where) in lists.items()}
+  lists = {n: Lists(np.int32(r), where, np.int32(query)) for n, (r, where, query) in lists.items()}
   return Data(as_float(params), as_float(features), lists, as_float((train > 0).sum(1)), ideal,
               *draws)  # fmt: skip
 
@@ -72,11 +73,11 @@ def load_synthetic(seed: int, config: Any) -> Data:
   relevance = np.zeros(scores.shape, int)
   best = np.argsort(-scores, axis=1)[:, : len(config.grades)]
   np.put_along_axis(relevance, best, np.array(config.grades)[None], axis=1)
-  part = np.repeat([0, 0, 1, 2], config.queries // 2)[:, None]  # one half, one quarter each
-  lists = {}
+  where, lists = np.ones((num, config.items), bool), {}
+  ends = np.array([0, 2, 3, 4]) * (config.queries // 2)
   for i, name in enumerate(PARTS):
-    where = np.broadcast_to(part == i, relevance.shape)
-    lists[name] = Lists(np.where(where, relevance, 0), np.array(where))
+    rows = np.arange(ends[i], ends[i + 1])
+    lists[name] = Lists(relevance[rows], where[rows], rows)
   params = {"weights": 0.01 * rng.normal(size=(size, size)), "offset": np.zeros(())}
   shape = (config.queries, config.items)
   draws = draw(rng, shape, config.steps, config.batch, max(config.parts))
@@ -98,8 +99,9 @@ def load_movies(seed: int, config: Any) -> Data:
   rng = np.random.default_rng(seed)
   place = rng.random(ratings.shape)
   held = {"val": (place >= 0.6) & (place < 0.75), "test": place >= 0.75}
-  lists = {"train": Lists(np.where(place < 0.6, ratings, 0), np.ones(ratings.shape, bool))}
-  lists |= {n: Lists(np.where(p, ratings, 0), (ratings == 0) | p) for n, p in held.items()}
+  every = np.arange(len(ratings))
+  lists = {"train": Lists(np.where(place < 0.6, ratings, 0), np.ones(ratings.shape, bool), every)}
+  lists |= {n: Lists(np.where(p, ratings, 0), (ratings == 0) | p, every) for n, p in held.items()}
   users, movies = ratings.shape
   params = {
     "user": 0.1 * rng.normal(size=(users, config.embedding)),
@@ -120,49 +122,35 @@ def factors(params: Any, features: Any) -> tuple[jax.Array, ...]:
   return query @ params["weights"], item, offset, jnp.zeros(item.shape[:1])
 
 
-def mean_of_lists(values: jax.Array, lists: Lists) -> jax.Array:
+def mean_of_lists(values: jax.Array, relevance: jax.Array, where: jax.Array) -> jax.Array:
   """Over the lists with a relevant item; the others have the value 0."""
-  has_any = jnp.any(lists.where & (lists.relevance > 0), axis=1)
+  has_any = jnp.any(where & (relevance > 0), axis=1)
   return jnp.sum(jnp.where(has_any, values, 0)) / jnp.maximum(jnp.sum(has_any), 1)
 
 
-@jax.jit  # one program for all methods of a problem
-def measure(scores: jax.Array, lists: dict[str, Lists]) -> dict[str, dict[str, jax.Array]]:
-  """Metrics of the validation and test lists, float[runs] each; scores [runs, queries, items]."""
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def measure(scores: jax.Array, lists: Lists, name: str, k: int) -> jax.Array:
+  """The metric or an exact objective of some lists, float[runs]; scores [runs, queries, items]."""
 
-  def one(scores: jax.Array) -> dict[str, dict[str, jax.Array]]:
-    ndcg = lambda part, k: losses.ndcg(scores, part.relevance, k=k, where=part.where)
-    of = lambda part: {n: mean_of_lists(ndcg(part, k), part) for n, k in METRICS.items()}
-    return {name: of(lists[name]) for name in ("val", "test")}
-
-  return jax.lax.map(one, scores)
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def objectives(
-  scores: jax.Array, lists: dict[str, Lists], k: int
-) -> dict[str, dict[str, jax.Array]]:
-  """The three objectives, exact, on training and validation lists; float[runs] each."""
-
-  def one(scores: jax.Array) -> dict[str, dict[str, jax.Array]]:
-    found = {}
-    for name in ("train", "val"):
-      relevance, where = part = lists[name]
-      values = {
-        "ndcg": losses.ndcg_loss(scores, relevance, where=where),
-        "listwise": losses.listwise_cross_entropy_loss(scores, relevance, where=where),
-        "at_k": losses.ndcg_at_k_loss(scores, relevance, k=k, where=where),
-      }
-      found[name] = {key: mean_of_lists(value, part) for key, value in values.items()}
-    return found
+  def one(scores: jax.Array) -> jax.Array:
+    relevance, where, query = lists
+    given = (scores[query], relevance)
+    if name == "ndcg":
+      values = losses.ndcg_loss(*given, where=where)
+    elif name == "listwise":
+      values = losses.listwise_cross_entropy_loss(*given, where=where)
+    elif name == "at_k":
+      values = losses.ndcg_at_k_loss(*given, k=k, where=where)
+    else:
+      values = losses.ndcg(*given, k=10, where=where)
+    return mean_of_lists(values, relevance, where)
 
   return jax.lax.map(one, scores)
 
 
-def over_seeds(fun: Any, scores: np.ndarray, data: list[Data]) -> Any:
-  """``fun(scores, lists)`` of each seed, with any number of axes between seeds and queries."""
+def over_seeds(scores: np.ndarray, data: list[Data], part: str, name: str, k: int) -> np.ndarray:
+  """``measure`` of each seed, with any number of axes between seeds and queries."""
   found = []
   for values, one in zip(scores, data, strict=True):
-    found.append(fun(values.reshape(-1, *values.shape[-2:]), one.lists))
-  shape = scores.shape[:-2]
-  return jax.tree.map(lambda *leaves: np.stack(leaves).reshape(shape), *found)
+    found.append(measure(values.reshape(-1, *values.shape[-2:]), one.lists[part], name, k))
+  return np.stack(found).reshape(scores.shape[:-2])

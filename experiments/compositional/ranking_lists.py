@@ -68,9 +68,9 @@ class Config(Settings):
     checkpoints: how often the scores are kept.
   """
 
-  queries: int = 100
+  queries: int = 200
   items: int = 100
-  features: int = 10
+  features: int = 6
   grades: tuple[int, ...] = (4, 3, 3, 2, 2, 2, 1, 1, 1, 1)
   noise: float = 1.0
   parts: tuple[int, ...] = (5, 20)
@@ -88,7 +88,7 @@ class Config(Settings):
   movie_families: tuple[str, ...] = known.ON_MOVIES
   movie_rates: tuple[float, ...] = (0.1, 1.0)
   movie_k: int = 100
-  learning_rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1)
+  learning_rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1)
   threshold_step: float = 0.1
   smoothing: float = 0.1
   checkpoints: int = 5
@@ -205,18 +205,15 @@ def run_problem(
     scores = scores.reshape(len(data), len(groups), len(steps), *scores.shape[2:])
     for i, (method, _, part) in enumerate(groups):
       place = "whole" if family in known.WHOLE.values() else str(part)
-      measured = _ranking.over_seeds(_ranking.measure, scores[:, i], data)
-      value = measured["val"]["NDCG@10"].mean(0)
+      at = lambda s, part, key: _ranking.over_seeds(s, data, part, key, problem.k)
+      value = at(scores[:, i], "val", _ranking.METRIC).mean(0)
       best = pick(f"{method}, {name}, {place}", value.max(1), "higher")
-      entry = {n: v[:, best, value[best].argmax()] for n, v in measured["test"].items()}
-      keys = known.EXACT.get(family, ()) if name == "synthetic" else ()
-      if keys:
-        exact = lambda s, lists: _ranking.objectives(s, lists, problem.k)
-        values = _ranking.over_seeds(exact, scores[:, i, :, -1], data)
-        for key in keys:
-          score = values["val"][key].mean(0)
-          best = pick(f"{method}, {name}, {place}, exact {key}", score, "lower")
-          entry[key] = values["train"][key][:, best]
+      kept = scores[:, i, best, value[best].argmax()]
+      entry = {_ranking.METRIC: at(kept, "test", _ranking.METRIC)}
+      for key in known.EXACT.get(family, ()) if name == "synthetic" else ():
+        score = at(scores[:, i, :, -1], "val", key).mean(0)
+        best = pick(f"{method}, {name}, {place}, exact {key}", score, "lower")
+        entry[key] = at(scores[:, i, best, -1], "train", key)
       found.setdefault(place, {})[method] = entry
   return found
 
