@@ -63,8 +63,11 @@ def draw(rng: np.random.Generator, shape: tuple[int, int], steps: int, batch: in
   return np.stack(queries).astype(np.int32), np.stack(items).astype(np.int32)
 
 
-def load_synthetic(seed: int, config: Any) -> Data:
-  """A bilinear ranking of the items for each query, with noise; half the queries are held out."""
+def load_synthetic(seed: int, config: Any, trial: int) -> Data:
+  """A bilinear ranking of the items for each query, with noise; half the queries are held out.
+
+  Trials differ in the queries and items that the steps see.
+  """
   rng = np.random.default_rng(seed)
   size, num = config.features, 2 * config.queries
   query, item = (rng.normal(size=(n, size)) for n in (num, config.items))
@@ -80,11 +83,12 @@ def load_synthetic(seed: int, config: Any) -> Data:
     lists[name] = Lists(relevance[rows], where[rows], rows)
   params = {"weights": 0.01 * rng.normal(size=(size, size)), "offset": np.zeros(())}
   shape = (config.queries, config.items)
+  rng = np.random.default_rng((seed, trial))
   draws = draw(rng, shape, config.steps, config.batch, max(config.parts))
   return pack(params, (query, item), lists, config.k, draws)
 
 
-def load_movies(seed: int, config: Any) -> Data:
+def load_movies(seed: int, config: Any, trial: int) -> Data:
   """Grades are ratings, 0 without one. Three fifths of the ratings train, a quarter test.
 
   In training, movies whose rating is held out have grade 0, as those without a rating. Lists for
@@ -109,6 +113,7 @@ def load_movies(seed: int, config: Any) -> Data:
     "user_bias": np.zeros(users),
     "movie_bias": np.zeros(movies),
   }
+  rng = np.random.default_rng((seed, trial))
   draws = draw(rng, ratings.shape, config.movie_steps, config.movie_batch, config.movie_part)
   return pack(params, (), lists, config.movie_k, draws)
 
@@ -151,6 +156,6 @@ def measure(scores: jax.Array, lists: Lists, name: str, k: int) -> jax.Array:
 def over_seeds(scores: np.ndarray, data: list[Data], part: str, name: str, k: int) -> np.ndarray:
   """``measure`` of each seed, with any number of axes between seeds and queries."""
   found = []
-  for values, one in zip(scores, data, strict=True):
+  for values, one in zip(scores, data, strict=False):  # scores may belong to the first seeds
     found.append(measure(values.reshape(-1, *values.shape[-2:]), one.lists[part], name, k))
   return np.stack(found).reshape(scores.shape[:-2])
