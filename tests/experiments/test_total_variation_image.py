@@ -8,8 +8,9 @@ import scipy.ndimage
 import skimage.restoration
 
 from experiments import _pictures
-from experiments.prox import total_variation_image as tv
-from jaxopt_robust import solvers
+from experiments.prox import _photographs as photos
+from experiments.prox import _total_variation as tv
+from experiments.prox import total_variation_image as experiment
 
 N, LAM = 16, 0.1
 pytestmark = pytest.mark.x64
@@ -34,43 +35,59 @@ def test_the_blur_is_scipys_with_reflecting_borders(noisy):
 
 
 def test_the_laplacian_is_that_of_the_differences(noisy):
-  problem = tv.make_problem(N, None)
+  problem = tv.make_problem(N, 0.0)
   (twice,) = jax.linear_transpose(tv.differences, noisy)(tv.differences(noisy))
   np.testing.assert_allclose(tv.filtered(noisy, problem.laplacian, problem), twice, atol=1e-12)
 
 
 def test_the_quadratic_step_is_a_minimiser(noisy, rng):
-  problem = tv.make_problem(N, 1.0)._replace(observed=noisy)
+  problem = tv.make_problem(N, 1.0)
   v = jnp.asarray(rng.standard_normal((N, N, 2)))
   (adjoint,) = jax.linear_transpose(tv.differences, noisy)(v)
-  x = tv.quadratic_argmin(adjoint, 0.7, problem, problem.laplacian)
-  loss = lambda x: tv.misfit(x, problem) + 0.35 * jnp.sum((tv.differences(x) - v) ** 2)
+  x = tv.quadratic_argmin(adjoint, 0.7, noisy, problem, problem.laplacian)
+  loss = lambda x: tv.misfit(x, noisy, problem) + 0.35 * jnp.sum((tv.differences(x) - v) ** 2)
   np.testing.assert_allclose(jax.grad(loss)(x), 0.0, atol=1e-12)
 
 
+@pytest.fixture
+def points(noisy):
+  jump = jnp.asarray([0.1, 1.0])
+  twice = jnp.stack([noisy, noisy])
+  return tv.Point(twice, jnp.full(2, LAM), jump, twice)
+
+
 @pytest.mark.parametrize("name", tv.METHODS)
-def test_each_method_reaches_the_certified_minimum_of_scikit_image(name, noisy):
-  problem = tv.make_problem(N, None)
-  norm = solvers.operator_norm(tv.differences, noisy, key=jax.random.key(0))
-  solve = tv.make_solve(name, 400)
-  jump = jnp.asarray(1.0 if "accelerated" in name else 0.1)
-  images, bounds, values = solve(noisy[None], jnp.asarray(LAM), jump, norm, problem)
-  assert 0 <= values[0, -1] - bounds[0] < 1e-4 * values[0, -1]
+def test_each_method_reaches_the_certified_minimum_of_scikit_image(name, noisy, points):
+  problem = tv.make_problem(N, 0.0)
+  solve, convexity = tv.make_solve(name, 400)
+  solved = solve(points, jnp.asarray(convexity), problem)
+  best = int(name == tv.FAST)  # its own first step
+  image, bound, value = solved.image[best], solved.bound[best], solved.values[best, -1]
+  assert 0 <= value - bound < 1e-4 * value
   theirs = skimage.restoration.denoise_tv_chambolle(
     np.asarray(noisy), LAM, eps=0.0, max_num_iter=4000
   )
-  exact = tv.objective(jnp.asarray(theirs), (None, LAM), problem._replace(observed=noisy))
+  exact = tv.objective(jnp.asarray(theirs), (None, LAM), noisy, problem)
   # The objective is 1-strongly convex: 1/2 ||x - x*||^2 is at most the gap.
-  assert bounds[0] <= exact + 1e-12
-  radius = np.sqrt(2 * (values[0, -1] - bounds[0])) + np.sqrt(2 * (exact - bounds[0]))
-  assert np.linalg.norm(images[0] - theirs) <= radius
+  assert bound <= exact + 1e-12
+  radius = np.sqrt(2 * (value - bound)) + np.sqrt(2 * (exact - bound))
+  assert np.linalg.norm(image - theirs) <= radius
+
+
+def test_strengths_tasks_and_acceleration_share_one_program(points):
+  programs = set()
+  for name, blur in ((tv.PLAIN, 0.0), (tv.PLAIN, 1.5), (tv.FAST, 0.0)):
+    solve, convexity = tv.make_solve(name, 400)
+    solve(points, jnp.asarray(convexity), tv.make_problem(N, blur))
+    programs.add(solve)
+  assert len(programs) == 1 and programs.pop()._cache_size() == 1
 
 
 def test_the_dual_value_is_a_lower_bound_for_any_dual_point(noisy, rng):
-  problem = tv.make_problem(N, None)._replace(observed=noisy)
+  problem = tv.make_problem(N, 0.0)
   p = jnp.asarray(rng.standard_normal((N, N, 2)))  # mostly outside the balls of radius LAM
-  assert tv.dual_value(p, LAM, problem) <= tv.objective(noisy, (None, LAM), problem)
-  assert float(tv.dual_value(jnp.zeros_like(p), LAM, problem)) == 0.0
+  assert tv.dual_value(p, LAM, noisy) <= tv.objective(noisy, (None, LAM), noisy, problem)
+  assert float(tv.dual_value(jnp.zeros_like(p), LAM, noisy)) == 0.0
 
 
 def test_the_peers_undo_a_blur_without_noise():
@@ -78,18 +95,34 @@ def test_the_peers_undo_a_blur_without_noise():
   picture = picture.astype(np.float64)
   blurred = scipy.ndimage.gaussian_filter(picture, 1.0, mode="reflect", truncate=4.0)
   start = np.linalg.norm(blurred - picture)
-  sharp = tv.wiener(1.0)(blurred, 1e-14)  # exact, borders and all, without the regularisation
+  sharp = photos.wiener(1.0)(blurred, 1e-14)  # exact, borders and all, without the regularisation
   assert np.linalg.norm(sharp - picture) < 1e-3 * start
-  sharper = tv.richardson_lucy(1.0)(blurred, 50)
+  sharper = photos.richardson_lucy(1.0)(blurred, 50)
   assert np.linalg.norm(sharper - picture) < 0.6 * start
 
 
-def test_the_best_setting_is_the_best_in_the_mean():
-  truth = np.zeros((2, 2))
-  observed = np.stack([truth + 0.1, truth - 0.1])
-  best, levels, image = tv.best_setting(lambda y, s: s * y, (1.0, 0.5, 2.0), observed, truth)
-  assert best == 0.5 and np.ptp(levels) < 1e-9
-  np.testing.assert_allclose(image, 0.05)
+def test_a_wiener_filter_without_blur_and_weight_changes_nothing(noisy):
+  np.testing.assert_allclose(photos.wiener(0.0)(np.asarray(noisy), 1e-14), noisy, atol=1e-10)
+
+
+def test_the_best_setting_of_a_filter_is_the_best_in_the_mean():
+  pairs = [(np.full((2, 2), 0.1), np.zeros((2, 2))), (np.full((2, 2), -0.1), np.zeros((2, 2)))]
+  choice = photos.tune_filter("gain", lambda y, s: s * y, (1.0, 0.5, 2.0), pairs)
+  assert choice.chosen == 0.5 and choice.scores[0] == pytest.approx(-20 * np.log10(0.05))
+
+
+def test_edges_are_the_pixels_beside_a_jump():
+  step = np.zeros((10, 10))
+  step[:, 5:] = 1
+  near = photos.edges(step)
+  assert near[:, 4].all() and near.sum() == 10
+  found = photos.levels([step + 0.1 * near], [step])
+  assert found["edges"] == [pytest.approx(20.0)] and found["psnr"] == [pytest.approx(30.0)]
+
+
+def test_steps_are_counted_to_the_first_value_within_the_goal():
+  values = np.array([[3.0, 1.5, 1.0, 1.2], [3.0, 2.5, 2.0, 2.0]])
+  assert experiment.steps_to(values, np.ones(2), 0.1).tolist() == [3, 5]
 
 
 def test_a_picture_is_cut_out_encoded_and_decoded():
