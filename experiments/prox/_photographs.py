@@ -12,12 +12,15 @@ from experiments.prox._total_variation import kernel
 EDGES = 0.1  # share of the pixels, those of the steepest jumps, that count as edges
 
 
-def make_square(name: str, seed: int, config: Any) -> tuple[np.ndarray, np.ndarray]:
-  """A random square of a picture, and noise of unit variance for each task."""
-  rng, side = np.random.default_rng(seed), config.pixels * config.block
-  rows, cols = datasets.load(name)["image"].shape
-  top, left = (int(rng.integers(0, size - side + 1)) for size in (rows, cols))
-  square = load_picture(name, top=top, left=left, pixels=config.pixels, block=config.block)
+def make_square(config: Any, seed: int, half: int) -> tuple[np.ndarray, np.ndarray]:
+  """A random square of the left or right half of a picture, and noise of unit variance a task."""
+  rng, side = np.random.default_rng([seed, half]), config.pixels * config.block
+  rows, cols = datasets.load(config.picture)["image"].shape
+  top, left = (int(rng.integers(0, size - side + 1)) for size in (rows, cols // 2))
+  left += half * (cols // 2)
+  square = load_picture(
+    config.picture, top=top, left=left, pixels=config.pixels, block=config.block
+  )
   return square.astype(np.float64), rng.standard_normal((2, config.pixels, config.pixels))
 
 
