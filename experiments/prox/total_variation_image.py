@@ -278,11 +278,12 @@ def table(metrics: dict[str, Any], config: Config) -> list[Row]:
 
 def figure(record: dict[str, Any]) -> Any:
   """A row a task: pictures, signal-to-noise ratios, the ways of the methods to the minimum."""
-  fig, axes = new_figure(2, 6, width=2.7, height=2.7)
+  fig, axes = new_figure(2, 6, width=2.7, height=3.2)
   for row, task in enumerate(TASKS):
     result, panels = record["metrics"][task], axes[6 * row : 6 * row + 6]
-    for ax, (name, text) in zip(panels, result["pictures"].items(), strict=False):
-      ax.imshow(decode(text, record["settings"]["pixels"]), cmap="gray", vmin=0, vmax=1)
+    for ax, name in zip(panels, ("original", "observed", WIENER, "total variation"), strict=False):
+      picture = decode(result["pictures"][name], record["settings"]["pixels"])
+      ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
       level = "" if name == "original" else f": {result['levels'][name]['psnr'][0]:.1f} dB"
       ax.set_title(name + level, fontsize=9)
       ax.set_axis_off()
@@ -292,7 +293,7 @@ def figure(record: dict[str, Any]) -> Any:
     lines = {name: v["curve"] for name, v in result["methods"].items()}
     _figures.curves(
       panels[5], lines, result["place"], xlabel="step", log="xy",
-      ylabel="above the minimum, relative", title=f"{task}, strength {result['strength']:.2g}",
+      ylabel="relative excess", title=f"{task}, strength {result['strength']:.2g}",
     )  # fmt: skip
     panels[5].axhline(record["settings"]["goals"][row], color="k", ls=":", lw=1)
   return fig
