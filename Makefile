@@ -26,7 +26,7 @@ else
 endif
 
 # Compiled programs are kept between runs: most of the tests' time is compilation.
-CACHED := JAX_COMPILATION_CACHE_DIR="$(JAX_CACHE)" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2
+CACHED := JAX_COMPILATION_CACHE_DIR="$(JAX_CACHE)" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.02
 
 .DELETE_ON_ERROR:
 .PHONY: help demo test check static mutants docs bench notebooks format clean check-python

@@ -157,7 +157,7 @@ def set_up_jax(root: Path) -> None:
     match = re.search(r"^TEST_XLA_FLAGS \?= ((?:.*\\\n)*.*)$", makefile.read_text(), re.M)
     os.environ["XLA_FLAGS"] = match.group(1).replace("\\\n", " ") if match else ""
   os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(root / ".jax_cache"))
-  os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+  os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.02")
 
 
 def import_libraries(files: list[Path]) -> None:

@@ -28,26 +28,30 @@ def test_envelope_of_the_l1_norm_is_the_huber_function():
 def test_gradient_of_the_envelope(case):
   envelope = prox.moreau_envelope(Penalty(case.value, case.prox))
   x, s = jnp.asarray([1.71, -2.33, 0.12]), 0.6
-  f = lambda v: envelope(v, case.hyper, s)
-  gradient = jax.grad(f)(x)
-  np.testing.assert_allclose(gradient, (x - case.prox(x, case.hyper, s)) / s, atol=1e-12)
-  np.testing.assert_allclose(gradient, central_difference(f, x), atol=1e-7)
-  hessian = jax.hessian(f)(x)
-  expected = (jnp.eye(3) - jax.jacfwd(lambda v: case.prox(v, case.hyper, s))(x)) / s
-  np.testing.assert_allclose(hessian, expected, atol=1e-9)
-  by_scaling = jax.grad(lambda t: envelope(x, case.hyper, t))(s)
-  numeric = central_difference(lambda t: envelope(x, case.hyper, t), np.asarray(s))
+  f = jax.jit(lambda v, t: envelope(v, case.hyper, t))
+  operator = lambda v: case.prox(v, case.hyper, s)
+  both = jax.grad(f, argnums=(0, 1))
+
+  @jax.jit
+  def derivatives(v):
+    return *both(v, s), jax.hessian(f)(v, s), operator(v), jax.jacfwd(operator)(v)
+
+  gradient, by_scaling, hessian, p, jacobian = derivatives(x)
+  np.testing.assert_allclose(gradient, (x - p) / s, atol=1e-12)
+  np.testing.assert_allclose(gradient, central_difference(lambda v: f(v, s), x), atol=1e-7)
+  np.testing.assert_allclose(hessian, (jnp.eye(3) - jacobian) / s, atol=1e-9)
+  numeric = central_difference(lambda t: f(x, t), np.asarray(s))
   np.testing.assert_allclose(by_scaling, numeric, atol=1e-7)
 
 
 @CONVEX
 def test_decomposition_into_operator_and_conjugate_operator(case, rng):
   """x = prox_{s g}(x) + s prox_{g*/s}(x / s), and the conjugate's operator is firm."""
-  star = prox.prox_conjugate(case.prox)
+  star = jax.jit(lambda v, t: prox.prox_conjugate(case.prox)(v, case.hyper, t))
   x, z, s = *jnp.asarray(2 * rng.standard_normal((2, 5))), 0.7
-  whole = case.prox(x, case.hyper, s) + s * star(x / s, case.hyper, 1 / s)
+  whole = case.prox(x, case.hyper, s) + s * star(x / s, 1 / s)
   np.testing.assert_allclose(whole, x, atol=1e-12)
-  px, pz = star(x, case.hyper, s), star(z, case.hyper, s)
+  px, pz = star(x, s), star(z, s)
   assert float(jnp.sum((px - pz) ** 2)) <= float(jnp.vdot(px - pz, x - z)) + 1e-12
 
 

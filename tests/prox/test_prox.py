@@ -1,5 +1,7 @@
 """Contracts of every proximal operator: optimality, non-expansiveness, peers, derivatives."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,6 +38,14 @@ def objective(case, y, x, hyper, scaling):
   return 0.5 * jnp.sum((jnp.asarray(y) - x) ** 2) + scaling * value
 
 
+@functools.cache
+def compiled(name):
+  """The objective ``(y, x, scaling)`` of a case, and that of many points."""
+  (case,) = (c for c in ALL if name_of(c) == name)
+  one = lambda y, x, scaling: objective(case, y, x, case.hyper, scaling)
+  return jax.jit(one), jax.jit(jax.vmap(one, in_axes=(0, None, None)))
+
+
 @pytest.mark.x64
 @CASES
 @pytest.mark.parametrize("scaling", SCALINGS)
@@ -44,15 +54,15 @@ def test_brute_force_cannot_beat_it(case, scaling, rng):
   y = case.prox(x, case.hyper, scaling)
   best = float(objective(case, y, x, case.hyper, scaling))
   assert np.isfinite(best)
-  value = jax.jit(lambda z: objective(case, z, x, case.hyper, scaling))
+  value, values = compiled(name_of(case))
   # Points around the solution at all scales, on the axes and at zero.
   steps = rng.standard_normal((400, 4)) * 10.0 ** rng.uniform(-6, 0.5, (400, 1))
   candidates = np.concatenate([np.asarray(y) + steps, np.zeros((1, 4)), np.asarray(x)[None]])
   candidates = np.concatenate([candidates, np.maximum(candidates, 0)])
-  others = jax.vmap(value)(jnp.asarray(candidates))
+  others = values(candidates, x, scaling)
   assert best <= float(others.min()) + 1e-12
   found = scipy.optimize.minimize(
-    lambda z: float(value(jnp.asarray(z))), np.maximum(np.asarray(y), 0) + 0.1,
+    lambda z: float(value(z, x, scaling)), np.maximum(np.asarray(y), 0) + 0.1,
     method="Nelder-Mead", options={"xatol": 1e-10, "fatol": 1e-14, "maxiter": 4000},
   )  # fmt: skip
   assert best <= found.fun + 1e-9
@@ -81,22 +91,20 @@ def test_scaling_zero_is_the_identity_or_the_projection(case, rng):
 def test_pytrees_act_leaf_by_leaf_or_as_one_vector(case, rng):
   x = rng.standard_normal(6).astype(np.float32)
   tree = {"a": jnp.asarray(x[:2]), "b": (jnp.asarray(x[2:]).reshape(2, 2),)}
-  whole = case.prox(jnp.asarray(x), case.hyper, 0.5)
-  parts = case.prox(tree, case.hyper, 0.5)
+  both = jax.jit(lambda t: (case.prox(t, case.hyper, 0.5), case.value(t, case.hyper)))
+  (whole, value), (parts, of_tree) = both(jnp.asarray(x)), both(tree)
   flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(parts)])
   np.testing.assert_allclose(flat, whole, rtol=1e-6)
   assert jax.tree.structure(parts) == jax.tree.structure(tree)
-  np.testing.assert_allclose(
-    case.value(tree, case.hyper), case.value(jnp.asarray(x), case.hyper), rtol=1e-6
-  )
+  np.testing.assert_allclose(of_tree, value, rtol=1e-6)
 
 
 @CASES
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 def test_dtype_is_kept(case, dtype):
-  x = jnp.asarray([1.5, -0.25, 0.0, 2.0], dtype)
-  assert case.prox(x, case.hyper, 0.5).dtype == dtype
-  assert case.value(x, case.hyper).dtype == dtype
+  x = jax.ShapeDtypeStruct((4,), dtype)
+  assert jax.eval_shape(lambda v: case.prox(v, case.hyper, 0.5), x).dtype == dtype
+  assert jax.eval_shape(lambda v: case.value(v, case.hyper), x).dtype == dtype
 
 
 @CASES
@@ -105,9 +113,10 @@ def test_strengths_and_scaling_may_be_traced_and_mapped(case, rng):
   hyper = scaled(case, jnp.asarray([0.2, 1.0, 3.0]))
   scalings = jnp.asarray([0.5, 1.0, 2.0])
   mapped = jax.jit(jax.vmap(lambda h, s: case.prox(x, h, s)))(hyper, scalings)
+  one = jax.jit(lambda h, s: case.prox(x, h, s))
   for i in range(3):
-    one = case.prox(x, jax.tree.map(lambda h: float(h[i]), hyper), float(scalings[i]))  # noqa: B023
-    np.testing.assert_allclose(mapped[i], one, rtol=2e-6, atol=1e-7)
+    alone = one(jax.tree.map(lambda h: float(h[i]), hyper), float(scalings[i]))  # noqa: B023
+    np.testing.assert_allclose(mapped[i], alone, rtol=2e-6, atol=1e-7)
   assert_no_retrace(
     lambda v, s: case.prox(v, case.hyper, s), lambda i: (x + i, jnp.float32(0.1 * (i + 1)))
   )
@@ -119,14 +128,16 @@ def test_derivative_equals_finite_differences_and_is_finite_at_kinks(case, rng):
   weights = jnp.asarray(rng.standard_normal(4))
   x = jnp.asarray([1.7, -2.3, 0.11, 0.9])
   f = lambda v: jnp.vdot(weights, case.prox(v, case.hyper, 0.5))
-  np.testing.assert_allclose(jax.grad(f)(x), central_difference(f, x), atol=1e-8)
-  np.testing.assert_allclose(jax.jvp(f, (x,), (weights,))[1], jnp.vdot(jax.grad(f)(x), weights))
-  for kink in (jnp.zeros(4), jnp.full(4, 0.5), jnp.full(4, 0.25)):
-    assert bool(jnp.all(jnp.isfinite(jax.grad(f)(kink))))
-  g = lambda h: jnp.vdot(weights, case.prox(x, h, 0.5))
+  both = jax.jit(lambda v: (f(v), jax.grad(f)(v), jax.jvp(f, (v,), (weights,))[1]))
+  _, gradient, along = both(x)
+  np.testing.assert_allclose(gradient, central_difference(lambda v: both(v)[0], x), atol=1e-8)
+  np.testing.assert_allclose(along, jnp.vdot(gradient, weights))
+  for kink in (0.0, 0.5, 0.25):
+    assert np.all(np.isfinite(both(jnp.full(4, kink))[1]))
   if case.hyper is not None:
-    grads = jax.tree.leaves(jax.grad(g)(jax.tree.map(jnp.asarray, case.hyper)))
-    assert all(bool(jnp.isfinite(leaf)) for leaf in grads)
+    g = jax.jit(jax.grad(lambda h: jnp.vdot(weights, case.prox(x, h, 0.5))))
+    grads = jax.tree.leaves(g(jax.tree.map(jnp.asarray, case.hyper)))
+    assert all(np.isfinite(leaf) for leaf in grads)
 
 
 @CASES

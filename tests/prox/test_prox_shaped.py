@@ -78,7 +78,7 @@ def test_brute_force_cannot_beat_it(case, rng):
     others = fns.objectives(jnp.asarray(candidates.reshape(-1, *case.shape)), x, scaling)
     assert best <= float(others.min()) + 1e-11  # the rounding of the matrix products
     found = scipy.optimize.minimize(
-      lambda z, x=x, s=scaling: float(fns.objective(jnp.asarray(z.reshape(case.shape)), x, s)),
+      lambda z, x=x, s=scaling: float(fns.objective(z.reshape(case.shape), x, s)),
       flat + 0.05 * steps[0], method="Nelder-Mead",
       options={"xatol": 1e-7, "fatol": 1e-12, "maxiter": 400},
     )  # fmt: skip
