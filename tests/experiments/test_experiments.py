@@ -19,7 +19,6 @@ SLOW: set[str] = {
   "adaptive_augmentation",
   "comp_sum_adversarial",
   "completion_movielens",
-  "completion_peers",
   "compositional_estimators",
   "contrastive_temperatures",
   "energy_compositional",
