@@ -10,8 +10,7 @@ JAX_CACHE ?= $(CURDIR)/.jax_cache
 WORKERS ?= 2
 # Most of the tests' time is compilation, most of that spent on fast code for programs that run once.
 TEST_XLA_FLAGS ?= --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false \
-  --xla_cpu_parallel_codegen_split_count=1 \
-  --xla_disable_hlo_passes=while-loop-invariant-code-motion,simplify-while-loops
+  --xla_cpu_parallel_codegen_split_count=1
 
 BIN := $(VENV)/bin
 PY := $(BIN)/python
