@@ -59,7 +59,7 @@ def load_split(seed: int, part: int, config: Any) -> Data:
   if config.data == "spambase":
     x = np.log1p(x)
   x = np.clip((x - x[train].mean(0)) / (x[train].std(0) + 1e-3), -5, 5)
-  x = x @ np.linalg.svd(x[train], full_matrices=False)[2][: max(config.features)].T
+  x = x @ np.linalg.eigh(x[train].T @ x[train])[1][:, ::-1][:, : max(config.features)]
   x = (x / x[train].std(0)).astype(np.float32)
   batch = config.batch_positives + config.batch_negatives
   steps = config.warm_up + config.steps

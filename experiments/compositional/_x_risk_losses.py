@@ -16,9 +16,10 @@ MARGIN = ("AUC margin", "PDSCA")  # the AUC margin loss by PESG; after a step of
 PLUG_INS = {"SOPA": "CVaR plug-in", "STACO": "two-way CVaR plug-in"}
 FAMILIES = ("CE", "CE, resampled", "pairwise AUC", *MARGIN, *AVERAGED, *PLUG_INS,
             *PLUG_INS.values())  # fmt: skip
-# Metrics in which a method is looked at beside the average precision; cross entropy in all.
+# Metrics in which a method is looked at; cross entropy in those of all others.
 AIMS: dict[str, tuple[str, ...]] = {
   **dict.fromkeys(("pairwise AUC", *MARGIN), ("auc", "pauc")),
+  "SOAP": ("ap",),
   **dict.fromkeys(("SOPAs", "SOPA", "CVaR plug-in"), ("pauc",)),
   **dict.fromkeys(("SOTAs", "STACO", "two-way CVaR plug-in"), ("two_way",)),
 }

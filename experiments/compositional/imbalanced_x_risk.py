@@ -48,6 +48,7 @@ class Config(Settings):
     batch_negatives: negatives a batch.
     warm_rate: step size of Adam during the warm-up.
     learning_rates: step sizes of Adam afterwards, a tenth of that in the last third of the steps.
+      The smallest all but leave the weights where the warm-up left them.
       For each metric a method has the best one on the validation sets, and for its objective the
       best one on the training sets with other weights and batches.
     margin_rates: the same for PESG and PDSCA.
@@ -57,7 +58,7 @@ class Config(Settings):
     temperature: of the losses in KL form.
   """
 
-  seeds: int = 16
+  seeds: int = 10
   families: tuple[str, ...] = known.FAMILIES
   data: str = "digits"
   positive: int = 8
@@ -70,8 +71,8 @@ class Config(Settings):
   batch_positives: int = 2
   batch_negatives: int = 14
   warm_rate: float = 1e-2
-  learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-  margin_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
+  learning_rates: tuple[float, ...] = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+  margin_rates: tuple[float, ...] = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
   rates: tuple[float, ...] = (0.1, 0.5, 1.0)
   max_fpr: float = 0.1
   min_tpr: float = 0.5
@@ -145,7 +146,7 @@ def label(family: str, rate: float) -> str:
 def aims_of(family: str, config: Config) -> list[str]:
   """Metrics that are measured; cross entropy has those of all other methods."""
   families = config.families if family.startswith("CE") else (family,)
-  wanted = {"ap", *(aim for name in families for aim in known.AIMS.get(name, ()))}
+  wanted = {aim for name in families for aim in known.AIMS.get(name, ())}
   return [name for name in rare.METRICS if name in wanted]
 
 
