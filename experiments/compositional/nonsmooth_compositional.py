@@ -92,11 +92,11 @@ class Config(Settings):
   hidden: int = 8
   linear_steps: int = 6000
   network_steps: int = 4000
-  linear_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
+  linear_rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
   network_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
-  rates: tuple[float, ...] = (0.3, 0.1, 0.03, 0.01, 0.003)
-  momenta: tuple[float, ...] = (1.0, 0.3, 0.1, 0.03, 0.01)
-  duals: tuple[float, ...] = (3.0, 1.0, 0.3, 0.1, 0.03)
+  rates: tuple[float, ...] = (0.6, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+  momenta: tuple[float, ...] = (1.0, 0.6, 0.3, 0.1, 0.03, 0.01, 0.003)
+  duals: tuple[float, ...] = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
   momentum: float = 0.1
   smoothing: float = 0.02
 
