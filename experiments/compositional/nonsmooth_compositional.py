@@ -94,8 +94,8 @@ class Config(Settings):
   network_steps: int = 4000
   linear_rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
   network_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
-  rates: tuple[float, ...] = (0.6, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
-  momenta: tuple[float, ...] = (1.0, 0.6, 0.3, 0.1, 0.03, 0.01, 0.003)
+  rates: tuple[float, ...] = (0.9, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+  momenta: tuple[float, ...] = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
   duals: tuple[float, ...] = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
   momentum: float = 0.1
   smoothing: float = 0.02
@@ -209,7 +209,8 @@ def claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
     scale = "ratio" if name == "linear" else "difference"
     for ours, base in pairs:
       if {ours, base} <= set(metrics[name]["methods"]):
-        text = f"With {few} samples of a group {ours} {words[name]} than {base}."
+        article = "the " if base == PLUG_IN else ""
+        text = f"With {few} samples of a group {ours} {words[name]} than {article}{base}."
         sides = (side(metrics, name, label, few) for label in (ours, base))
         key = f"{name}_{ours}_{base}".replace("-", "_")
         made.append(Claim(key, text, "paper", METRICS[name], *sides, better="lower", scale=scale))
