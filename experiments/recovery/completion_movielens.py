@@ -67,7 +67,7 @@ class Config(Settings):
   soft_steps: int = 8
   steps: int = 150
   etas: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8, 1.6)
-  rates: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2)
+  rates: tuple[float, ...] = (0.0, 0.1, 0.2)
   methods: tuple[str, ...] = (SOFT, EXACT, PCG, HUBER, SUBGM)
 
 
