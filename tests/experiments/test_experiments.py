@@ -18,7 +18,6 @@ VERSIONS = {"python", "jax", "jaxlib", "numpy", "optax", "jaxopt_robust"}
 SLOW: set[str] = {
   "adaptive_augmentation",
   "comp_sum_adversarial",
-  "completion_movielens",
   "compositional_estimators",
   "contrastive_temperatures",
   "energy_compositional",
