@@ -60,14 +60,14 @@ class Config(Settings):
   data: str = "movielens100k"
   rank: int = 10
   rounds: int = 10
-  ridges: tuple[float, ...] = (0.07, 0.1, 0.15, 0.25, 0.4, 0.7, 1.2)
+  ridges: tuple[float, ...] = (0.07, 0.15, 0.25, 0.4, 0.7)
   bias_ridges: tuple[float, ...] = (0.3, 1.0, 3.0, 5.0, 10.0, 20.0)
-  lams: tuple[float, ...] = (45.0, 33.0, 25.0, 18.0, 14.0, 11.0, 8.0, 6.0)
-  soft_rank: int = 20
-  soft_steps: int = 8
+  lams: tuple[float, ...] = (60.0, 35.0, 20.0, 12.0, 7.0)
+  soft_rank: int = 10
+  soft_steps: int = 6
   steps: int = 150
-  etas: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8, 1.6)
-  rates: tuple[float, ...] = (0.0, 0.1, 0.2)
+  etas: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8)
+  rates: tuple[float, ...] = (0.0, 0.2)
   methods: tuple[str, ...] = (SOFT, EXACT, PCG, HUBER, SUBGM)
 
 
