@@ -62,7 +62,7 @@ class Config(Settings):
   rounds: int = 10
   ridges: tuple[float, ...] = (0.07, 0.15, 0.25, 0.4, 0.7)
   bias_ridges: tuple[float, ...] = (0.3, 1.0, 3.0, 5.0, 10.0, 20.0)
-  lams: tuple[float, ...] = (60.0, 35.0, 20.0, 12.0, 7.0)
+  lams: tuple[float, ...] = (90.0, 60.0, 35.0, 20.0, 12.0, 7.0)
   soft_rank: int = 10
   soft_steps: int = 6
   steps: int = 150
