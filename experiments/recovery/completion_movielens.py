@@ -46,7 +46,7 @@ class Config(Settings):
     data: ``"movielens100k"`` or ``"synthetic"``.
     rank: width of the factors.
     rounds: rounds of alternating least squares.
-    ridges: strengths tried, by the number of ratings of a user or film.
+    ridges: strengths tried, by the number of ratings; the largest leaves no factors, as any beyond.
     bias_ridges: strengths tried for the biases.
     lams: strengths of softImpute, falling.
     soft_rank: bound on the rank of softImpute.
