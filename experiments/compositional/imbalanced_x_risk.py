@@ -27,9 +27,9 @@ PAPER = Paper(
   url="https://arxiv.org/abs/2306.03065",
 )
 EDGES = (
-  "Many chosen step sizes lie at an edge of their grid. At the lower one the weights all but stay "
-  "where the warm-up left them; at the upper one larger steps were not tried, for methods and "
-  "plug-ins alike."
+  "Recorded twice on the report seeds: the first record had no step size above .1, where some best "
+  "values lay; 4 of the same claims held and 5 were open. A best value at the lower edge of its grid "
+  "leaves the weights all but where the warm-up left them."
 )
 
 
@@ -76,7 +76,7 @@ class Config(Settings):
   batch_positives: int = 2
   batch_negatives: int = 14
   warm_rate: float = 1e-2
-  learning_rates: tuple[float, ...] = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+  learning_rates: tuple[float, ...] = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
   margin_rates: tuple[float, ...] = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
   rates: tuple[float, ...] = (0.1, 0.5, 1.0)
   max_fpr: float = 0.1
