@@ -28,8 +28,8 @@ PAPER = Paper(
 )
 EDGES = (
   "Recorded twice on the report seeds: the first record had no step size above .1, where some best "
-  "values lay; 4 of the same claims held and 5 were open. A best value at the lower edge of its grid "
-  "leaves the weights all but where the warm-up left them."
+  "values lay; 4 of the same claims held and 5 were open. A best value at the lower edge of its "
+  "grid leaves the weights all but where the warm-up left them."
 )
 
 
