@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 import jaxopt_robust
-from experiments import _claims, _earlier, _statistics
+from experiments import _claims, _statistics
 from experiments._protocol import RECORD_FORMAT, REPORT_SEED, Progress, Row, to_json
 from experiments._runner import FOLDER, UsageError, load, settings_of, use_device
 
@@ -117,7 +117,6 @@ def execute(
 ) -> dict[str, Any]:
   """Runs an experiment and wraps its outcome in a record (a dict of plain JSON values)."""
   progress = progress or Progress()
-  earlier = _earlier.is_earlier(module)
   with use_device(device) as where, _compile_spans() as spans:
     start, cpu = time.perf_counter(), time.process_time()
     outcome = module.run(config, progress)
@@ -139,9 +138,6 @@ def execute(
       "parts": progress.clock.parts,
     },
   }
-  if earlier:
-    outcome = _earlier.check_outcome(outcome)
-    return to_json({**record, "format": 1, "seeds": config.seeds, **outcome._asdict()})
   if not isinstance(outcome, dict) or not outcome:
     raise TypeError(f"run must return a dict of metrics; got {type(outcome).__name__}.")
   choices = outcome.pop("choices", [])
@@ -223,22 +219,20 @@ def read(path: Path) -> dict[str, Any]:
     raise UsageError(f"{path} is not a readable record: {error}.") from error
   if not isinstance(record, dict) or "name" not in record:
     raise UsageError(f"{path} is not a record of an experiment.")
-  return _earlier.upgraded(record)
+  return record
 
 
 def report_settings(module: Any) -> Any:
   """The settings of the committed record: those of the size desk, on report seeds."""
-  config = settings_of(module, "desk")
-  if _earlier.is_earlier(module):
-    return config
-  return dataclasses.replace(config, first_seed=REPORT_SEED)
+  return dataclasses.replace(settings_of(module, "desk"), first_seed=REPORT_SEED)
 
 
 def check_announced(name: str, record: dict[str, Any], records: Path) -> None:
   """Refuses a record whose claims differ from those of the committed one without a word."""
   path = records / f"{name}.json"
-  if not path.exists() or (before := json.loads(path.read_text())).get("format") == 1:
+  if not path.exists():
     return
+  before = json.loads(path.read_text())
   told, amended = (
     [_claims.Amendment(**entry) for entry in entries]
     for entries in (before["amended"], record["amended"])
@@ -257,8 +251,7 @@ def commit(name: str, record: dict[str, Any], *, records: Path | None = None) ->
   module = load(name)
   if record["size"] != "desk" or record["settings"] != to_json(report_settings(module)):
     raise UsageError(f"{name}: only a desk run on report seeds with its own settings is evidence.")
-  if record["format"] == RECORD_FORMAT:
-    check_announced(name, record, records)
+  check_announced(name, record, records)
   target = records / f"{name}.json"
   write_atomically(target, dump(record))
   return target

@@ -11,12 +11,12 @@ import jinja2
 from rich.console import Console
 from rich.text import Text
 
-from experiments import _claims, _earlier, _records, _runner
+from experiments import _claims, _records, _runner
 from experiments._protocol import to_json
 
 _TEMPLATE = Path(__file__).with_name("_page.html.j2")
-_ORDER = ("reproduced", "checked", "partly", "not reproduced", "not judged", "failed")
-_STYLES = {"reproduced": "green", "checked": "green", "partly": "yellow", "not judged": "dim"}
+_ORDER = ("reproduced", "checked", "partly", "not reproduced", "no claim", "failed")
+_STYLES = {"reproduced": "green", "checked": "green", "partly": "yellow", "no claim": "dim"}
 WIDTH = 80
 
 
@@ -36,8 +36,6 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 def numbers_of(claim: Mapping[str, Any]) -> str:
   """What a claim was decided on, in a line."""
-  if claim["kind"] == "earlier":
-    return _pairs(claim["numbers"])
   gain = "times better" if claim["scale"] == "ratio" else "better"
   margin = f", margin {number(claim['margin'])}"
   ours, base = claim["ours"], claim["baseline"]
@@ -60,12 +58,6 @@ def headline(claims: Sequence[Mapping[str, Any]]) -> str:
     f"{first['metric']}: {number(ours['center'])} against {number(base['center'])}, "
     f"{factor}{number(first['gain'])}{interval}"
   )
-
-
-def verdict_of(claims: Sequence[Mapping[str, Any]]) -> str:
-  """The verdict on a paper; 'not judged' while no claim of it has the form of today."""
-  verdict = _claims.paper_verdict(claims)
-  return "not judged" if verdict == "no claim" else verdict
 
 
 def _figure(record: dict[str, Any], folder: Path) -> tuple[str, str]:
@@ -186,7 +178,7 @@ def papers_of(
         "anchor": re.sub(r"\W+", "-", title.lower()).strip("-"),
         "source": f"{paper['authors']}, {paper['year']}" if good else "",
         "url": paper["url"],
-        "verdict": verdict_of(claims) if len(good) == len(group) else "failed",
+        "verdict": _claims.paper_verdict(claims) if len(good) == len(group) else "failed",
         "headline": headline(claims),
         "seeds": " to ".join(map(str, counts[:1] + counts[1:][-1:])),
         "time": f"{sum(r['wall']['total_s'] for r in good):.0f} s",
@@ -210,9 +202,7 @@ def html(records: Sequence[dict[str, Any]], folder: Path) -> str:
   papers = papers_of(records, folder)
   found = collections.Counter(paper["verdict"] for paper in papers)
   counts = [(verdict, found[verdict]) for verdict in _ORDER if found[verdict]]
-  return environment.from_string(_TEMPLATE.read_text()).render(
-    papers=papers, counts=counts, earlier=any(record.get("format") == 1 for record in records)
-  )
+  return environment.from_string(_TEMPLATE.read_text()).render(papers=papers, counts=counts)
 
 
 def write(folder: Path, *, target: Path | None = None) -> Path:
@@ -227,12 +217,11 @@ def write(folder: Path, *, target: Path | None = None) -> Path:
 
 def line(record: dict[str, Any]) -> tuple[str, str]:
   """One line of at most 80 columns where the name allows it, and the style of its verdict."""
-  record = _earlier.upgraded(record)
   if "error" in record:
     return f"{record['name']:<28} failed: {record['error']}", "red"
   claims = record["claims"]
   holding = sum(c["verdict"] == "holds" for c in claims)
-  verdict = verdict_of(claims)
+  verdict = _claims.paper_verdict(claims)
   text = f"{record['name']:<28} {verdict:<14} {holding} of {len(claims)} claims hold"
   time = f"{record['wall']['total_s']:.0f} s"
   first = next((c for c in claims if c["kind"] in ("paper", "theory")), None)
@@ -251,7 +240,7 @@ def print_lines(records: Sequence[dict[str, Any]], console: Console) -> None:
 
 def print_details(record: dict[str, Any], console: Console) -> None:
   """Table and claims of one record."""
-  shown = entry(_earlier.upgraded(record), Path(), figures=False)
+  shown = entry(record, Path(), figures=False)
   say = lambda text, style="": console.print(Text(text, style=style))
   for row in shown["rows"]:
     say(f"{row['metric']}")

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from experiments import _earlier, _protocol
+from experiments import _protocol
 from experiments._protocol import SIZE_NAMES
 from jaxopt_robust._arguments import did_you_mean
 
@@ -42,17 +42,13 @@ def load(name: str) -> ModuleType:
       f"There is no experiment {name!r}.{hint} There are: {', '.join(known) or 'none'}."
     )
   module = importlib.import_module(f"experiments.{groups()[name]}.{name}")
-  if _earlier.is_earlier(module):
-    _earlier.check_module(name, module)
-  else:
-    _protocol.check_module(name, module)
+  _protocol.check_module(name, module)
   return module
 
 
 def settings_of(module: Any, size: str) -> Any:
   """The settings of one size."""
-  entry = module.SIZES[size]
-  return entry if _earlier.is_earlier(module) else entry.config
+  return module.SIZES[size].config
 
 
 def _parse_value(key: str, text: str, default: Any) -> Any:

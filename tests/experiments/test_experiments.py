@@ -7,7 +7,7 @@ import re
 import jax
 import pytest
 
-from experiments import _earlier, _records, _runner
+from experiments import _records, _runner
 from experiments._protocol import RECORD_FORMAT, RECORD_KEYS, REPORT_SEED, Progress, to_json
 
 NAMES = _runner.names()
@@ -48,8 +48,6 @@ def check_record(record, name):
   assert record["table"] and record["claims"]
   wall = record["wall"]
   assert wall["total_s"] >= wall["compile_s"] >= 0
-  if record["format"] == 1:  # of the earlier form
-    return
   assert set(record) == set(RECORD_KEYS) and record["format"] == RECORD_FORMAT
   assert len(record["seeds"]) == record["settings"]["seeds"] >= 1
   assert record["differs"]
@@ -74,9 +72,8 @@ def test_toy_run_gives_a_record_and_a_figure(name, tmp_path):
 def test_same_settings_give_the_same_numbers(name):
   module = _runner.load(name)
   again = module.run(_runner.settings_of(module, "toy"), Progress())
-  metrics = again.metrics if _earlier.is_earlier(module) else again
-  metrics.pop("choices", None)
-  assert to_json(metrics) == toy_record(name)["metrics"]
+  again.pop("choices", None)
+  assert to_json(again) == toy_record(name)["metrics"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -94,8 +91,6 @@ def test_committed_record_is_current(name):
   assert record["settings"] == to_json(_records.report_settings(module)), "record it again"
   assert record["paper"] == to_json(module.PAPER)
   assert not re.search(r"[\s\"'](/(home|root|tmp|usr|work|Users|mnt)/|[A-Z]:\\\\)", text)
-  if _earlier.is_earlier(module):
-    return
   assert record["settings"]["first_seed"] == REPORT_SEED
   judged = _records.judge(module, record["metrics"], _records.settings_from(module, record))
   assert {key: record[key] for key in judged} == judged, "judge it again: record NAME --judge"

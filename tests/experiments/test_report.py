@@ -6,12 +6,10 @@ import re
 
 import pytest
 
-from experiments import _earlier, _records, _report, _runner
+from experiments import _records, _report, _runner
 from experiments.__main__ import main
 from experiments._claims import Amendment
 from tests.experiments.conftest import make_module
-
-EARLIER = [n for n in _runner.names() if _earlier.is_earlier(_runner.load(n))]
 
 
 @pytest.fixture
@@ -84,16 +82,6 @@ def test_papers_are_judged_over_all_their_experiments(fakes, tmp_path):
   failed = {"name": "b_bad", "error": "it broke"}
   papers = _report.papers_of([failed, good], tmp_path, figures=False)
   assert [p["verdict"] for p in papers] == ["reproduced", "failed"]
-
-
-def test_records_of_the_earlier_form_count_for_no_verdict(tmp_path):
-  old = json.loads((_records.RECORDS / f"{EARLIER[0]}.json").read_text()) if EARLIER else None
-  if old is None:
-    pytest.skip("no experiment has the earlier form")
-  record = _earlier.upgraded(old)
-  assert _earlier.upgraded(record | {"format": 2}) == record | {"format": 2}
-  (paper,) = _report.papers_of([record], tmp_path, figures=False)
-  assert paper["verdict"] == "not judged" and paper["experiments"][0]["rows"]
 
 
 def test_lines_fit_a_terminal_and_cut_no_number(results):
