@@ -219,6 +219,11 @@ def read(path: Path) -> dict[str, Any]:
     raise UsageError(f"{path} is not a readable record: {error}.") from error
   if not isinstance(record, dict) or "name" not in record:
     raise UsageError(f"{path} is not a record of an experiment.")
+  if "error" not in record and record.get("format") != RECORD_FORMAT:
+    raise UsageError(
+      f"{path} has another format ({record.get('format')}, not {RECORD_FORMAT}): "
+      f"run {record['name']} again."
+    )
   return record
 
 

@@ -133,3 +133,6 @@ def test_report_without_records_or_with_a_damaged_one(fakes, tmp_path, capsys):
   assert "not a readable record" in capsys.readouterr().err
   (tmp_path / "a_good.json").write_text(json.dumps([1]))
   assert main(["report", "--out", str(tmp_path)]) == 2
+  (tmp_path / "a_good.json").write_text(json.dumps({"name": "a_good", "format": 1}))
+  assert main(["report", "--out", str(tmp_path)]) == 2
+  assert "run a_good again" in capsys.readouterr().err
