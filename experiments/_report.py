@@ -16,6 +16,7 @@ from experiments._protocol import to_json
 
 _TEMPLATE = Path(__file__).with_name("_page.html.j2")
 _ORDER = ("reproduced", "checked", "partly", "not reproduced", "no claim", "failed")
+_VERDICTS = ("holds", "fails", "open")
 _STYLES = {"reproduced": "green", "checked": "green", "partly": "yellow", "no claim": "dim"}
 WIDTH = 80
 
@@ -172,6 +173,7 @@ def papers_of(
     claims = [claim for r in good for claim in r["claims"]]
     paper = good[0]["paper"] if good else {"authors": "", "year": "", "url": ""}
     counts = sorted({len(r["seeds"]) for r in good})
+    found = collections.Counter(claim["verdict"] for claim in claims)
     papers.append(
       {
         "title": title,
@@ -179,6 +181,7 @@ def papers_of(
         "source": f"{paper['authors']}, {paper['year']}" if good else "",
         "url": paper["url"],
         "verdict": _claims.paper_verdict(claims) if len(good) == len(group) else "failed",
+        "tally": [(verdict, found[verdict]) for verdict in _VERDICTS if found[verdict]],
         "headline": headline(claims),
         "seeds": " to ".join(map(str, counts[:1] + counts[1:][-1:])),
         "time": f"{sum(r['wall']['total_s'] for r in good):.0f} s",

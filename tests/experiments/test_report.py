@@ -78,6 +78,7 @@ def test_papers_are_judged_over_all_their_experiments(fakes, tmp_path):
   bad = _records.execute("c_quiet", second, config, size="desk")
   (paper,) = _report.papers_of([good, bad], tmp_path, figures=False)
   assert paper["verdict"] == "partly" and len(paper["experiments"]) == 2
+  assert paper["tally"] == [("holds", 1), ("fails", 1)]
   assert paper["headline"].startswith("error: 0.25 against 2000, 2000 [")
   failed = {"name": "b_bad", "error": "it broke"}
   papers = _report.papers_of([failed, good], tmp_path, figures=False)
