@@ -14,25 +14,6 @@ NAMES = _runner.names()
 ONE_A_FOLDER = sorted({folder: name for name, folder in _runner.groups().items()}.values())
 RECORDS = sorted(path.stem for path in _records.RECORDS.glob("*.json"))
 VERSIONS = {"python", "jax", "jaxlib", "numpy", "optax", "jaxopt_robust"}
-# Toy runs that take more than ten seconds on two cores.
-SLOW: set[str] = {
-  "adaptive_augmentation",
-  "comp_sum_adversarial",
-  "compositional_estimators",
-  "contrastive_temperatures",
-  "energy_compositional",
-  "imbalanced_x_risk",
-  "lasso_hypergradient",
-  "ranking_lists",
-  "reweighted_adversarial",
-  "robust_means",
-  "robust_regression_outliers",
-  "scaled_vs_plain",
-}
-
-
-def _marked(name):
-  return pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
 
 
 @functools.cache
@@ -55,7 +36,7 @@ def check_record(record, name):
     assert row["ours"]["center"] is not None, f"{row['method']}: our figure is not finite"
 
 
-@pytest.mark.parametrize("name", [_marked(n) for n in NAMES])
+@pytest.mark.parametrize("name", NAMES)
 def test_toy_run_gives_a_record_and_a_figure(name, tmp_path):
   module = _runner.load(name)
   assert 1 <= len(_runner.first_line(module.__doc__)) <= 100
@@ -66,8 +47,7 @@ def test_toy_run_gives_a_record_and_a_figure(name, tmp_path):
   assert bool(jax.config.jax_enable_x64) is False, "run leaves JAX's settings as they were"
 
 
-# One of each folder: a second run of all costs most of a minute.
-@pytest.mark.slow
+# One of each folder: a second run of all costs half a minute.
 @pytest.mark.parametrize("name", ONE_A_FOLDER)
 def test_same_settings_give_the_same_numbers(name):
   module = _runner.load(name)
