@@ -153,6 +153,8 @@ def _run_one(
   console: Console, name: str, config: Any, *, size: str, device: str | None, out: Path
 ) -> dict[str, Any]:
   module = _runner.load(name)
+  if out.resolve() == _records.RECORDS.resolve():
+    raise _runner.UsageError(f"{out} holds the committed records: use 'record {name}' for one.")
   _say(console, f"{name} ({size})", "bold")
   with _bars(console) as bars:
     record = _records.execute(
@@ -230,6 +232,7 @@ def record_command(command: Record, console: Console) -> int:
     record |= _records.judge(module, record["metrics"], config)
   else:
     config = _records.report_settings(module)
+    _records.check_before_run(command.name, module, config)
     record = _run_one(
       console, command.name, config, size="desk", device=command.device, out=command.out
     )

@@ -76,7 +76,7 @@ class Amendment(NamedTuple):
   Attributes:
     claim: key of the claim.
     date: day of the change, YYYY-MM-DD.
-    was: text, and margin if that changed.
+    was: its text, word by word; empty for a claim that was added.
     now: the same afterwards; empty for a claim that was withdrawn.
     why: the reason.
   """
@@ -216,16 +216,27 @@ def unannounced(
   now: Sequence[Mapping[str, Any]],
   amended: Sequence[Amendment],
   told: Sequence[Amendment] = (),
+  *,
+  same_numbers: bool = False,
 ) -> list[str]:
   """Keys of claims that differ from those of an older record and have no amendment that says so.
 
-  Amendments that the older record ``told`` already announced earlier changes, not this one.
+  Claims that are new need one too, whose ``was`` is empty. Amendments that the older record
+  ``told`` already announced earlier changes, not this one. With ``same_numbers`` both were judged
+  on the same metrics: then a claim that reads other values from them has changed as well.
   """
   new = {c["key"]: c for c in now}
+  old = {c["key"]: c for c in before}
   known = {(a.claim, a.was) for a in set(amended) - set(told)}
+  values = lambda claim: [np.ravel(claim[side]["values"]).tolist() for side in ("ours", "baseline")]
+
+  def changed(key: str) -> bool:
+    if key not in new or key not in old or wording(old[key]) != wording(new[key]):
+      return True
+    return same_numbers and values(old[key]) != values(new[key])
+
   return [
     key
-    for old in before
-    if (key := old["key"]) not in new or wording(old) != wording(new[key])
-    if (key, old["text"]) not in known
+    for key in dict.fromkeys([*old, *new])
+    if changed(key) and (key, old[key]["text"] if key in old else "") not in known
   ]

@@ -18,7 +18,7 @@ import numpy as np
 
 import jaxopt_robust
 from experiments import _claims, _statistics
-from experiments._protocol import RECORD_FORMAT, REPORT_SEED, Progress, Row, to_json
+from experiments._protocol import RECORD_FORMAT, RECORD_KEYS, REPORT_SEED, Progress, Row, to_json
 from experiments._runner import FOLDER, UsageError, load, settings_of, use_device
 
 RECORDS = FOLDER / "records"
@@ -219,11 +219,15 @@ def read(path: Path) -> dict[str, Any]:
     raise UsageError(f"{path} is not a readable record: {error}.") from error
   if not isinstance(record, dict) or "name" not in record:
     raise UsageError(f"{path} is not a record of an experiment.")
-  if "error" not in record and record.get("format") != RECORD_FORMAT:
+  if "error" in record:
+    return record
+  if record.get("format") != RECORD_FORMAT:
     raise UsageError(
       f"{path} has another format ({record.get('format')}, not {RECORD_FORMAT}): "
       f"run {record['name']} again."
     )
+  if missing := [key for key in RECORD_KEYS if key not in record]:
+    raise UsageError(f"{path} is incomplete, it lacks {', '.join(missing)}: run it again.")
   return record
 
 
@@ -242,12 +246,26 @@ def check_announced(name: str, record: dict[str, Any], records: Path) -> None:
     [_claims.Amendment(**entry) for entry in entries]
     for entries in (before["amended"], record["amended"])
   )
-  silent = _claims.unannounced(before["claims"], record["claims"], amended, told)
+  same = before["metrics"] == record["metrics"]
+  silent = _claims.unannounced(before["claims"], record["claims"], amended, told, same_numbers=same)
   if silent:
     raise UsageError(
       f"{name}: claims that differ from the committed record need an entry in AMENDED "
       f"(was: their old text, word by word): {', '.join(silent)}."
     )
+
+
+def check_before_run(name: str, module: Any, config: Any) -> None:
+  """Refuses changed claims without a word before a run, as far as old numbers can tell."""
+  path = RECORDS / f"{name}.json"
+  if not path.exists():
+    return
+  before = json.loads(path.read_text())
+  try:
+    judged = judge(module, before["metrics"], config)
+  except (KeyError, ValueError, IndexError, TypeError):
+    return  # the numbers have another form now: the claims are seen after the run
+  check_announced(name, before | judged, RECORDS)
 
 
 def commit(name: str, record: dict[str, Any], *, records: Path | None = None) -> Path:

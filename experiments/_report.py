@@ -16,6 +16,7 @@ from experiments._protocol import to_json
 
 _TEMPLATE = Path(__file__).with_name("_page.html.j2")
 _ORDER = ("reproduced", "checked", "partly", "not reproduced", "no claim", "failed")
+_OPPOSITE = {"higher": "lower", "lower": "higher"}
 _VERDICTS = ("holds", "fails", "open")
 _STYLES = {"reproduced": "green", "checked": "green", "partly": "yellow", "no claim": "dim"}
 WIDTH = 80
@@ -37,14 +38,41 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 def numbers_of(claim: Mapping[str, Any]) -> str:
   """What a claim was decided on, in a line."""
-  gain = "times better" if claim["scale"] == "ratio" else "better"
-  margin = f", margin {number(claim['margin'])}"
   ours, base = claim["ours"], claim["baseline"]
   return (
     f"{claim['metric']}: {ours['name']} {number(ours['center'])}, {base['name']} "
-    f"{number(base['center'])}; {number(claim['gain'])}{_interval(claim['low'], claim['high'])} "
-    f"{gain}{margin}"
+    f"{number(base['center'])}; {_compared(claim)}; claimed: {_asked(claim)}"
   )
+
+
+def _amount(size: float, claim: Mapping[str, Any], word: str) -> str:
+  return f"{number(size)} {'times ' if claim['scale'] == 'ratio' else ''}{word}"
+
+
+def _compared(claim: Mapping[str, Any]) -> str:
+  """By how much ours is higher or lower, whichever it is, with its interval."""
+  gain, low, high = claim["gain"], claim["low"], claim["high"]
+  if gain is None:
+    return "not comparable"
+  ratio, word = claim["scale"] == "ratio", claim["better"]
+  if gain < (1 if ratio else 0):
+    turn = lambda x: None if x is None else (1 / x if ratio else -x)
+    gain, low, high, word = turn(gain), turn(high), turn(low), _OPPOSITE[word]
+  return _amount(gain, claim, word).replace(number(gain), number(gain) + _interval(low, high), 1)
+
+
+def _asked(claim: Mapping[str, Any]) -> str:
+  """What the interval had to show."""
+  ratio, margin, word = claim["scale"] == "ratio", claim["margin"], claim["better"]
+  none = 1 if ratio else 0
+  if claim["kind"] == "control":
+    size = max(margin, 1 / margin) if ratio else abs(margin)
+    return f"equal within {'a factor of ' if ratio else ''}{number(size)}"
+  if margin == none:
+    return word
+  if margin > none:
+    return f"more than {_amount(margin, claim, word)}"
+  return f"at most {_amount(1 / margin if ratio else -margin, claim, _OPPOSITE[word])}"
 
 
 def headline(claims: Sequence[Mapping[str, Any]]) -> str:
@@ -53,11 +81,9 @@ def headline(claims: Sequence[Mapping[str, Any]]) -> str:
   if first is None:
     return ""
   ours, base = first["ours"], first["baseline"]
-  interval = _interval(first["low"], first["high"])
-  factor = "x " if first["scale"] == "ratio" else ""
   return (
     f"{first['metric']}: {number(ours['center'])} against {number(base['center'])}, "
-    f"{factor}{number(first['gain'])}{interval}"
+    f"{_compared(first)}"
   )
 
 

@@ -166,3 +166,7 @@ def test_what_changed_without_a_word():
     assert _claims.unannounced(before, now, (said,), (said,)) == ["key"]  # of an earlier change
     assert _claims.unannounced(before, now, (said._replace(was="Another."),)) == ["key"]
   assert _claims.unannounced(before, [], ()) == ["key"]  # withdrawn
+  assert _claims.unannounced([], before, ()) == ["key"]  # added
+  said = Amendment("key", "2026-11-28", "", "Text.", "why")
+  assert _claims.unannounced([], before, (said,)) == []
+  assert _claims.unannounced(before, again, (), same_numbers=True) == ["key"]  # reads other ones

@@ -184,8 +184,15 @@ def test_judging_again_takes_amended_claims(fakes, tmp_path, monkeypatch, capsys
   path, module = tmp_path / "records" / "a_good.json", fakes["a_good"]
   before, old = json.loads(path.read_text()), module.claims
   monkeypatch.setattr(module, "run", None)  # nothing is run
-  module.claims = lambda m, c: [old(m, c)[0]._replace(text="Stronger.", margin=5000.0)]
-  assert main(["record", "a_good", "--judge", *out]) == 2
+  wider = lambda claim: claim._replace(ours=claim.ours._replace(values=[0.0, 1.0]))
+  for changed in (
+    lambda m, c: [*old(m, c), old(m, c)[0]._replace(key="another")],
+    lambda m, c: [wider(old(m, c)[0])],
+    lambda m, c: [old(m, c)[0]._replace(text="Stronger.", margin=5000.0)],
+  ):
+    module.claims = changed
+    assert main(["record", "a_good", "--judge", *out]) == 2
+    assert main(["record", "a_good", *out]) == 2  # before anything is run
   assert "need an entry in AMENDED" in capsys.readouterr().err
   assert json.loads(path.read_text()) == before
   said = Amendment("below", "2026-11-28", before["claims"][0]["text"], "Stronger.", "The page.")
@@ -195,6 +202,12 @@ def test_judging_again_takes_amended_claims(fakes, tmp_path, monkeypatch, capsys
   assert record["claims"][0]["verdict"] == "fails" and record["metrics"] == before["metrics"]
   assert record["amended"] == [said._asdict()]
   del module.AMENDED
+
+
+def test_runs_do_not_overwrite_committed_records(fakes, tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(_records, "RECORDS", tmp_path)
+  assert main(["run", "a_good", "--size", "toy", "--out", str(tmp_path)]) == 2
+  assert "holds the committed records" in capsys.readouterr().err
 
 
 def test_figure_command_draws_committed_records_only(fakes, tmp_path, monkeypatch, capsys):

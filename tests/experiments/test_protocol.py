@@ -169,6 +169,8 @@ def test_a_changed_claim_is_amended_or_refused(fakes, tmp_path):
     module.claims = lambda m, c, change=change: [old(m, c)[0]._replace(**change)]
     with pytest.raises(_runner.UsageError, match=r"need an entry in AMENDED.*: below"):
       _records.commit("a_good", run(), records=tmp_path)
-    module.AMENDED = (Amendment("below", "2026-11-28", text, "new words", "a reason"),)
+    said = Amendment("below", "2026-11-28", text, "new words", "a reason")
+    added = said._replace(claim="new", was="")
+    module.AMENDED = (said, added) if "key" in change else (said,)
     _records.check_announced("a_good", run(), tmp_path)
     del module.AMENDED

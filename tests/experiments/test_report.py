@@ -8,7 +8,7 @@ import pytest
 
 from experiments import _records, _report, _runner
 from experiments.__main__ import main
-from experiments._claims import Amendment
+from experiments._claims import Amendment, Claim, Side, evaluate
 from tests.experiments.conftest import make_module
 
 
@@ -40,7 +40,8 @@ def test_the_page_shows_verdicts_numbers_and_the_command(results):
   page = " ".join(_report.write(results).read_text().split())
   for text in (
     'class="chip reproduced">reproduced<', 'class="chip holds">holds<',
-    "error: fake &lt;b&gt; 0.25, base 2000; 2000 [2e+03, 2e+03] better, margin 0.25",
+    "error: fake &lt;b&gt; 0.25, base 2000; 2000 [2e+03, 2e+03] lower; "
+    "claimed: more than 0.25 lower",
     "1.5 (MNIST, LeNet, Table 2)", "0.25 [-2.93, 3.43]", "Differs from the paper: Two seeds.",
     "rate of &lt;i&gt;fake&lt;/i&gt;: 0.5 of 0.1, 0.5, 0.9.", "seeds 2 (0 to 1)",
     'alt="a_good: A line of &#34;fake&#34; values."',
@@ -80,6 +81,7 @@ def test_papers_are_judged_over_all_their_experiments(fakes, tmp_path):
   assert paper["verdict"] == "partly" and len(paper["experiments"]) == 2
   assert paper["tally"] == [("holds", 1), ("fails", 1)]
   assert paper["headline"].startswith("error: 0.25 against 2000, 2000 [")
+  assert paper["headline"].endswith("] lower")
   failed = {"name": "b_bad", "error": "it broke"}
   papers = _report.papers_of([failed, good], tmp_path, figures=False)
   assert [p["verdict"] for p in papers] == ["reproduced", "failed"]
@@ -137,3 +139,24 @@ def test_report_without_records_or_with_a_damaged_one(fakes, tmp_path, capsys):
   (tmp_path / "a_good.json").write_text(json.dumps({"name": "a_good", "format": 1}))
   assert main(["report", "--out", str(tmp_path)]) == 2
   assert "run a_good again" in capsys.readouterr().err
+  (tmp_path / "a_good.json").write_text(json.dumps({"name": "a_good", "format": 2}))
+  assert main(["report", "--out", str(tmp_path)]) == 2
+  assert "it lacks paper, size" in capsys.readouterr().err
+
+
+def test_a_comparison_says_which_way_it_goes():
+  ours, base = Side("ours", [1.0, 1.1, 0.9]), Side("base", [2.0, 2.2, 1.8])
+  make = lambda kind, **more: evaluate(Claim("key", "Text.", kind, "error", ours, base, **more))
+  told = lambda kind, **more: _report.numbers_of(make(kind, **more)).split("; ", 1)[1]
+  ratio = {"better": "lower", "scale": "ratio"}
+  assert told("paper", **ratio) == "2 [2, 2] times lower; claimed: lower"
+  assert told("paper", margin=1.5, **ratio).endswith("claimed: more than 1.5 times lower")
+  assert told("paper", margin=0.5, **ratio).endswith("claimed: at most 2 times higher")
+  assert told("control", margin=1.5, **ratio).endswith("claimed: equal within a factor of 1.5")
+  assert told("control", margin=0.8, **ratio).endswith("claimed: equal within a factor of 1.25")
+  assert told("paper", scale="ratio", margin=1.0).startswith(
+    "2 [2, 2] times lower; claimed: higher"
+  )
+  assert told("paper").startswith("1 [0.752, 1.25] lower; claimed: higher")
+  assert told("paper", margin=-0.1).endswith("claimed: at most 0.1 lower")
+  assert told("control", margin=0.1).endswith("claimed: equal within 0.1")
