@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import _figures, _recovery
+from experiments import _amendments, _figures, _recovery
 from experiments._claims import Claim, Side
 from experiments._protocol import Paper, Progress, Row, Settings, Size, new_figure
 from experiments._recovery import Sensing
@@ -21,6 +21,7 @@ PAPER = Paper(
   section="Theorems 1 and 2; the maps are ours",
   url="https://arxiv.org/abs/2202.08788",
 )
+AMENDED = _amendments.RECOVERY_PHASE_MAPS
 
 FULL, KNOWN, UNIT = "small start, full width", "small start, true rank", "unit start, full width"
 METHODS = (FULL, KNOWN, UNIT)
@@ -142,7 +143,6 @@ def claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
   counts = {name: np.asarray(rows, float) for name, rows in metrics["needed"].items()}
   rows, split = counts[FULL], len(config.rates)
   right = 1 / (1 - np.asarray(config.rates))
-  mean = lambda name: np.exp(np.log(counts[name]).mean(1))
   heavy = np.asarray(metrics["errors"], float)[:, 0, split - 1, -1]
   most = f"{config.rates[-1]:.0%} gross errors and {config.samples[-1]} measurements"
   return [
@@ -157,9 +157,12 @@ def claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
       Side("slope", _slopes(config.ranks, rows[:, split:])), Side("2", 2.0), better="lower",
     ),
     Claim(
-      "width", "They do not depend on the width: full width takes what the true rank takes, within "
-      "a step of the grid, a factor 1.5.", "control", "measurements, mean over corruption and rank",
-      Side(FULL, mean(FULL)), Side(KNOWN, mean(KNOWN)), scale="ratio", margin=1.5,
+      "width", "They do not depend on the width: at no level of corruption or rank does full width "
+      "take more than a step of the grid, a factor 1.5, beyond what the true rank takes.",
+      "control",
+      "measurements of full width over those of the true rank, the largest of all levels",
+      Side(FULL, np.max(counts[FULL] / counts[KNOWN], axis=1)), Side(KNOWN, 1.0), scale="ratio",
+      margin=1.5,
     ),
     Claim(
       "unit_start", "At full width the small start recovers more of the map than a start of unit "
@@ -182,7 +185,8 @@ def table(metrics: dict[str, Any], config: Config) -> list[Row]:
       Side(name, np.asarray(metrics["needed"][name], float)[:, i]) for name in (FULL, KNOWN)
     )
     metric = f"measurements to recover rank {rank} with {rate:.0%} wrong"
-    rows.append(Row(metric, ours, base, better="lower"))
+    note = "Where the most measurements do not suffice, 1.5 times as many are written."
+    rows.append(Row(metric, ours, base, better="lower", note=note))
   share = {name: Side(name, values) for name, values in metrics["share"].items()}
   rows += [Row("share of both maps recovered", share[FULL], share[n]) for n in (KNOWN, UNIT)]
   return rows

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import _figures, datasets
+from experiments import _amendments, _figures, datasets
 from experiments._claims import Claim, Side
 from experiments._protocol import RECORDED_TWICE, Paper, Progress, Row, Settings, Size, new_figure
 from experiments._statistics import choose
@@ -27,6 +27,7 @@ PAPER = Paper(
   section="Experiments on imbalanced CIFAR-10 and SVHN",
   url="https://arxiv.org/abs/2308.00311",
 )
+AMENDED = _amendments.REWEIGHTED_ADVERSARIAL
 
 # name -> (attack, weights of the examples, whether the attack is differentiated through)
 METHODS: dict[str, tuple[str, str, bool]] = {
@@ -249,13 +250,14 @@ def run(config: Config, progress: Progress) -> dict[str, Any]:
 
 def claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
   """The worst classes, robust accuracy, what the weights add, and where they lie."""
-  found, margin = metrics["methods"], "PGD, margin weights"
+  found, margin, by_class = metrics["methods"], "PGD, margin weights", "PGD, class weights"
   side = lambda name, key: Side(name, found[name][key])
   worst = "robust accuracy in the worst 30 % of the classes"
   wanted = [
     ("tail", f"DONE has at least .02 more {worst} than PGD.", "DONE", "PGD", "tail", 0.02),
     ("robust", "DONE loses less than .005 of RA-PGD to PGD.", "DONE", "PGD", "robust", -0.005),
     ("margin_weights", f"DONE has more {worst} than margin weights.", "DONE", margin, "tail", 0),
+    ("class_weights", f"DONE has more {worst} than class weights.", "DONE", by_class, "tail", 0),
     ("kl_weights", f"KL weights raise the {worst}.", *SHARES["weights"], "tail", 0),
   ]
   made = [
@@ -283,8 +285,7 @@ def table(metrics: dict[str, Any], config: Config) -> list[Row]:
 
 def figure(record: dict[str, Any]) -> Any:
   """Robust accuracy by class, weights by class, and the worst three classes by method."""
-  metrics = record["metrics"]["methods"]
-  fig, axes = new_figure(1, 3)
+  metrics, (fig, axes) = record["metrics"]["methods"], new_figure(1, 3)
   for ax, key, names in (
     (axes[0], "robust_by_class", ("PGD", "DONE")),
     (axes[1], "weight_by_class", ("PGD, margin weights", "PGD, KL weights", "DONE")),
