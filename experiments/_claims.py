@@ -190,17 +190,20 @@ def _center(claim: Claim, values: np.ndarray) -> float:
 
 
 def paper_verdict(claims: Sequence[Mapping[str, Any]]) -> str:
-  """reproduced, partly or not: from the evaluated claims of kind ``paper`` of all experiments.
+  """reproduced, partly, not, or open: from the claims of kind ``paper`` of all experiments.
 
   A source that reports nothing to reproduce, such as a textbook, is checked where its theory holds.
   """
-  holding = [c["verdict"] == "holds" for c in claims if c["kind"] == "paper"]
+  verdicts = [c["verdict"] for c in claims if c["kind"] == "paper"]
+  holding = [verdict == "holds" for verdict in verdicts]
   theory = [c["verdict"] == "holds" for c in claims if c["kind"] == "theory"]
   if not holding:
     return ("checked" if all(theory) else "not reproduced") if theory else "no claim"
   if all(holding):
     return "reproduced"
-  return "partly" if any(holding) else "not reproduced"
+  if any(holding):
+    return "partly"
+  return "not reproduced" if "fails" in verdicts else "open"
 
 
 def wording(claim: Mapping[str, Any]) -> str:

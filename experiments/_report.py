@@ -15,10 +15,16 @@ from experiments import _claims, _records, _runner
 from experiments._protocol import to_json
 
 _TEMPLATE = Path(__file__).with_name("_page.html.j2")
-_ORDER = ("reproduced", "checked", "partly", "not reproduced", "no claim", "failed")
+_ORDER = ("reproduced", "checked", "partly", "not reproduced", "open", "no claim", "failed")
 _OPPOSITE = {"higher": "lower", "lower": "higher"}
 _VERDICTS = ("holds", "fails", "open")
-_STYLES = {"reproduced": "green", "checked": "green", "partly": "yellow", "no claim": "dim"}
+_STYLES = {
+  "reproduced": "green",
+  "checked": "green",
+  "partly": "yellow",
+  "open": "yellow",
+  "no claim": "dim",
+}
 WIDTH = 80
 
 

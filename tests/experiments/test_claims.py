@@ -149,6 +149,7 @@ def test_verdict_on_a_paper():
   assert verdict(made(("paper", "holds"), ("theory", "fails"))) == "reproduced"
   assert verdict(made(("paper", "holds"), ("paper", "open"))) == "partly"
   assert verdict(made(("paper", "fails"), ("paper", "open"))) == "not reproduced"
+  assert verdict(made(("paper", "open"), ("theory", "fails"))) == "open"
   assert verdict(made(("theory", "holds"), ("control", "fails"))) == "checked"
   assert verdict(made(("theory", "holds"), ("theory", "open"))) == "not reproduced"
   assert verdict(made(("control", "holds"))) == "no claim"
