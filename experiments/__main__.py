@@ -153,8 +153,6 @@ def _run_one(
   console: Console, name: str, config: Any, *, size: str, device: str | None, out: Path
 ) -> dict[str, Any]:
   module = _runner.load(name)
-  if out.resolve() == _records.RECORDS.resolve():
-    raise _runner.UsageError(f"{out} holds the committed records: use 'record {name}' for one.")
   _say(console, f"{name} ({size})", "bold")
   with _bars(console) as bars:
     record = _records.execute(
@@ -367,6 +365,8 @@ def main(args: list[str] | None = None) -> int:
   about = _asked_about(given)
   command = None if about else tyro.cli(Command, prog=PROG, description=__doc__, args=given)
   try:
+    if isinstance(command, Run | Demo | Record):
+      _records.check_out(command.out)
     match command:
       case None:
         return help_command(about, console)

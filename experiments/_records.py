@@ -255,6 +255,12 @@ def check_announced(name: str, record: dict[str, Any], records: Path) -> None:
     )
 
 
+def check_out(out: Path) -> None:
+  """Refuses to write what any run leaves among the committed records."""
+  if out.resolve() == RECORDS.resolve():
+    raise UsageError(f"{out} holds the committed records: 'record NAME' writes them.")
+
+
 def check_before_run(name: str, module: Any, config: Any) -> None:
   """Refuses changed claims without a word before a run, as far as old numbers can tell."""
   path = RECORDS / f"{name}.json"
@@ -263,7 +269,7 @@ def check_before_run(name: str, module: Any, config: Any) -> None:
   before = json.loads(path.read_text())
   try:
     judged = judge(module, before["metrics"], config)
-  except (KeyError, ValueError, IndexError, TypeError):
+  except (AttributeError, LookupError, TypeError, ValueError):
     return  # the numbers have another form now: the claims are seen after the run
   check_announced(name, before | judged, RECORDS)
 

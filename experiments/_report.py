@@ -51,8 +51,8 @@ def numbers_of(claim: Mapping[str, Any]) -> str:
   )
 
 
-def _amount(size: float, claim: Mapping[str, Any], word: str) -> str:
-  return f"{number(size)} {'times ' if claim['scale'] == 'ratio' else ''}{word}"
+def _amount(size: float, claim: Mapping[str, Any], word: str, interval: str = "") -> str:
+  return f"{number(size)}{interval} {'times ' if claim['scale'] == 'ratio' else ''}{word}"
 
 
 def _compared(claim: Mapping[str, Any]) -> str:
@@ -64,7 +64,7 @@ def _compared(claim: Mapping[str, Any]) -> str:
   if gain < (1 if ratio else 0):
     turn = lambda x: None if x is None else (1 / x if ratio else -x)
     gain, low, high, word = turn(gain), turn(high), turn(low), _OPPOSITE[word]
-  return _amount(gain, claim, word).replace(number(gain), number(gain) + _interval(low, high), 1)
+  return _amount(gain, claim, word, _interval(low, high))
 
 
 def _asked(claim: Mapping[str, Any]) -> str:

@@ -118,9 +118,8 @@ def recolour(picture: np.ndarray, index: np.ndarray, moved: np.ndarray) -> np.nd
 
 def match_moments(picture: np.ndarray, other: np.ndarray) -> np.ndarray:
   """Mean and deviation of each channel of CIELAB (Reinhard et al. use another Lab space)."""
-  axes = (0, 1)
-  scaled = (picture - picture.mean(axes)) / picture.std(axes)
-  return scaled * other.std(axes) + other.mean(axes)
+  scaled = (picture - picture.mean((0, 1))) / picture.std((0, 1))
+  return scaled * other.std((0, 1)) + other.mean((0, 1))
 
 
 def match_histograms(picture: np.ndarray, other: np.ndarray) -> np.ndarray:

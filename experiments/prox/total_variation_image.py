@@ -88,8 +88,7 @@ SIZES = {
   "toy": Size(
     Config(
       seeds=2, pixels=24, block=8, tuning=2, methods=tv.METHODS[:3], strengths=2, steps=100,
-      jumps=(0.03, 1.0),
-      balances=(0.03, 0.3), lucy_steps=(10.0, 20.0),
+      jumps=(0.03, 1.0), balances=(0.03, 0.3), lucy_steps=(10.0, 20.0),
     ),
     "Squares of 24 x 24 pixels, few steps, without Condat and Vu.",
   ),

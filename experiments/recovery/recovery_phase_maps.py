@@ -133,11 +133,6 @@ def needed(config: Config, recovered: np.ndarray) -> np.ndarray:
   return sizes.min(-1)
 
 
-def _slopes(x: Any, counts: Any) -> list[float]:
-  """Slope of log count in log x, a number a seed."""
-  return [float(np.polyfit(np.log(x), np.log(row), 1)[0]) for row in np.asarray(counts, float)]
-
-
 def claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
   """Growth of the measurements with corruption and rank; width; unit start; much corruption."""
   counts = {name: np.asarray(rows, float) for name, rows in metrics["needed"].items()}
@@ -149,12 +144,13 @@ def claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
     Claim(
       "corruption", "The measurements it takes grow no faster than 1/(1 - p)^2 in the fraction p "
       "of gross errors.", "theory", "slope of log measurements in log 1/(1 - p)",
-      Side("slope", _slopes(right, rows[:, :split])), Side("2", 2.0), better="lower",
+      Side("slope", _recovery.slope(right, rows[:, :split].T)), Side("2", 2.0), better="lower",
     ),
     Claim(
       "rank", "They grow no faster than the square of the rank.", "theory",
       "slope of log measurements in log rank",
-      Side("slope", _slopes(config.ranks, rows[:, split:])), Side("2", 2.0), better="lower",
+      Side("slope", _recovery.slope(config.ranks, rows[:, split:].T)), Side("2", 2.0),
+      better="lower",
     ),
     Claim(
       "width", "They do not depend on the width: at no level of corruption or rank does full width "

@@ -206,8 +206,14 @@ def test_judging_again_takes_amended_claims(fakes, tmp_path, monkeypatch, capsys
 
 def test_runs_do_not_overwrite_committed_records(fakes, tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(_records, "RECORDS", tmp_path)
-  assert main(["run", "a_good", "--size", "toy", "--out", str(tmp_path)]) == 2
-  assert "holds the committed records" in capsys.readouterr().err
+  for command in (
+    ["run", "a_good", "--size", "toy"],
+    ["demo", "--size", "toy"],
+    ["record", "a_good"],
+  ):
+    assert main([*command, "--out", str(tmp_path)]) == 2
+    assert "holds the committed records" in capsys.readouterr().err
+  assert not list(tmp_path.iterdir())
 
 
 def test_figure_command_draws_committed_records_only(fakes, tmp_path, monkeypatch, capsys):

@@ -144,6 +144,15 @@ def test_report_without_records_or_with_a_damaged_one(fakes, tmp_path, capsys):
   assert "it lacks paper, size" in capsys.readouterr().err
 
 
+def test_changed_and_added_claims_say_so(fakes, tmp_path):
+  module = fakes["a_good"]
+  record = _records.execute("a_good", module, module.SIZES["toy"].config, size="toy")
+  for was, words in (("Old <b>.", "amended 2026-11-28: Why. Was: Old &lt;b&gt;."),
+                     ("", "added 2026-11-28: Why.\n</div>")):  # fmt: skip
+    said = Amendment("below", "2026-11-28", was, record["claims"][0]["text"], "Why.")
+    assert words in _report.html([record | {"amended": [said._asdict()]}], tmp_path)
+
+
 def test_a_comparison_says_which_way_it_goes():
   ours, base = Side("ours", [1.0, 1.1, 0.9]), Side("base", [2.0, 2.2, 1.8])
   make = lambda kind, **more: evaluate(Claim("key", "Text.", kind, "error", ours, base, **more))
