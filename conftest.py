@@ -17,7 +17,7 @@ gc.set_threshold(100_000, 20, 20)
 
 # The machine code of each compiled program takes memory maps. Linux lets a process have 65530, and
 # running out of them ends it; long before, compiling gets slow (a tiny program takes 17 ms of CPU
-# alone, 27 beside 4,000 maps and 43 beside 13,000). Programs are dropped between files from here on.
+# alone, 27 beside 4,000 maps, 43 beside 13,000). Programs are dropped between files from here on.
 _MANY_MAPS = 3_000
 _MAPS = pathlib.Path("/proc/self/maps")
 
