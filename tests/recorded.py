@@ -107,6 +107,8 @@ OPAQUE = {
   ("robustness.pgd_adversarial_training_loss", "params"),
   ("robustness.smooth_adversarial_comp_sum_training_loss", "params"),
   ("robustness.trades_loss", "params"),
+  ("solvers.invert_potential", "params"),
+  ("solvers.potential_regularizer", "params"),
   # Another rank ends in the broadcasting of the objective.
   ("solvers.run_steps", "params"),
   ("solvers.run_until", "params"),

@@ -77,6 +77,12 @@ from jaxopt_robust.prox.l1 import (
   prox_lasso,
   prox_non_negative_lasso,
 )
+from jaxopt_robust.prox.learned import (
+  make_patch_potential,
+  make_prox_from_potential,
+  matching_schedule,
+  proximal_matching_loss,
+)
 from jaxopt_robust.prox.least_squares import (
   LeastSquaresFactor,
   least_squares,
@@ -249,10 +255,13 @@ __all__ = [
   "logistic",
   "lq",
   "make_group_penalty",
+  "make_patch_potential",
+  "make_prox_from_potential",
   "make_prox_from_projection",
   "make_row_penalty",
   "make_sparse_group_penalty",
   "make_spectral_penalty",
+  "matching_schedule",
   "max",
   "mcp",
   "moreau_envelope",
@@ -364,6 +373,7 @@ __all__ = [
   "prox_tv2d_anisotropic",
   "prox_tv2d_with_gap",
   "prox_two_thirds",
+  "proximal_matching_loss",
   "quadratic",
   "rank",
   "ravelled",

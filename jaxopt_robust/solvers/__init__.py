@@ -78,6 +78,11 @@ from jaxopt_robust.solvers.optax_link import (
   OptaxState,
   from_optax,
 )
+from jaxopt_robust.solvers.potentials import (
+  invert_potential,
+  make_potential_penalty,
+  potential_regularizer,
+)
 from jaxopt_robust.solvers.power_iteration import (
   operator_norm,
 )
@@ -169,15 +174,18 @@ __all__ = [
   "iht",
   "implicit",
   "implicit_fixed_point",
+  "invert_potential",
   "ista",
   "lasso_duality_gap",
   "logistic_lasso_duality_gap",
+  "make_potential_penalty",
   "make_projection_grad",
   "mirror_descent",
   "niht",
   "non_negative_lasso_duality_gap",
   "operator_norm",
   "palm",
+  "potential_regularizer",
   "projected_gradient",
   "prox_svrg",
   "proximal_residual",

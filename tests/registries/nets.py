@@ -1,9 +1,28 @@
 """Calls of ``nets`` that must fail."""
 
+import jax
+import jax.numpy as jnp
+
 from jaxopt_robust import nets
 from tests.helpers import BadInput
 
-COVERED = {"MLP", "from_nnx"}
+COVERED = {"ICNN", "MLP", "ConvICNN", "from_nnx", "log_normal", "nonnegative_mask"}
 BAD_INPUTS = [
   BadInput("nets.from_nnx", "type", lambda: nets.from_nnx(3), TypeError, "flax.nnx.Module"),
-]
+  BadInput(
+    "nets.ICNN", "layers", lambda: nets.ICNN(layers=0).init(jax.random.key(0), jnp.ones(2)),
+    ValueError, "layers must be at least 1; got 0",
+  ),
+  BadInput(
+    "nets.log_normal", "deviation", lambda: nets.log_normal(deviation=-1.0), ValueError,
+    "deviation must be >= 0; got -1",
+  ),
+  BadInput(
+    "nets.log_normal", "mean", lambda: nets.log_normal(jnp.ones(2)), ValueError,
+    "mean must have rank 0",
+  ),
+  BadInput(
+    "nets.nonnegative_mask", "other network", lambda: nets.nonnegative_mask({"kernel": 1.0}),
+    ValueError, "must hold a key that begins with 'nonnegative'",
+  ),
+]  # fmt: skip
