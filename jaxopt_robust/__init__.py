@@ -33,6 +33,7 @@ _PUBLIC_MODULES = (
   "sweeps",
   "transforms",
   "typing",
+  "unfolding",
 )
 
 __all__ = ["__version__", *_PUBLIC_MODULES]

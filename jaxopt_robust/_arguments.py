@@ -77,6 +77,17 @@ def check_solver(name: str, value: Any) -> None:
   raise TypeError(f"{name} must be a Solver(init, step); got {describe(value)}.")
 
 
+def check_optimizer(name: str, value: Any) -> None:
+  """An optax transformation; a factory that was not called is told to be."""
+  if callable(getattr(value, "init", None)) and callable(getattr(value, "update", None)):
+    return
+  hint = f": call it, {value.__name__}(...)" if inspect.isfunction(value) else ""
+  raise TypeError(
+    f"{name} must be an optax.GradientTransformation, such as optax.sgd(0.1); "
+    f"got {describe(value)}{hint}."
+  )
+
+
 def check_state(name: str, value: Any, kind: type) -> Any:
   """A state of one kind, with leaves that a checkpoint may have restored as NumPy arrays."""
   if not isinstance(value, kind):

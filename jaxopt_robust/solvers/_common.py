@@ -148,7 +148,8 @@ def check_stepsize(name: str, stepsize: Any) -> None:
 
 def step_at(stepsize: Any, count: Array, dtype: Any) -> Array:
   """The step size of step ``count``, of a number or a schedule."""
-  value = jnp.asarray(stepsize(count) if callable(stepsize) else stepsize, dtype)
+  with _arguments.within("stepsize"):
+    value = jnp.asarray(stepsize(count) if callable(stepsize) else stepsize, dtype)
   if value.shape != ():
     raise ValueError(f"stepsize(count) must return a scalar; got shape {value.shape}.")
   if callable(stepsize):
