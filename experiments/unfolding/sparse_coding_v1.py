@@ -205,8 +205,7 @@ def _side(metrics: dict, name: str, key: str = "at_sparsity") -> Side:
 
 def claims(metrics: dict, config: Config) -> list[Claim]:
   """The order of the rules, and the paper's two factors."""
-  share = f"at {config.active:.3g} active codes a pixel"
-  metric = f"relative squared error of new patches {share}"
+  metric = f"relative squared error of new patches at {config.active:.3g} active codes a pixel"
   soft = _side(metrics, "soft")
   found = [
     Claim(
@@ -274,12 +273,10 @@ def table(metrics: dict, config: Config) -> list[Row]:
   rows += [
     Row("share of oriented atoms", _side(metrics, rule, "oriented")) for rule in config.rules
   ]
-  rows += [Row("share of atoms in use", _used(metrics, rule)) for rule in config.rules]
+  for rule in config.rules:
+    used = [values[1] for values in metrics["runs"][rule]["used"]]
+    rows.append(Row("share of atoms in use", Side(rule, used)))
   return rows
-
-
-def _used(metrics: dict, rule: str) -> Side:
-  return Side(rule, [values[1] for values in metrics["runs"][rule]["used"]])
 
 
 def figure(record: dict) -> Any:
@@ -293,9 +290,7 @@ def figure(record: dict) -> Any:
     axes[0], lines, places, xlabel="active codes a pixel", ylabel="relative squared error", log="xy"
   )
   rows = {}
-  for rule in metrics["atoms"]:
-    if rule not in RULES:
-      continue
+  for rule in record["settings"]["rules"]:
     atoms = np.asarray(metrics["atoms"][rule], float).T.reshape(-1, side, side)
     reach = np.abs(atoms).max((1, 2), keepdims=True)
     rows[rule] = np.pad(0.5 + atoms / np.maximum(2 * reach, 1e-9), ((0, 0), (1, 1), (1, 1)))
