@@ -50,7 +50,7 @@ class Config(Settings):
     test: patches of the test.
     active: share of the pixels at which the rules are compared: non-zero codes a pixel.
     stepsize: of the codes.
-    rate: of the atoms; of .005, .02, .05 and .1 on development seeds the best for CEL0, .1 is level.
+    rate: of the atoms; .005 and .02 are worse for all rules on development seeds, .1 is level.
     max_steps: most steps of the codes.
     soft: strengths of soft thresholding.
     hard: strengths of hard thresholding.
