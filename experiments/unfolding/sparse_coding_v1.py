@@ -90,6 +90,8 @@ SIZES = {
       batches=10,
       test=50,
       max_steps=50,
+      soft=(0.1, 0.8),
+      cel0=(0.01, 0.15),
     ),
     "Two rules, one picture, 4 x 4 pixels and 10 batches: nothing is learned.",
   ),
@@ -274,7 +276,7 @@ def table(metrics: dict, config: Config) -> list[Row]:
     Row("share of oriented atoms", _side(metrics, rule, "oriented")) for rule in config.rules
   ]
   for rule in config.rules:
-    used = [values[1] for values in metrics["runs"][rule]["used"]]
+    used = [values[len(values) // 2] for values in metrics["runs"][rule]["used"]]
     rows.append(Row("share of atoms in use", Side(rule, used)))
   return rows
 
