@@ -112,6 +112,8 @@ OPAQUE = {
   # Another rank ends in the broadcasting of the objective.
   ("solvers.run_steps", "params"),
   ("solvers.run_until", "params"),
+  ("unfolding.unfold_solver", "hyper"),
+  ("unfolding.unfold_solver", "params"),
 }
 
 

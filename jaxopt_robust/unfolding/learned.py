@@ -156,9 +156,8 @@ def lista_cp_cell(x: ArrayLike, layer: WeightLayers, data: Measurements) -> Arra
 
   Example:
     >>> data = jr.unfolding.Measurements(jnp.array([3.0, 0.5]), jnp.eye(2))
-    >>> layer = WeightLayers(jnp.eye(2), jnp.ones(()), jnp.array(0.5))
-    >>> lista_cp_cell(jnp.zeros(2), layer, data)
-    Array([3., 0.], dtype=float32)
+    >>> lista_cp_cell(jnp.zeros(2), WeightLayers(jnp.eye(2), jnp.ones(())), data)
+    Array([2., 0.], dtype=float32)
 
   Reference:
     Chen, Liu, Wang and Yin, Theoretical linear convergence of unfolded ISTA and its practical

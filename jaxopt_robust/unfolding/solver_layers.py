@@ -73,10 +73,13 @@ def unfold_solver(
   num_layers = count_layers("layers", layers)
   layers = _checks.check_float_tree("layers", layers)
   params = _checks.check_float_tree("params", params, complex_ok=True)
+  if not callable(hyper):
+    hyper = jax.tree.map(lambda leaf: _checks.as_array("hyper", leaf), hyper)
 
   def solver_of(layer: Any) -> Solver:
-    solver = make_solver(layer)
-    _arguments.check_solver("make_solver(layer)", solver)
+    with _arguments.within("layers"):
+      solver = make_solver(layer)
+      _arguments.check_solver("make_solver(layer)", solver)
     return solver
 
   def hyper_of(layer: Any) -> PyTree:
@@ -160,8 +163,7 @@ def unfold_equilibrium(
   """
   _arguments.check_callable("cell", cell)
   x = _checks.check_float_tree("x", x)
-  if any(not hasattr(leaf, "dtype") for leaf in jax.tree.leaves(layer)):
-    layer = _checks.check_float_tree("layer", layer)
+  layer = _checks.check_float_tree("layer", layer)
   solver = solvers.fixed_point_iteration(cell)
   solve = solvers.implicit_fixed_point(
     solver, tol=tol, max_steps=max_steps, linear_solve=linear_solve
