@@ -2,6 +2,7 @@
 
 from jaxopt_robust._deprecations import install_getattr
 from jaxopt_robust.problems.low_rank import LowRankTruth, make_low_rank_sensing
+from jaxopt_robust.problems.mixtures import MixtureTruth, make_spectral_mixture
 from jaxopt_robust.problems.noisy_labels import (
   NoisyLabels,
   make_class_dependent_label_noise,
@@ -12,12 +13,14 @@ from jaxopt_robust.problems.types import Problem
 
 __all__ = [
   "LowRankTruth",
+  "MixtureTruth",
   "NoisyLabels",
   "Problem",
   "SparseTruth",
   "make_class_dependent_label_noise",
   "make_low_rank_sensing",
   "make_sparse_regression",
+  "make_spectral_mixture",
   "make_uniform_label_noise",
 ]
 

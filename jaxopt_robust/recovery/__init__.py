@@ -1,4 +1,4 @@
-"""Recovery of low-rank matrices from few, noisy and grossly corrupted measurements."""
+"""Recovery of low-rank matrices and mixed spectra from noisy, grossly corrupted measurements."""
 
 from jaxopt_robust._deprecations import install_getattr
 from jaxopt_robust.recovery.automatic import SubgmSchedule, robust_recover, subgm_schedule
@@ -120,6 +120,31 @@ from jaxopt_robust.recovery.structured import (
   make_rank_one_sensing,
 )
 from jaxopt_robust.recovery.subset import Subset
+from jaxopt_robust.recovery.unmixing.known_spectra import constrained_abundances
+from jaxopt_robust.recovery.unmixing.metrics import (
+  UnmixingErrors,
+  hoyer_sparseness,
+  spectral_angle,
+  unmixing_errors,
+)
+from jaxopt_robust.recovery.unmixing.pure_pixels import (
+  channel_noise,
+  successive_projections,
+  vertex_components,
+)
+from jaxopt_robust.recovery.unmixing.types import (
+  Unmixing,
+  UnmixingInfo,
+  UnmixingRecord,
+  UnmixingState,
+)
+from jaxopt_robust.recovery.unmixing.updates import (
+  l21_weights,
+  nmf_unmixing,
+  robust_unmixing,
+  sparse_nmf_unmixing,
+  unmix,
+)
 
 __all__ = [
   "AccAltProjState",
@@ -154,6 +179,11 @@ __all__ = [
   "SubgradAux",
   "Subset",
   "Trace",
+  "Unmixing",
+  "UnmixingErrors",
+  "UnmixingInfo",
+  "UnmixingRecord",
+  "UnmixingState",
   "acc_alt_proj",
   "alpha_identity",
   "als_complete",
@@ -161,7 +191,9 @@ __all__ = [
   "altmin_complete",
   "bernoulli_outliers",
   "biased_baseline",
+  "channel_noise",
   "compose",
+  "constrained_abundances",
   "coo_lstsq",
   "entry_spectral",
   "factor_imbalance",
@@ -170,10 +202,12 @@ __all__ = [
   "geometric",
   "grad_normalized_geometric",
   "growth_factor",
+  "hoyer_sparseness",
   "huber_weights",
   "incoherence",
   "l1_robust_pca",
   "l1_value_subgrad",
+  "l21_weights",
   "level_polyak",
   "li_outliers",
   "lmafit",
@@ -186,6 +220,7 @@ __all__ = [
   "mask_spectral",
   "median_truncated_spectral",
   "mixed_noise",
+  "nmf_unmixing",
   "pcp_admm",
   "pcp_ialm",
   "polyak",
@@ -202,6 +237,7 @@ __all__ = [
   "riemannian_completion",
   "robust_pca",
   "robust_recover",
+  "robust_unmixing",
   "scaled_geometric",
   "scaled_gradient_complete",
   "scaled_gradient_completion",
@@ -216,14 +252,20 @@ __all__ = [
   "soft_impute",
   "soft_impute_factored",
   "soft_impute_path",
+  "sparse_nmf_unmixing",
+  "spectral_angle",
   "squared_value_grad",
   "subgm",
   "subgm_schedule",
   "subgradient_method",
+  "successive_projections",
   "support_f1",
   "top_rows_and_columns",
   "trimmed_weights",
   "truncated_spectral",
+  "unmix",
+  "unmixing_errors",
+  "vertex_components",
 ]
 
 install_getattr(__name__)

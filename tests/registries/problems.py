@@ -8,12 +8,14 @@ from tests.helpers import BadInput
 
 COVERED = {
   "LowRankTruth",
+  "MixtureTruth",
   "NoisyLabels",
   "Problem",
   "SparseTruth",
   "make_class_dependent_label_noise",
   "make_low_rank_sensing",
   "make_sparse_regression",
+  "make_spectral_mixture",
   "make_uniform_label_noise",
 }
 
@@ -103,6 +105,21 @@ BAD_INPUTS: list[BadInput] = [
   ),
   BadInput(
     "problems.make_sparse_regression", "noise", _regression(noise=-1.0), ValueError, "noise"
+  ),
+  *(
+    BadInput(
+      "problems.make_spectral_mixture",
+      what,
+      lambda changes=changes: problems.make_spectral_mixture(_KEY, **changes),
+      ValueError,
+      match,
+    )
+    for what, changes, match in (
+      ("side", {"side": 0}, "side must be at least 1"),
+      ("rate", {"outlier_rate": 1.5}, "outlier_rate must be"),
+      ("sharpness", {"sharpness": 3.0}, "sharpness must be a pair"),
+      ("spectra", {"spectra": jnp.ones(3)}, "spectra must have rank 2"),
+    )
   ),
   *_noise_cases("make_uniform_label_noise"),
   *_noise_cases("make_class_dependent_label_noise"),
