@@ -132,6 +132,7 @@ from jaxopt_robust.recovery.unmixing.pure_pixels import (
   successive_projections,
   vertex_components,
 )
+from jaxopt_robust.recovery.unmixing.start import unmixing_start
 from jaxopt_robust.recovery.unmixing.types import (
   Unmixing,
   UnmixingInfo,
@@ -265,6 +266,7 @@ __all__ = [
   "truncated_spectral",
   "unmix",
   "unmixing_errors",
+  "unmixing_start",
   "vertex_components",
 ]
 

@@ -23,6 +23,7 @@ COVERED = {
   "successive_projections",
   "unmix",
   "unmixing_errors",
+  "unmixing_start",
   "vertex_components",
 }
 
@@ -134,6 +135,7 @@ BAD_INPUTS: list[BadInput] = [
     "vertex_components", "count",
     lambda: recovery.vertex_components(jax.random.key(0), _Y, 2.0), TypeError, "num_spectra must",
   ),
+  _bad("unmixing_start", "count", lambda: recovery.unmixing_start(_Y, 4), ValueError, "at most 3"),
   _bad(
     "unmixing_errors", "type", lambda: recovery.unmixing_errors(_START, tuple(_START)), TypeError,
     "truth must be an Unmixing",

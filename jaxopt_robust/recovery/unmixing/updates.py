@@ -14,9 +14,8 @@ from jaxopt_robust import _checks
 from jaxopt_robust._units import times
 from jaxopt_robust.numerics import safe_divide, safe_norm
 from jaxopt_robust.recovery.operators import wide_dot
-from jaxopt_robust.recovery.unmixing.known_spectra import constrained_abundances
 from jaxopt_robust.recovery.unmixing.metrics import hoyer_sparseness
-from jaxopt_robust.recovery.unmixing.pure_pixels import channel_noise, successive_projections
+from jaxopt_robust.recovery.unmixing.start import unmixing_start
 from jaxopt_robust.recovery.unmixing.types import (
   Unmixing,
   UnmixingInfo,
@@ -37,8 +36,6 @@ __all__ = ["l21_weights", "nmf_unmixing", "robust_unmixing", "sparse_nmf_unmixin
 # exactly would weigh more than all others together and keep the abundances where they are.
 _SMALL_NORM = 1e-3
 _SMALL_ABUNDANCE = 1e-3  # below it a power is replaced by its tangent
-_START_SHARE = 0.02  # what is 0 stays 0
-_START_TOL, _START_STEPS = 1e-4, 500  # of the abundances that one starts from
 _MAX_GUIDANCE = 0.9  # so that the exponent of a pure pixel is 0.1
 
 
@@ -353,18 +350,6 @@ def sparse_nmf_unmixing(
   return _solver(robust=False, exponent=exponent, warm_up=warm_up, sum_weight=sum_weight)
 
 
-def _start(pixels: Array, count: int) -> Unmixing:
-  """The purest pixels and their shares in all pixels, both positive; noisy channels count less."""
-  noise = channel_noise(pixels)
-  weights = safe_divide(jnp.max(noise), noise)[:, None]
-  spectra = pixels[:, successive_projections(weights * pixels, count)]
-  least = _SMALL_ABUNDANCE * jnp.mean(jnp.abs(pixels) / unit_of(pixels)) * unit_of(pixels)
-  shares, _ = constrained_abundances(
-    weights * pixels, weights * spectra, tol=_START_TOL, max_steps=_START_STEPS
-  )
-  return Unmixing(jnp.maximum(spectra, least), jnp.maximum(shares, _START_SHARE))
-
-
 def unmix(
   pixels: ArrayLike,
   num_spectra: int,
@@ -385,9 +370,7 @@ def unmix(
       ``sparse_nmf_unmixing()``.
     lam: >= 0, strength of the sparsity; may be traced. The squares of the last two want a smaller
       one than the norms of the first.
-    start: Unmixing of positive numbers to start from; None takes K pixels by
-      ``successive_projections`` and ``constrained_abundances`` for them, with channels divided by
-      their ``channel_noise``.
+    start: Unmixing of positive numbers to start from; None takes ``unmixing_start``.
     tol: >= 0, error of the solver at which a run has converged; may be traced. None takes 1e-6.
     max_steps: >= 0, int; may be traced.
 
@@ -425,7 +408,7 @@ def unmix(
   _checks.check_non_negative("lam", lam, scalar=True)
   if tol is None:
     tol = max(1e-6, 8 * float(jnp.finfo(data.dtype).eps))
-  params = _start(data, count) if start is None else check_factors(start, data, "start")
+  params = unmixing_start(data, count) if start is None else check_factors(start, data, "start")
   if params.spectra.shape[1] != count:
     raise ValueError(f"start must have num_spectra = {count} spectra; got {params.spectra.shape}.")
   state = solver.init(params, lam, data)
