@@ -55,16 +55,15 @@ class Config(Settings):
   """Settings.
 
   The strengths of ``SPARSE`` (l1-NMF, l1/2-NMF, squares with the learned map, l2,1 with l1/2, l2,1
-  with the learned map) are the best by abundance error on development seeds 0 to 3, for each kind
-  of data from 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, .1 beside squares, where that of l1 hardly matters, and
-  3e-3, 1e-2, 3e-2, .1, .3 (1 for the plain start) beside norms.
+  with the learned map) are the best by abundance error on development seeds 0 to 3 for each kind of
+  data, from .0001 to .1 beside squares (that of l1 hardly matters) and from .003 to 1 beside norms.
 
   Attributes:
     cases: kinds of data: "drawn" spectra (three bumps each), "measured" ones (minerals, plants,
       snow), the latter without outlier channels ("clean"), and drawn spectra where methods start
       from pixels picked without regard to the noise of channels and from even abundances
       ("plain"); elsewhere they start as ``recovery.unmix`` does.
-    methods: which of ``METHODS``; the plain start is left out for the second and the fourth.
+    methods: which of ``METHODS``; the second and the fourth leave out the plain start.
     side: rows and columns of the image.
     channels: number of them.
     materials: number of them; in measured data each seed has its own.
