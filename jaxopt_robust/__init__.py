@@ -20,6 +20,7 @@ from jaxopt_robust._version import __version__
 _PUBLIC_MODULES = (
   "compositional",
   "debug",
+  "layers",
   "linalg",
   "losses",
   "nets",
