@@ -18,6 +18,7 @@ from types import ModuleType
 from jaxopt_robust._version import __version__
 
 _PUBLIC_MODULES = (
+  "bilevel",
   "compositional",
   "debug",
   "layers",

@@ -203,6 +203,8 @@ def names_wrong_arguments(name: str) -> None:
 # terms, bounds of temperatures, radii and shapes of penalties beside arrays. The degree of all
 # others is measured, not listed.
 HAS_A_SCALE = {
+  "bilevel.finite_difference_products",  # its radius is one of functions of size 1, as it says
+  "bilevel.unrolled_hypergradient",  # the target of its example is no argument
   "projections.projection_l2_ball",
   "compositional.effective_sample_size",
   "compositional.kl_robust_mean",

@@ -117,7 +117,17 @@ def test_classes_are_documented_field_by_field(name, cls):
 def test_at_most_three_positional_arrays_and_keyword_hyperparameters(name, fn):
   # Functions, keys, states and operators come before or after the arrays and do not count.
   others = {"apply_fn", "fun", "fn", "key", "matvec", "model", "objective", "op", "optimality"}
-  others |= {"hyper", "projection", "prox", "solve", "solver", "state"}
+  others |= {
+    "fixed_point",
+    "hyper",
+    "inner",
+    "inner_solver",
+    "outer",
+    "projection",
+    "prox",
+    "solve",
+  }
+  others |= {"solver", "state"}
   positional = [
     p.name
     for p in inspect.signature(fn).parameters.values()

@@ -21,6 +21,11 @@ from jaxopt_robust.solvers.barzilai_borwein import (
   SpectralState,
   spectral_proximal_gradient,
 )
+from jaxopt_robust.solvers.conjugate_gradient import (
+  ConjugateGradientInfo,
+  ConjugateGradientState,
+  conjugate_gradient,
+)
 from jaxopt_robust.solvers.coordinate import (
   BlockCoordinateInfo,
   BlockCoordinateState,
@@ -131,6 +136,8 @@ __all__ = [
   "AndersonState",
   "BlockCoordinateInfo",
   "BlockCoordinateState",
+  "ConjugateGradientInfo",
+  "ConjugateGradientState",
   "FistaState",
   "FixedPointInfo",
   "FixedPointState",
@@ -162,6 +169,7 @@ __all__ = [
   "block_coordinate_descent",
   "chambolle_pock",
   "condat_vu",
+  "conjugate_gradient",
   "davis_yin",
   "douglas_rachford",
   "elastic_net_duality_gap",

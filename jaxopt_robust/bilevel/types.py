@@ -1,0 +1,78 @@
+"""What the methods of this package carry from step to step, and what they tell."""
+
+from typing import NamedTuple
+
+from jaxopt_robust.typing import Array, PyTree
+
+__all__ = ["BilevelPoint", "MaidInfo", "MaidState"]
+
+
+class BilevelPoint(NamedTuple):
+  """Variables of a bilevel problem.
+
+  Attributes:
+    x: the outer variable.
+    y: the inner variable, an approximate minimiser of the inner objective at x.
+  """
+
+  x: PyTree
+  y: PyTree
+
+
+class MaidState(NamedTuple):
+  """State of MAID.
+
+  Attributes:
+    params: ``BilevelPoint``.
+    adjoint: solution of the last linear system, where the next one starts.
+    accuracy: eps, distance of y from the solution that is asked for next.
+    residual: delta, residual of the linear system that is asked for next.
+    stepsize: alpha, the first trial of the next line search.
+    count: int32, steps done.
+  """
+
+  params: BilevelPoint
+  adjoint: PyTree
+  accuracy: Array
+  residual: Array
+  stepsize: Array
+  count: Array  # type: ignore[assignment]
+
+
+class MaidInfo(NamedTuple):
+  """What a step did, and its certificates.
+
+  Attributes:
+    error: ||z||_2 + omega at the point before the step, at least ||grad F(x)||; without constants
+      ||z||_2 alone, which delta may have cut short.
+    value: f(y, x) there.
+    low: lower end of the interval that holds F(x) there, by ``outer_value_interval``.
+    high: upper end of the interval that holds F at the new x.
+    decrease: psi = high - low + lam (the first-order decrease); at most 0 on every accepted step,
+      which proves that F fell.
+    bound: omega, bound on the distance of z from the exact hypergradient; infinite where the
+      constants were not given.
+    stepsize: the accepted step size, 0 where none was accepted.
+    accuracy: eps at which the step was accepted.
+    residual: delta at which the step was accepted.
+    inner_steps: int32, steps of the inner solver.
+    products: int32, products with the Hessian.
+    backtracks: int32, rejected trial steps.
+    refinements: int32, how often eps and delta were tightened.
+    stalled: bool, no step was accepted at the finest accuracy allowed: x is kept.
+  """
+
+  error: Array
+  value: Array
+  low: Array
+  high: Array
+  decrease: Array
+  bound: Array
+  stepsize: Array
+  accuracy: Array
+  residual: Array
+  inner_steps: Array
+  products: Array
+  backtracks: Array
+  refinements: Array
+  stalled: Array

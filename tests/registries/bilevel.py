@@ -1,0 +1,149 @@
+"""Bilevel problems: what is covered, and calls that must fail."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxopt_robust import bilevel, solvers
+from tests.helpers import BadInput
+
+COVERED = set(bilevel.__all__)
+
+_Y, _X = jnp.ones(2), jnp.array(1.0)
+
+
+def _inner(y, x):
+  return 0.5 * jnp.sum((y - 1.0) ** 2) + 0.5 * x * jnp.sum(y**2)
+
+
+def _outer(y, x):
+  return jnp.sum(y)
+
+
+_VECTOR = lambda y, x: y
+_LOWER = bilevel.strongly_convex_descent(_inner, strong_convexity=1.0, smoothness=3.0)
+_KNOWN = bilevel.BilevelConstants(1.0, 1.0, 1.0)
+_MAID: dict[str, Any] = {"strong_convexity": 1.0, "outer_smoothness": 1.0}
+
+BAD_INPUTS: list[BadInput] = []
+
+
+def _bad(name: str, what: str, error: type[Exception], match: str, *args: Any, **options: Any):
+  call = functools.partial(getattr(bilevel, name), *args, **options)
+  BAD_INPUTS.append(BadInput(f"bilevel.{name}", what, call, error, match))
+
+
+for _name in ("second_order_products", "finite_difference_products"):
+  _bad(_name, "function", TypeError, "inner must be callable", 1.0, _Y, _X, _Y)
+  _bad(_name, "no scalar", ValueError, "inner.* must be a scalar", _VECTOR, _Y, _X, _Y)
+  _bad(_name, "vector", ValueError, "v and y", _inner, _Y, _X, jnp.ones(3))
+_bad(
+  "finite_difference_products", "radius", ValueError, "radius must be > 0", _inner, _Y, _X, _Y,
+  radius=0.0,
+)  # fmt: skip
+
+_bad("hypergradient", "function", TypeError, "outer must be callable", _inner, None, _Y, _X)
+_bad("hypergradient", "no scalar", ValueError, "outer.* must be a scalar", _inner, _VECTOR, _Y, _X)
+_bad("hypergradient", "text", TypeError, "y must", _inner, _outer, "text", _X)
+for _option, _value, _error, _match in (
+  ("adjoint", jnp.ones(3), ValueError, "v and y"),
+  ("tol", -1.0, ValueError, "tol must be >= 0"),
+  ("atol", -1.0, ValueError, "atol must be >= 0"),
+  ("linear_solve", 1.0, TypeError, "linear_solve must be callable"),
+  ("products", 1.0, TypeError, "products must be callable"),
+  ("support", 1.0, TypeError, "support must be callable"),
+  ("constants", 1.0, TypeError, "constants must be BilevelConstants"),
+):
+  _bad("hypergradient", _option, _error, _match, _inner, _outer, _Y, _X, **{_option: _value})
+
+_half = lambda y, x: 0.5 * y
+_bad(
+  "fixed_point_hypergradient", "function", TypeError, "fixed_point must be callable", None, _outer,
+  _Y, _X,
+)  # fmt: skip
+_bad(
+  "fixed_point_hypergradient", "shape", ValueError, "fixed_point.*and y", lambda y, x: y[:1],
+  _outer, _Y, _X,
+)  # fmt: skip
+_bad(
+  "fixed_point_hypergradient", "tol", ValueError, "tol must be >= 0", _half, _outer, _Y, _X,
+  tol=-1.0,
+)  # fmt: skip
+_bad(
+  "unrolled_hypergradient", "solver", TypeError, "solver must be a Solver", None, _outer, _Y, _X,
+  num_steps=2,
+)  # fmt: skip
+_bad(
+  "unrolled_hypergradient", "steps", ValueError, "num_steps must be at least 1", _LOWER, _outer,
+  _Y, _X, num_steps=0,
+)  # fmt: skip
+_bad(
+  "unrolled_hypergradient", "last", ValueError, "last must be at most num_steps", _LOWER, _outer,
+  _Y, _X, num_steps=2, last=3,
+)  # fmt: skip
+
+_same = lambda v: v
+_key = jax.random.key(0)
+for _options, _error, _match in (
+  ({"key": 0}, TypeError, "key must be a typed key"),
+  ({"num_terms": 0}, ValueError, "num_terms must be at least 1"),
+  ({"stepsize": 0.0}, ValueError, "stepsize must be > 0"),
+):
+  _bad(
+    "solve_random_neumann", next(iter(_options)), _error, _match, _same, _Y,
+    **({"key": _key, "num_terms": 2, "stepsize": 0.5} | _options),
+  )  # fmt: skip
+
+_bad(
+  "inner_distance_bound", "norm", ValueError, "gradient_norm must be >= 0", -1.0,
+  strong_convexity=1.0,
+)  # fmt: skip
+_bad(
+  "inner_distance_bound", "mu", ValueError, "strong_convexity must be > 0", 1.0,
+  strong_convexity=0.0,
+)  # fmt: skip
+_bad("hypergradient_bound", "kind", TypeError, "must be BilevelConstants", 1.0, 1.0, 1.0,
+     constants=None)  # fmt: skip
+_bad("hypergradient_bound", "distance", ValueError, "distance must be >= 0", -1.0, 1.0, 1.0,
+     constants=_KNOWN)  # fmt: skip
+_bad("hypergradient_bound", "cross", ValueError, "constants.cross_norm must be >= 0", 1.0, 1.0, 1.0,
+     constants=_KNOWN._replace(cross_norm=-1.0))  # fmt: skip
+_bad("unrolled_bound", "step", ValueError, "must be at most 1", 2, stepsize=2.0,
+     strong_convexity=1.0, jacobian_norm=1.0)  # fmt: skip
+_bad("one_step_bound", "rate", ValueError, "contraction must be in", contraction=1.0,
+     derivative_norm=1.0)  # fmt: skip
+_bad("conjugate_gradient_bound", "kappa", ValueError, "condition_number must be in", 1,
+     condition_number=0.5)  # fmt: skip
+_bad("outer_value_interval", "distance", ValueError, "distance must be >= 0", 1.0, 1.0, -1.0,
+     smoothness=1.0)  # fmt: skip
+
+_bad("strongly_convex_descent", "function", TypeError, "inner must be callable", None,
+     strong_convexity=1.0, smoothness=1.0)  # fmt: skip
+_bad("strongly_convex_descent", "mu", ValueError, "strong_convexity must be > 0", _inner,
+     strong_convexity=0.0, smoothness=1.0)  # fmt: skip
+
+for _option, _value, _error, _match in (
+  ("strong_convexity", 0.0, ValueError, "strong_convexity must be > 0"),
+  ("outer_smoothness", -1.0, ValueError, "outer_smoothness must be >= 0"),
+  ("accuracy", 0.0, ValueError, "accuracy must be > 0"),
+  ("shrink", 1.0, ValueError, "shrink must be in"),
+  ("growth", 0.5, ValueError, "growth must be in"),
+  ("descent", 0.0, ValueError, "descent must be in"),
+  ("decrease", 0.0, ValueError, "decrease must be > 0"),
+  ("max_backtracks", 0, ValueError, "max_backtracks must be at least 1"),
+  ("project", 1.0, TypeError, "project must be callable"),
+):
+  _bad("maid", _option, _error, _match, _inner, _outer, _LOWER, **_MAID | {_option: _value})
+_bad("maid", "solver", TypeError, "inner_solver must be a Solver", _inner, _outer, None, **_MAID)
+
+
+def _params():
+  method = bilevel.maid(_inner, _outer, _LOWER, **_MAID)
+  return solvers.run_until(method, _Y, None, tol=0.1, max_steps=1)
+
+
+BAD_INPUTS.append(
+  BadInput("bilevel.maid", "params", _params, TypeError, "params must be a BilevelPoint")
+)
