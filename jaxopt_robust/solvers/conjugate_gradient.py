@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _arguments, _checks
-from jaxopt_robust._units import exponent_of, power
+from jaxopt_robust._units import exponent_of, power, saturated
 from jaxopt_robust.solvers._common import (
   add_scaled,
   hashable,
@@ -148,9 +148,10 @@ def conjugate_gradient(matvec: Callable[..., PyTree]) -> Solver:
     new = ConjugateGradientState(
       params, residual, direction, state.unit, reach, far, state.count + 1
     )
-    # <x, A x> = <x, b - r>.
-    pull = jax.tree.map(lambda b, r: b + state.unit.astype(b.dtype) * r, b, residual)
-    value = -0.5 * inner_product(params, pull)
+    # <x, A x> = <x, b - r>, in units: the product of two large numbers may be none.
+    pull = jax.tree.map(lambda b, r: b / state.unit.astype(b.dtype) + r, b, residual)
+    half = -0.5 * inner_product(scale(1 / state.unit, params), pull)
+    value = saturated(half, state.unit, state.unit)
     stalled = ~good | (left < drift)
     return new, ConjugateGradientInfo(jnp.maximum(left, drift), value, stalled)
 
