@@ -10,6 +10,7 @@ from jaxopt_robust.bilevel.error_bounds import (
   outer_value_interval,
   unrolled_bound,
 )
+from jaxopt_robust.bilevel.hoag import geometric_accuracy, hoag, polynomial_accuracy
 from jaxopt_robust.bilevel.hypergradients import (
   HypergradientInfo,
   fixed_point_hypergradient,
@@ -28,11 +29,13 @@ from jaxopt_robust.bilevel.products import (
   finite_difference_products,
   second_order_products,
 )
-from jaxopt_robust.bilevel.types import BilevelPoint, MaidInfo, MaidState
+from jaxopt_robust.bilevel.types import BilevelPoint, HoagInfo, HoagState, MaidInfo, MaidState
 
 __all__ = [
   "BilevelConstants",
   "BilevelPoint",
+  "HoagInfo",
+  "HoagState",
   "HypergradientInfo",
   "MaidInfo",
   "MaidState",
@@ -42,12 +45,15 @@ __all__ = [
   "conjugate_gradient_bound",
   "finite_difference_products",
   "fixed_point_hypergradient",
+  "geometric_accuracy",
+  "hoag",
   "hypergradient",
   "hypergradient_bound",
   "inner_distance_bound",
   "maid",
   "one_step_bound",
   "outer_value_interval",
+  "polynomial_accuracy",
   "second_order_products",
   "solve_random_neumann",
   "strongly_convex_descent",

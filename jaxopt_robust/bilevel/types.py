@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from jaxopt_robust.typing import Array, PyTree
 
-__all__ = ["BilevelPoint", "MaidInfo", "MaidState"]
+__all__ = ["BilevelPoint", "HoagInfo", "HoagState", "MaidInfo", "MaidState"]
 
 
 class BilevelPoint(NamedTuple):
@@ -76,3 +76,47 @@ class MaidInfo(NamedTuple):
   backtracks: Array
   refinements: Array
   stalled: Array
+
+
+class HoagState(NamedTuple):
+  """State of HOAG.
+
+  Attributes:
+    params: ``BilevelPoint``.
+    adjoint: solution of the last linear system, where the next one starts.
+    lipschitz: L, the inverse of the next step size; 0 before the first step.
+    tightening: factor of the scheduled accuracies, halved by each rejected step.
+    reference: ||grad_y g||_2 at the first point, the unit of the accuracies.
+    count: int32, steps done.
+  """
+
+  params: BilevelPoint
+  adjoint: PyTree
+  lipschitz: Array
+  tightening: Array
+  reference: Array
+  count: Array  # type: ignore[assignment]
+
+
+class HoagInfo(NamedTuple):
+  """What a step did.
+
+  Attributes:
+    error: ||z||_2, the approximate hypergradient at the point before the step.
+    value: f(y, x) there.
+    next_value: f(y+, x+) at the trial point.
+    stepsize: 1 / L, 0 where the step was rejected.
+    accuracy: eps, of this step.
+    inner_steps: int32, steps of the inner solver.
+    products: int32, products with the Hessian.
+    accepted: bool, whether x moved.
+  """
+
+  error: Array
+  value: Array
+  next_value: Array
+  stepsize: Array
+  accuracy: Array
+  inner_steps: Array
+  products: Array
+  accepted: Array

@@ -139,6 +139,17 @@ for _option, _value, _error, _match in (
 _bad("maid", "solver", TypeError, "inner_solver must be a Solver", _inner, _outer, None, **_MAID)
 
 
+for _option, _value, _error, _match in (
+  ("accuracy", 0.1, TypeError, "accuracy must be callable"),
+  ("stepsize", 0.0, ValueError, "stepsize must be > 0"),
+  ("slack", -1.0, ValueError, "slack must be >= 0"),
+  ("max_products", 0, ValueError, "max_products must be at least 1"),
+):
+  _bad("hoag", _option, _error, _match, _inner, _outer, _LOWER, **{_option: _value})
+_bad("geometric_accuracy", "decay", ValueError, "decay must be in", decay=1.0)
+_bad("polynomial_accuracy", "power", ValueError, "power must be > 1", power=1.0)
+
+
 def _params():
   method = bilevel.maid(_inner, _outer, _LOWER, **_MAID)
   return solvers.run_until(method, _Y, None, tol=0.1, max_steps=1)
