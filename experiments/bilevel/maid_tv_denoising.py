@@ -59,7 +59,7 @@ class Config(Settings):
   budget: int = 4000
   accuracies: tuple[float, ...] = (10.0, 0.1, 1e-3)
   fixed: tuple[float, ...] = (0.1, 1e-2, 1e-3)
-  stepsizes: tuple[float, ...] = (1e-3, 1e-2, 0.1, 1.0)
+  stepsizes: tuple[float, ...] = (1e-2, 0.1, 1.0, 10.0)
   first: float = 0.01
 
 
@@ -92,7 +92,7 @@ def make_squares(config: Config, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def inner(y: jax.Array, theta: jax.Array, noisy: jax.Array, clean: jax.Array) -> jax.Array:
-  """1/2 ||y - noisy||^2 + w sum sqrt(d^2 + nu^2) over differences d, w = e^{t_0}/2, nu = e^{t_1}."""
+  """1/2 ||y - noisy||^2 + w sum sqrt(d^2 + nu^2), d differences, w = e^{t_0}/2, nu = e^{t_1}."""
   del clean
   weight, nu = 0.5 * jnp.exp(theta[0]), jnp.exp(theta[1])
   moves = [jnp.diff(y, axis=axis) for axis in (-2, -1)]
