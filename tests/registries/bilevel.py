@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxopt_robust import bilevel, solvers
 from tests.helpers import BadInput
@@ -148,6 +149,49 @@ for _option, _value, _error, _match in (
   _bad("hoag", _option, _error, _match, _inner, _outer, _LOWER, **{_option: _value})
 _bad("geometric_accuracy", "decay", ValueError, "decay must be in", decay=1.0)
 _bad("polynomial_accuracy", "power", ValueError, "power must be > 1", power=1.0)
+
+
+_SOBA = bilevel.soba_directions(lambda y, x, b: _inner(y, x), lambda y, x, b: _outer(y, x))
+_SGD = bilevel.BilevelVariables(*(optax.sgd(0.1),) * 3)
+_bad("soba_directions", "function", TypeError, "inner must be callable", None, _outer)
+_bad("soba_directions", "ball", ValueError, "max_adjoint must be > 0", _inner, _outer,
+     max_adjoint=0.0)  # fmt: skip
+_bad("neumann_directions", "terms", ValueError, "num_terms must be at least 1", _inner, _outer,
+     num_terms=0, stepsize=0.1, random=True)  # fmt: skip
+_bad("neumann_directions", "step", ValueError, "stepsize must be > 0", _inner, _outer,
+     num_terms=1, stepsize=0.0)  # fmt: skip
+_bad("f2sa_directions", "penalty", ValueError, "penalty must be > 0", _inner, _outer, penalty=0.0)
+_bad("bome_directions", "control", ValueError, "control must be > 0", _inner, _outer, stepsize=0.1,
+     control=0.0)  # fmt: skip
+for _name, _options, _match in (
+  ("saga", {"num_inner": 0, "num_outer": 1}, "num_inner must be at least 1"),
+  ("storm", {"rate": 1.5}, "rate must be in"),
+  ("spider", {"period": 0}, "period must be at least 1"),
+  ("moving_average", {"rate": 0.0}, "rate must be in"),
+):
+  _bad(_name, "range", ValueError, _match, _SOBA, **_options)
+  _good = {"saga": {"num_inner": 1, "num_outer": 1}, "spider": {"period": 1}}.get(_name, {})
+  _bad(_name, "method", TypeError, "method must be a StochasticMethod", None, **_good)
+_bad("stochastic_bilevel", "method", TypeError, "method must be a StochasticMethod", None, _SGD)
+_bad("stochastic_bilevel", "optimizers", TypeError, "must be BilevelVariables of", _SOBA, None)
+_bad("stochastic_bilevel", "one optimizer", TypeError, "optimizers.x must be an optax", _SOBA,
+     _SGD._replace(x=0.1))  # fmt: skip
+_bad("stochastic_bilevel", "steps", ValueError, "inner_steps must be at least 1", _SOBA, _SGD,
+     inner_steps=0)  # fmt: skip
+
+
+def _stochastic(params, batch):
+  solver = bilevel.stochastic_bilevel(_SOBA, _SGD)
+  return lambda: solver.step(solver.init(params, None, batch), None, batch)
+
+
+_VARIABLES, _BATCH = bilevel.BilevelVariables(_X, _Y, _Y), bilevel.BilevelBatch(_Y, _Y)
+for _what, _args, _match in (
+  ("batch", (_VARIABLES, _Y), "batch must be a BilevelBatch"),
+  ("params", (_Y, _BATCH), "params must be BilevelVariables"),
+):
+  _call = _stochastic(*_args)
+  BAD_INPUTS.append(BadInput("bilevel.stochastic_bilevel", _what, _call, TypeError, _match))
 
 
 def _params():
