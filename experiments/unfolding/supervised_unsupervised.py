@@ -31,7 +31,9 @@ class Config(Settings):
   """Settings.
 
   One Gaussian matrix a seed, the same in training and tests; each training step sees fresh signals.
-  The step sizes of Adam were chosen on development seeds.
+  The step sizes of Adam were chosen on development seeds, by what each loss is for: the objective of
+  unsupervised and the error of supervised networks, among 0.003, 0.01, 0.03 and 0.1 for ISTA and
+  0.005, 0.02, 0.05, 0.1 and 0.2 for IHT.
 
   Attributes:
     measurements: rows of the matrix.
@@ -62,11 +64,11 @@ class Config(Settings):
   l1: float = 0.1
   l1_layers: int = 10
   l1_steps: int = 200
-  l1_rates: tuple[float, float] = (0.01, 0.01)
+  l1_rates: tuple[float, float] = (0.03, 0.03)
   l0: float = 0.02
   l0_layers: int = 16
   l0_steps: int = 200
-  l0_rates: tuple[float, float] = (0.005, 0.005)
+  l0_rates: tuple[float, float] = (0.05, 0.1)
   continuation: int = 200
   max_steps: int = 3000
 

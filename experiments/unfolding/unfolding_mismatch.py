@@ -63,7 +63,7 @@ class Config(Settings):
   strength: float = 0.02
   layers: int = 16
   steps: int = 200
-  rates: tuple[float, float] = (0.005, 0.005)
+  rates: tuple[float, float] = (0.05, 0.1)
   continuation: int = 200
   max_steps: int = 3000
 

@@ -59,9 +59,8 @@ def parameter(name: str, value: ArrayLike, x: Array) -> Array:
       f"layer.{name} must be a scalar or have shape {x.shape[-1:]} within a layer; "
       f"got {array.shape}: unfold takes the layers apart."
     )
-  return (
-    jnp.maximum(array, 0) if array.ndim == 0 else jnp.broadcast_to(jnp.maximum(array, 0), x.shape)
-  )
+  array = jnp.maximum(array, 0)
+  return jnp.broadcast_to(array, x.shape) if array.ndim else array
 
 
 def scalar_step(value: ArrayLike, x: Array) -> Array:
@@ -82,6 +81,17 @@ def spread(name: str, strength: ArrayLike, x: Array) -> Array:
   if array.ndim > 1 or (array.ndim == 1 and array.shape != x.shape[-1:]):
     raise ValueError(f"{name} must be a scalar or have shape {x.shape[-1:]}; got {array.shape}.")
   return jnp.broadcast_to(array, x.shape) if array.ndim else array
+
+
+def strength_of(strength: ArrayLike, matrix: Array) -> Array:
+  """lam >= 0 as a scalar or one a column of A, in its dtype."""
+  _checks.check_non_negative("strength", strength)
+  array = _checks.check_float_array("strength", strength).astype(matrix.dtype)
+  if array.shape not in ((), matrix.shape[1:]):
+    raise ValueError(
+      f"strength must be a scalar or have shape {matrix.shape[1:]}; got {array.shape}."
+    )
+  return array
 
 
 def default_step(matrix: Array, lipschitz: ArrayLike | None) -> Array:

@@ -14,8 +14,8 @@ from jaxopt_robust.unfolding._layers import (
   parameter,
   repeated,
   scalar_step,
+  strength_of,
 )
-from jaxopt_robust.unfolding.thresholding import strength_of
 from jaxopt_robust.unfolding.types import (
   ListaLayers,
   Measurements,
@@ -212,6 +212,17 @@ def alista_cell(x: ArrayLike, layer: ThresholdLayers, data: Measurements) -> Arr
   return _shrunk(x + step * multiply(y - multiply(x, matrix.T), weight), layer)
 
 
+def _support(support: ArrayLike | None, like: Array, num_layers: int) -> Array | None:
+  """The share of entries that each layer leaves as they are."""
+  if support is None:
+    return None
+  _checks.check_interval("support", support, 0.0, 1.0)
+  array = _checks.check_float_array("support", support, rank=1).astype(like.dtype)
+  if array.shape != (num_layers,):
+    raise ValueError(f"support must have shape {(num_layers,)}; got {array.shape}.")
+  return array
+
+
 def thin_svd(name: str, matrix: ArrayLike) -> tuple[Array, Array, Array]:
   """U, 1/s and V^T of A; 1/s is 0 where s is rounding of the largest."""
   array = check_matrix(name, matrix)
@@ -301,13 +312,10 @@ def alista_layers(
   else:
     _checks.check_non_negative("threshold", threshold, scalar=True)
     first = _checks.check_float_array("threshold", threshold, rank=0).astype(matrix.dtype)
-  if support is not None:
-    _checks.check_interval("support", support, 0.0, 1.0)
-    support = _checks.check_float_array("support", support, rank=1).astype(matrix.dtype)
-    if support.shape != (num_layers,):
-      raise ValueError(f"support must have shape {(num_layers,)}; got {support.shape}.")
   step = jnp.ones((), matrix.dtype)
-  return ThresholdLayers(repeated(step, num_layers), repeated(first, num_layers), support)
+  return ThresholdLayers(
+    repeated(step, num_layers), repeated(first, num_layers), _support(support, step, num_layers)
+  )
 
 
 def support_schedule(
@@ -423,9 +431,6 @@ def lista_cp_layers(
   num_layers = _checks.check_int("num_layers", num_layers, minimum=1)
   step = default_step(matrix, lipschitz)
   threshold = repeated(step * strength_of(strength, matrix), num_layers)
-  if support is not None:
-    _checks.check_interval("support", support, 0.0, 1.0)
-    support = _checks.check_float_array("support", support, rank=1).astype(matrix.dtype)
-    if support.shape != (num_layers,):
-      raise ValueError(f"support must have shape {(num_layers,)}; got {support.shape}.")
-  return WeightLayers(repeated(step * matrix, num_layers), threshold, support)
+  return WeightLayers(
+    repeated(step * matrix, num_layers), threshold, _support(support, step, num_layers)
+  )

@@ -17,6 +17,7 @@ from jaxopt_robust.unfolding._layers import (
   repeated,
   scalar_step,
   spread,
+  strength_of,
 )
 from jaxopt_robust.unfolding.types import Measurements, StepLayers, ThresholdLayers
 
@@ -249,17 +250,6 @@ def ista_layers(
   step = default_step(matrix, lipschitz)
   threshold = step * strength_of(strength, matrix)
   return ThresholdLayers(repeated(step, num_layers), repeated(threshold, num_layers))
-
-
-def strength_of(strength: ArrayLike, matrix: Array) -> Array:
-  """lam >= 0 as a scalar or one a column of A, in its dtype."""
-  _checks.check_non_negative("strength", strength)
-  array = _checks.check_float_array("strength", strength).astype(matrix.dtype)
-  if array.shape not in ((), matrix.shape[1:]):
-    raise ValueError(
-      f"strength must be a scalar or have shape {matrix.shape[1:]}; got {array.shape}."
-    )
-  return array
 
 
 def continuation_layers(

@@ -133,6 +133,15 @@ def test_gradient_equals_finite_differences_away_from_thresholds(name, general):
     lambda p: loss(params.at[places].set(p))[0], np.asarray(params)[places], eps=1e-6
   )
   np.testing.assert_allclose(got[places], other, rtol=1e-5, atol=1e-7)
+  if name == "alista":  # TiLISTA: the weight is trained too
+    by_weight = jax.jit(
+      lambda w: u.l1_objective(
+        u.unfold(cell, layers(matrix), jnp.zeros((BATCH, N)), data._replace(weight=w))[0],
+        data, strength=LAM,
+      ).sum()
+    )  # fmt: skip
+    row = central_difference(lambda r: by_weight(matrix.at[0].set(r)), np.asarray(matrix)[0])
+    np.testing.assert_allclose(jax.grad(by_weight)(matrix)[0], row, rtol=1e-5, atol=1e-7)
   if name == "hard_threshold":  # a free threshold gets no gradient
     assert not np.any(unravel(got).threshold)
 
@@ -246,6 +255,20 @@ def test_tista_cell_follows_its_formula(general):
       jnp.asarray(x[row] + g * inverse @ residual), rate=p, noise_variance=t2, signal_variance=a
     )
     np.testing.assert_allclose(got[row], want, rtol=1e-9)
+
+
+def test_untrained_tista_is_far_ahead_of_ista():
+  """A wrong variance or density would stall it: the error falls in every layer."""
+  matrix = jax.random.normal(jax.random.key(0), (150, 300)) / np.sqrt(150)
+  batch = u.sample_sparse_batch(jax.random.key(1), matrix, batch=20, rate=0.1, noise=0.01)
+  data = u.Measurements(batch.y, matrix, u.tista_weight(matrix))
+  cell = functools.partial(u.tista_cell, rate=0.1, noise_variance=1e-4)
+  layers, start = u.StepLayers(jnp.ones(10)), jnp.zeros((20, 300))
+  _, trace = jax.jit(functools.partial(u.unfold, cell))(layers, start, data)
+  error = np.mean((np.asarray(trace) - np.asarray(batch.truth)) ** 2, (1, 2))
+  assert np.all(np.diff(error) < 0)
+  ista, _ = u.unfold(u.ista_cell, u.ista_layers(matrix, 0.05, num_layers=10), start, data)
+  assert error[-1] < 0.1 * np.mean((np.asarray(ista) - np.asarray(batch.truth)) ** 2)
 
 
 def test_depth_skips_layers_without_another_compile(general):
