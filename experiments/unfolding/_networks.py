@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments._training import train_all
+from experiments._training import schedule, train_all
 from jaxopt_robust import prox, solvers, sweeps, unfolding
 
 LOSSES = ("unsupervised", "supervised")
@@ -121,11 +121,12 @@ def _of_depth(net: Network, start: Any, data: Any, free: Any, depth: Any) -> jax
 
 def make_trainer(
   net: Network, *, shape: tuple[int, int], layers: int, steps: int, batch: int, signals: int,
-  tests: Mapping[str, Condition], by_stage: bool = False,
+  tests: Mapping[str, Condition], by_stage: bool = False, decay: str = "constant",
 ) -> Callable[..., Any]:  # fmt: skip
   """``train(setting, data)``: one network, measured layer by layer on test signals.
 
-  With ``by_stage`` it is the network of every depth instead, as it was when its last layer had been
+  The step size falls within each stage as ``decay`` says (see ``_training.schedule``). With
+  ``by_stage`` it is the network of every depth instead, as it was when its last layer had been
   trained.
 
   A setting has the loss (``supervised``, 1 or 0) and the step size (``rate``) of Adam; the data
@@ -135,7 +136,7 @@ def make_trainer(
 
   def train(setting: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
     keys, spread = keys_of(data["seed"]), data.get("spread")
-    matrix = gaussian(keys["matrix"], *shape, spread)
+    matrix, factor = gaussian(keys["matrix"], *shape, spread), schedule(decay, steps)
     sampler = functools.partial(
       unfolding.sample_sparse_batch, matrix=matrix, batch=batch, rate=data["rate"],
       noise=data["noise"],
@@ -151,8 +152,8 @@ def make_trainer(
 
     trained = unfolding.train_incremental(
       keys["training"], loss, unfolding.from_positive(net.layers(matrix, layers)),
-      optimizer=optax.adam(setting["rate"]), sampler=sampler, num_layers=layers, num_steps=steps,
-      evaluate=lambda free, depth: free,
+      optimizer=optax.adam(lambda count: setting["rate"] * factor(count)), sampler=sampler,
+      num_layers=layers, num_steps=steps, evaluate=lambda free, depth: free,
     )  # fmt: skip
     params = unfolding.to_positive(trained.params)
     found = {
