@@ -181,9 +181,9 @@ def table(metrics: dict[str, Any], config: Config) -> list[Row]:
   """Error and objective of every method beside the iteration; both losses beside one another."""
   made = []
   note = (
-    "The matrix is that of the training. The paper's abstract has no numbers. Recorded twice on the "
-    "report seeds: at first with constant step sizes, when the claim on the supervised l0 network "
-    "was open and the others as here."
+    "The matrix is that of the training. The paper's abstract has no numbers. Recorded twice on "
+    "the report seeds: at first with constant step sizes, when the claim on the supervised l0 "
+    "network was open and the others as here."
   )
   for method, strength in (("ISTA", config.l1), ("IHT", config.l0)):
     layers = config.l1_layers if method == "ISTA" else config.l0_layers
