@@ -57,7 +57,8 @@ class Config(Settings):
 SIZES = {
   "toy": Size(
     Config(
-      seeds=2, usual=("4x2x3/1",), square=("2x2x2/1",), impossible=("3x2x1/2",), sizes=(4,), steps=60
+      seeds=2, usual=("4x2x3/1",), square=("2x2x2/1",), impossible=("3x2x1/2",), sizes=(4,),
+      steps=60,
     ),
     "Small architectures, 60 steps.",
   ),
