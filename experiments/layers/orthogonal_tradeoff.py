@@ -117,7 +117,8 @@ def init_params(key: jax.Array, side: int, config: Config) -> Any:
 def apply(params: Any, x: jax.Array) -> jax.Array:
   """Scores: four circular convolutions, each with GroupSort, and a linear layer."""
   for name in CONVOLUTIONS:
-    x = layers.circular_convolution(x, params[name]["kernel"], stride=STRIDES[f"{name}/kernel"])
+    kernel, stride = params[name]["kernel"], STRIDES[f"{name}/kernel"]
+    x = layers.circular_convolution(x, kernel, stride=stride, method="taps")
     x = layers.group_sort(x + params[name]["bias"][None, :, None, None])
   return x.reshape(len(x), -1) @ params["head"]["kernel"].T + params["head"]["bias"][None]
 

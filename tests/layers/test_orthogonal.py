@@ -262,6 +262,8 @@ def test_convolution_is_its_matrix(rng):
     matrix = _brute_matrix(kernel, size, stride)
     np.testing.assert_allclose(y.reshape(3, -1), x.reshape(3, -1) @ matrix.T, atol=1e-12)
     assert y.shape == (3, out, *(size // stride,) * axes)
+    taps = layers.circular_convolution(x, kernel, stride=stride, method="taps")
+    np.testing.assert_allclose(taps, y, atol=1e-12)
 
 
 @pytest.mark.x64

@@ -65,6 +65,10 @@ BAD_INPUTS: list[BadInput] = [
     ValueError, "stride must be at least 1",
   ),
   _bad(
+    "circular_convolution", "method",
+    lambda: layers.circular_convolution(_X, _K, method="tap"), ValueError, "method must be one of",
+  ),
+  _bad(
     "orthogonality_residual", "rank", lambda: layers.orthogonality_residual(jnp.ones(3)),
     ValueError, "kernel must have rank 2 or 3 or 4 or 5",
   ),
