@@ -56,6 +56,12 @@ def _objective(found, pixels, lam, power, weight, robust):
   return loss + penalty + weight / (2 * count) * ((1 - abundances.sum(0)) ** 2).sum()
 
 
+# One program a shape: op by op each would compile many.
+_errors = jax.jit(recovery.unmixing_errors)
+_angle = jax.jit(recovery.spectral_angle)
+_vertices = jax.jit(recovery.vertex_components, static_argnames="num_spectra")
+_sparseness = jax.jit(recovery.hoyer_sparseness, static_argnames="axis")
+
 METHODS = {
   "robust, p 1/2": (recovery.robust_unmixing(exponent=0.5), True, 0.5, 10.0),
   "robust, p 1": (recovery.robust_unmixing(exponent=1.0), True, 1.0, 10.0),
@@ -84,7 +90,7 @@ def test_no_step_increases_the_objective(name):
   if name == "learned":  # a new map makes another objective
     gap = np.abs(infos.value[:-1] - infos.previous[1:])
     assert np.all(gap[:4] < 1e-14) and np.any(gap[5:] > 1e-6)
-    expected = np.clip(recovery.hoyer_sparseness(state.params.abundances, axis=0), 0, 0.9)
+    expected = np.clip(_sparseness(state.params.abundances, axis=0), 0, 0.9)
     np.testing.assert_allclose(state.guidance, expected, atol=1e-14)
   else:
     np.testing.assert_allclose(infos.value[:-1], infos.previous[1:], rtol=1e-13)
@@ -213,7 +219,7 @@ def test_status_and_bad_channels_show():
 def test_nearly_pure_pixels_are_recovered_and_noisy_channels_known(seed):
   pixels, truth = _problem(6, snr_db=60.0, sharpness=(12.0, 2.0))
   found, _ = _unmix(pixels, 1e-3, 1000)
-  errors = recovery.unmixing_errors(found, Unmixing(truth.spectra, truth.abundances))
+  errors = _errors(found, Unmixing(truth.spectra, truth.abundances))
   assert float(errors.angle) < 0.05 and float(errors.rmse) < 0.05
   rng = np.random.default_rng(seed)
   size = rng.uniform(0.1, 1, 6)
@@ -258,12 +264,12 @@ def test_one_compile_serves_all_strengths():
 
 def test_sparseness():
   eye = jnp.eye(5)
-  np.testing.assert_allclose(recovery.hoyer_sparseness(eye, axis=0), 1, atol=1e-6)
-  np.testing.assert_allclose(recovery.hoyer_sparseness(jnp.full((5, 2), 0.2), axis=0), 0, atol=1e-6)
+  np.testing.assert_allclose(_sparseness(eye, axis=0), 1, atol=1e-6)
+  np.testing.assert_allclose(_sparseness(jnp.full((5, 2), 0.2), axis=0), 0, atol=1e-6)
   x = np.array([0.5, 0.3, 0.2, 0.0])
   expected = (2 - x.sum() / np.linalg.norm(x)) / 1
-  np.testing.assert_allclose(recovery.hoyer_sparseness(jnp.asarray(x)), expected, rtol=1e-6)
-  assert recovery.hoyer_sparseness(jnp.zeros((2, 3))).tolist() == [0, 0]
+  np.testing.assert_allclose(_sparseness(jnp.asarray(x)), expected, rtol=1e-6)
+  assert _sparseness(jnp.zeros((2, 3))).tolist() == [0, 0]
 
 
 def test_l21_weights_majorise(rng):
@@ -283,16 +289,16 @@ def test_spectral_angle_does_not_see_the_scale(rng):
   a, b = rng.uniform(0.1, 1, (2, 9))
   exact = np.arccos(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
   for scale in (1e-9, 1.0, 1e7):
-    np.testing.assert_allclose(recovery.spectral_angle(scale * a, b), exact, rtol=1e-12)
-  tiny = recovery.spectral_angle(jnp.array([1.0, 0.0]), jnp.array([1.0, 1e-9]))
+    np.testing.assert_allclose(_angle(scale * a, b), exact, rtol=1e-12)
+  tiny = _angle(jnp.array([1.0, 0.0]), jnp.array([1.0, 1e-9]))
   np.testing.assert_allclose(tiny, 1e-9, rtol=1e-6)
-  assert float(recovery.spectral_angle(jnp.zeros(3), jnp.ones(3))) == pytest.approx(np.pi / 2)
+  assert float(_angle(jnp.zeros(3), jnp.ones(3))) == pytest.approx(np.pi / 2)
 
 
 def test_errors_are_those_of_the_best_order(rng):
   truth = Unmixing(rng.uniform(0, 1, (8, 4)), rng.dirichlet(np.ones(4), 5).T)
   found = Unmixing(rng.uniform(0, 1, (8, 4)), rng.uniform(0, 1, (4, 5)))
-  errors = recovery.unmixing_errors(found, truth)
+  errors = _errors(found, truth)
   unit = lambda m: m / np.linalg.norm(m, axis=0)
   angles = np.arccos(unit(truth.spectra).T @ unit(found.spectra))
   angle = lambda order: np.mean([angles[k, j] for k, j in enumerate(order)])
@@ -306,11 +312,11 @@ def test_errors_are_those_of_the_best_order(rng):
   dirty = found._replace(spectra=np.concatenate([found.spectra[:7], np.full((1, 4), 1e9)]))
   where = np.arange(8) < 7
   np.testing.assert_allclose(
-    recovery.unmixing_errors(dirty, truth, where=where).angle,
-    recovery.unmixing_errors(found, truth, where=where).angle,
+    _errors(dirty, truth, where=where).angle,
+    _errors(found, truth, where=where).angle,
     rtol=1e-6,
   )
-  lost = recovery.unmixing_errors(jax.tree.map(lambda x: jnp.nan * x, found), truth)
+  lost = _errors(jax.tree.map(lambda x: jnp.nan * x, found), truth)
   assert np.isnan(lost.angle)  # and it comes back
 
 
@@ -322,12 +328,12 @@ def test_pure_pixels_are_found(rng):
   pixels = jnp.asarray(spectra @ mixed, jnp.float32)
   assert sorted(recovery.successive_projections(pixels, 4).tolist()) == pure
   for seed in range(3):
-    found = recovery.vertex_components(jax.random.key(seed), pixels, 4)
+    found = _vertices(jax.random.key(seed), pixels, num_spectra=4)
     assert sorted(found.tolist()) == pure
   bright = pixels * jnp.linspace(0.5, 2.0, 30)[None, :]  # brightness does not matter to the second
-  assert sorted(recovery.vertex_components(jax.random.key(0), bright, 4).tolist()) == pure
+  assert sorted(_vertices(jax.random.key(0), bright, num_spectra=4).tolist()) == pure
   wide = jnp.asarray(np.repeat(np.asarray(pixels), 5, axis=0))  # more channels than pixels
-  assert sorted(recovery.vertex_components(jax.random.key(0), wide, 4).tolist()) == pure
+  assert sorted(_vertices(jax.random.key(0), wide, num_spectra=4).tolist()) == pure
 
 
 @pytest.mark.x64
@@ -362,7 +368,7 @@ def test_planted_mixture():
   ratio = 10 * np.log10(np.mean(clean**2) / np.mean(corruption[~outliers] ** 2))
   assert abs(ratio - 20) < 0.5
   assert np.mean(corruption[outliers]) == pytest.approx(np.sqrt(2 / np.pi), abs=0.1)
-  h = np.asarray(recovery.hoyer_sparseness(abundances, axis=0)).reshape(16, 16)
+  h = np.asarray(_sparseness(abundances, axis=0)).reshape(16, 16)
   assert h[:, :8].mean() > 0.75 > 0.6 > h[:, 8:].mean()
   own = problems.make_spectral_mixture(jax.random.key(0), jnp.eye(5, 3), side=4, snr_db=np.inf)
   np.testing.assert_allclose(own.data[0], jnp.eye(5, 3) @ own.truth.abundances, atol=1e-6)
