@@ -65,7 +65,7 @@ class Config(Settings):
 
 SIZES = {
   "toy": Size(
-    Config(seeds=2, squares=1, pixels=8, steps=4, budget=400, accuracies=(1.0, 0.1), fixed=(0.1,),
+    Config(seeds=2, squares=1, pixels=8, steps=4, budget=400, accuracies=(1.0, 0.1), fixed=(),
            stepsizes=(1e-2, 0.1, 1.0)),
     "One square of 8 x 8 pixels and 4 steps.",
   ),
