@@ -67,6 +67,7 @@ def stochastic_bilevel(
   optimizers: BilevelVariables | Callable[[PyTree], BilevelVariables],
   *,
   inner_steps: int = 1,
+  inner_moves: tuple[str, ...] = ("y", "v"),
 ) -> Solver:
   r"""A stochastic bilevel method from its directions and three optax optimizers.
 
@@ -79,7 +80,7 @@ def stochastic_bilevel(
     moving_average(soba_directions)      MA-SOBA
     spider(soba_directions)              SRBA
     storm(soba_directions, products=finite differences, max_adjoint)    FdeHBO
-    neumann_directions                   stocBiO (T = 10); random terms and T = 1: TTSA
+    neumann_directions                   stocBiO (T = 10, y alone); random terms and T = 1: TTSA
     storm(neumann_directions)            MRBO; random terms: SUSTAIN
     spider(neumann_directions)           VRBO
 
@@ -89,6 +90,8 @@ def stochastic_bilevel(
       ``hyper`` to them, such as ``lambda rates: BilevelVariables(*map(optax.sgd, rates))``: then
       ``hyper`` can be swept.
     inner_steps: T >= 1, static. Batches then have a leading axis of T.
+    inner_moves: static, which of "y" and "v" move in the first T - 1 of them; what does not move is
+      not computed.
 
   Returns:
     ``Solver`` with states ``StochasticState`` and infos ``StochasticInfo``; its params are
@@ -97,7 +100,7 @@ def stochastic_bilevel(
 
   Raises:
     TypeError: when ``method`` or ``optimizers`` are of another kind.
-    ValueError: when ``inner_steps`` is below 1.
+    ValueError: when ``inner_steps`` is below 1, or ``inner_moves`` names anything else.
 
   Note:
     Rates that converge: SOBA's fall like k^{-2/5} for y and v and k^{-3/5} for x, or are constant
@@ -131,6 +134,10 @@ def stochastic_bilevel(
   fixed = _check_optimizers(optimizers) if made is None else None
   inner_steps = _checks.check_int("inner_steps", inner_steps, minimum=1)
 
+  moves = tuple(inner_moves) if isinstance(inner_moves, tuple | list) else (inner_moves,)
+  for name in moves:
+    _arguments.check_option("inner_moves", name, ("y", "v"))
+
   def chains(hyper: PyTree) -> Optimizers:
     return _check_optimizers(made(hyper)) if made is not None else cast(Optimizers, fixed)
 
@@ -147,12 +154,12 @@ def stochastic_bilevel(
     )
     return StochasticState(params, memory, states, jnp.zeros((), jnp.int32))
 
-  def move(state: StochasticState, hyper: PyTree, batch: BilevelBatch, *, all_of: bool) -> tuple:
+  def move(state: StochasticState, hyper: PyTree, batch: BilevelBatch, names: tuple) -> tuple:
     found, memory, value = method.directions(state.params, state.memory, batch)
     parts, states = [], []
     for name, chain in chains(hyper)._asdict().items():
       part, own = getattr(state.params, name), getattr(state.optimizers, name)
-      if name != "x" or all_of:
+      if name in names:
         updates, own = chain.update(getattr(found, name), own, part)
         part = optax.apply_updates(part, updates)
       parts.append(part)
@@ -170,8 +177,8 @@ def stochastic_bilevel(
     if inner_steps > 1:
       rest = jax.tree.map(lambda leaf: leaf[:-1], batch)
       last = jax.tree.map(lambda leaf: leaf[-1], batch)
-      state, _ = jax.lax.scan(lambda s, b: move(s, hyper, b, all_of=False), state, rest)
-    state, info = move(state, hyper, last, all_of=True)
+      state, _ = jax.lax.scan(lambda s, b: move(s, hyper, b, moves), state, rest)
+    state, info = move(state, hyper, last, ("x", "y", "v"))
     return state._replace(count=state.count + 1), info
 
   return Solver(init, step)

@@ -280,6 +280,11 @@ def test_inner_steps_move_the_outer_variable_once(rng):
   after, _ = scan(alone, start(), batches)
   np.testing.assert_allclose(state.params.y, after.params.y, rtol=1e-12)
   assert int(state.count) == 1
+  still = bilevel.stochastic_bilevel(SOBA, sgd(0.1, 0.2), inner_steps=3, inner_moves=("y",))
+  state, _ = scan(still, start(), jax.tree.map(lambda leaf: leaf[None], batches))
+  before, _ = scan(alone, start(), jax.tree.map(lambda leaf: leaf[:2], batches))
+  slope = problem.t[2] - np.asarray(before.params.y)  # v was 0 until the last of them
+  np.testing.assert_allclose(state.params.v, -0.2 * slope, rtol=1e-12)
 
 
 @pytest.mark.x64

@@ -178,6 +178,8 @@ _bad("stochastic_bilevel", "one optimizer", TypeError, "optimizers.x must be an 
      _SGD._replace(x=0.1))  # fmt: skip
 _bad("stochastic_bilevel", "steps", ValueError, "inner_steps must be at least 1", _SOBA, _SGD,
      inner_steps=0)  # fmt: skip
+_bad("stochastic_bilevel", "moves", ValueError, "inner_moves must be", _SOBA, _SGD,
+     inner_moves=("x",))  # fmt: skip
 
 
 def _stochastic(params, batch):
