@@ -54,7 +54,7 @@ class Config(Settings):
   inner_steps: int = 10
   terms: int = 10
   inner_rate: float = 0.5
-  outer_rates: tuple[float, ...] = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
+  outer_rates: tuple[float, ...] = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0)
   records: int = 10
   only: tuple[str, ...] = ()
 
