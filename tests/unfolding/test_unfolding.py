@@ -379,3 +379,28 @@ def test_batches_have_the_stated_moments():
   errors = np.asarray(batch.y - batch.truth @ matrix.T)
   assert abs(errors.std() - 0.5) < 4 * 0.5 / np.sqrt(2 * errors.size)
   assert abs(errors.mean()) < 4 * 0.5 / np.sqrt(errors.size)
+
+
+@pytest.mark.x64
+def test_continuation_ends_at_the_threshold_of_the_objective():
+  matrix = 2 * jnp.eye(3)  # L = 4
+  layers = u.continuation_layers(matrix, 0.5, num_layers=60, start=3.0, decay=0.9)
+  factor = np.maximum(3 * 0.9 ** np.arange(60), 1)
+  np.testing.assert_allclose(layers.threshold, factor * np.sqrt(2 * 0.5 / 4), rtol=1e-12)
+  np.testing.assert_allclose(layers.step, 0.25, rtol=1e-12)
+  one = u.continuation_layers(matrix, 0.5, num_layers=1, start=1.0)
+  np.testing.assert_allclose(one.threshold, [0.5], rtol=1e-12)
+  assert u.step_layers(matrix, num_layers=1).step.shape == (1,)
+
+
+def test_tista_with_every_entry_active_is_linear():
+  """At rate 1 the shrinkage is the Wiener factor a / (a + t2)."""
+  matrix = jnp.eye(4)[:2]
+  data = u.Measurements(jnp.array([1.0, -2.0]), matrix, u.tista_weight(matrix))
+  x = u.tista_cell(
+    jnp.zeros(4), u.StepLayers(jnp.ones(())), data, rate=1.0, noise_variance=0.5,
+    signal_variance=2.0,
+  )  # fmt: skip
+  v2 = (5.0 - 2 * 0.5) / 2
+  t2 = v2 / 4 * (4 - 2) + 0.5 * 2 / 4
+  np.testing.assert_allclose(x, np.array([1.0, -2.0, 0, 0]) * 2 / (2 + t2), rtol=1e-5)
