@@ -112,7 +112,9 @@ def make_network(name: str, config: Any) -> Network:
     patch, image = (lambda params, x, f=f: f(x, params) for f in ops)
     return Network(lambda key: net.init(key, flat), patch, image, potential)
   mlp = nets.MLP(features=(config.features,) * (config.layers + 1) + (PATCH**2,))
-  patch = lambda params, x: x - mlp.apply(params, jnp.ravel(x - jnp.mean(x))).reshape(x.shape)
+  s = config.sigma  # in units of the noise it learns faster and denoises better
+  noise_of = lambda params, x: s * mlp.apply(params, jnp.ravel(x - jnp.mean(x)) / s)
+  patch = lambda params, x: x - noise_of(params, x).reshape(x.shape)
   return Network(lambda key: mlp.init(key, flat), patch, averaged(patch, config.stride), None)
 
 

@@ -68,17 +68,17 @@ class Config(Settings):
   """
 
   pixels: int = 40
-  squares: int = 3
-  tuning: int = 4
+  squares: int = 2
+  tuning: int = 3
   blur: float = 1.0
   blur_noise: float = 0.02
   rate: float = 0.25
-  sensing_noise: float = 0.01
-  weights: tuple[float, ...] = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
-  strengths: tuple[float, ...] = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
+  sensing_noise: float = 0.02
+  weights: tuple[float, ...] = (0.000625, 0.0025, 0.01, 0.04, 0.08, 0.16, 0.32, 0.64)
+  strengths: tuple[float, ...] = (6.25e-5, 2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
   jump: float = 0.03
-  iterations: int = 100
-  stride: int = 4
+  iterations: int = 80
+  stride: int = 2
   sigma: float = 0.05
   features: int = 96
   layers: int = 2
@@ -253,18 +253,20 @@ def table(metrics: dict[str, Any], config: Config) -> list[Row]:
 def figure(record: dict[str, Any]) -> Any:
   """Pictures, signal-to-noise ratios, residuals along the iterations, the regulariser."""
   metrics, pixels = record["metrics"], record["settings"]["pixels"]
-  fig, axes = new_figure(1, 4, width=3.6)
+  fig, axes = new_figure(1, 4, width=3.8)
+  shown = ("original", *lib.METHODS)
   rows = {
-    name: np.stack([decode(metrics[task]["pictures"][name], pixels) for task in TASKS])
-    for name in ("original", *lib.METHODS)
-  }
-  _figures.images(axes[0], rows, title=", ".join(TASKS))
-  groups = {task: {n: metrics[task][n]["psnr"] for n in lib.METHODS} for task in TASKS}
-  _figures.dots(axes[1], groups, ylabel="PSNR (dB)", title="Left thirds of six photographs")
-  lines = {
-    f"{name}, {SHORT[task]}": metrics[task][name]["path"]
-    for name in (lib.LEARNED, lib.PLAIN)
+    SHORT[task]: np.stack([decode(metrics[task]["pictures"][name], pixels) for name in shown])
     for task in TASKS
+  }
+  _figures.images(axes[0], rows, title="original, learned, plain, total variation")
+  networks = (lib.LEARNED, lib.PLAIN)
+  level = lambda task, name: np.asarray(metrics[task][name]["psnr"], float)
+  groups = {t: {n: level(t, n) - level(t, lib.TV) for n in networks} for t in TASKS}
+  _figures.dots(axes[1], groups, ylabel="PSNR beyond total variation (dB)", title="Pictures")
+  axes[1].axhline(0, color="k", lw=1)
+  lines = {
+    f"{name}, {SHORT[task]}": metrics[task][name]["path"] for name in networks for task in TASKS
   }
   _figures.curves(
     axes[2], lines, xlabel="step", ylabel="residual / first", log="y", title="Proximal gradient"

@@ -140,6 +140,9 @@ def test_a_wide_loss_is_the_squared_error(rng):
   a, b = jnp.asarray(rng.standard_normal((2, 5, 3, 2)))
   loss = 1e5**2 * prox.proximal_matching_loss(a, b, gamma=1e5)
   np.testing.assert_allclose(loss, np.sum((a - b) ** 2, axis=(1, 2)), rtol=1e-8)
+  one, other = a[:, 0, 0], b[:, 0, 0]  # a number a sample
+  loss = prox.proximal_matching_loss(one, other, gamma=0.7)
+  np.testing.assert_allclose(loss, 1 - np.exp(-(((one - other) / 0.7) ** 2)), rtol=1e-12)
 
 
 @pytest.mark.x64
@@ -181,7 +184,7 @@ def test_one_program_serves_all_widths():
 
 
 def test_the_width_is_halved_from_stage_to_stage():
-  gamma = jax.jit(prox.matching_schedule(0.3, num_steps=10, stages=4))
+  gamma = jax.jit(prox.matching_schedule(0.3, num_steps=10))  # four of them
   widths = [float(gamma(k)) for k in range(12)]
   stage = [min(4 * k // 10, 3) for k in range(12)]
   np.testing.assert_allclose(widths, [0.3 * 2.0 ** (3 - s) for s in stage], rtol=1e-6)
