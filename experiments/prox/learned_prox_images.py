@@ -262,8 +262,9 @@ def figure(record: dict[str, Any]) -> Any:
   _figures.images(axes[0], rows, title="original, learned, plain, total variation")
   networks = (lib.LEARNED, lib.PLAIN)
   level = lambda task, name: np.asarray(metrics[task][name]["psnr"], float)
-  groups = {t: {n: level(t, n) - level(t, lib.TV) for n in networks} for t in TASKS}
-  _figures.dots(axes[1], groups, ylabel="PSNR beyond total variation (dB)", title="Pictures")
+  gain = lambda task, name: level(task, name) - level(task, lib.TV)
+  groups = {t: {n.split()[0]: gain(t, n) for n in networks} for t in TASKS}
+  _figures.dots(axes[1], groups, ylabel="dB beyond total variation", title="Networks")
   axes[1].axhline(0, color="k", lw=1)
   lines = {
     f"{name}, {SHORT[task]}": metrics[task][name]["path"] for name in networks for task in TASKS
