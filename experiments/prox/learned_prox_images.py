@@ -25,6 +25,11 @@ PAPER = Paper(
   url="https://arxiv.org/abs/2310.14344",
 )
 TASKS = ("deblurring", "compressed sensing")
+# Of the rows that the choices matter to.
+TWICE = (
+  "Recorded twice on the report seeds: settings were chosen on squares of three of the six "
+  "photographs at first, where that of total variation came out half as large."
+)
 SHORT = {"deblurring": "deblurring", "compressed sensing": "sensing"}
 
 
@@ -40,7 +45,7 @@ class Config(Settings):
   Attributes:
     pixels: side of a square after averaging blocks; a multiple of 4.
     squares: squares that a seed restores, of one picture after the other.
-    tuning: seeds whose networks and tuning squares the choices are made with.
+    tuning: seeds whose networks and tuning squares the choices are made with; six for six pictures.
     blur: standard deviation of the Gaussian blur, in pixels.
     blur_noise: standard deviation of the noise on the blurred picture.
     rate: share of the cosines that compressed sensing measures.
@@ -69,13 +74,13 @@ class Config(Settings):
 
   pixels: int = 40
   squares: int = 2
-  tuning: int = 3
+  tuning: int = 6
   blur: float = 1.0
   blur_noise: float = 0.02
   rate: float = 0.25
   sensing_noise: float = 0.02
-  weights: tuple[float, ...] = (0.000625, 0.0025, 0.01, 0.04, 0.08, 0.16, 0.32, 0.64)
-  strengths: tuple[float, ...] = (6.25e-5, 2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
+  weights: tuple[float, ...] = (0.000625, 0.01, 0.04, 0.08, 0.16, 0.32)
+  strengths: tuple[float, ...] = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
   jump: float = 0.03
   iterations: int = 80
   stride: int = 2
@@ -145,7 +150,7 @@ def run_task(
 ) -> dict[str, Any]:
   """Choices on the tuning squares, then every method on the others."""
   seeds, result = config.seed_numbers(), {"pictures": {}}
-  few = list(range(config.tuning))
+  few = list(range(min(config.tuning, config.seeds)))
   tuning = [lib.make_square(seeds[k], lib.TUNING, config.pixels) for k in few]
   numbers = [seed * config.squares + k for seed in seeds for k in range(config.squares)]
   squares = [lib.make_square(number, lib.REPORT, config.pixels) for number in numbers]
@@ -240,7 +245,8 @@ def table(metrics: dict[str, Any], config: Config) -> list[Row]:
   for task in TASKS:
     ours = Side(lib.LEARNED, metrics[task][lib.LEARNED]["psnr"])
     for name in (lib.TV, lib.PLAIN):
-      rows.append(Row(f"PSNR in dB, {task}", ours, Side(name, metrics[task][name]["psnr"])))
+      theirs = Side(name, metrics[task][name]["psnr"])
+      rows.append(Row(f"PSNR in dB, {task}", ours, theirs, note=TWICE))
   for task in TASKS:
     last = {n: np.asarray(metrics[task][n]["path"], float)[:, -1] for n in (lib.LEARNED, lib.PLAIN)}
     sides = [Side(name, values) for name, values in last.items()]
