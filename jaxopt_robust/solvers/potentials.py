@@ -65,7 +65,7 @@ def _newton(potential: Callable[..., Any]) -> Solver:
   def step(state: _State, hyper: tuple, x: Array) -> tuple[_State, _Info]:
     z, residual = state.params, state.residual
     of = lambda v: _residual(potential, v, hyper, x)
-    product = lambda v: jax.jvp(of, (z,), (v,))[1]
+    product = jax.linearize(of, z)[1]
     size = norm(residual)
     share = jnp.minimum(safe_divide(size, state.first), 1).astype(x.dtype)
     unit = residual * safe_divide(1.0, size).astype(x.dtype)
