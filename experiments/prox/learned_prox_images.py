@@ -112,8 +112,8 @@ SIZES = {
   "toy": Size(
     Config(
       seeds=2, methods=(lib.LEARNED, lib.TV), pixels=16, squares=1, tuning=1,
-      weights=(0.02, 0.08), strengths=(2e-3, 8e-3), iterations=5, features=8, layers=1, patches=100, batch=8, steps=16, levels=(0.0, 0.3),
-      prior_patches=2,
+      weights=(0.02, 0.08), strengths=(2e-3, 8e-3), iterations=5, features=8, layers=1,
+      patches=100, batch=8, steps=16, levels=(0.0, 0.3), prior_patches=2,
     ),
     "Squares of 16 x 16 pixels, a network that is hardly trained, without the plain one.",
   ),

@@ -48,6 +48,7 @@ def test_the_inverse_inverts(params, rng):
     assert int(info.status) == solvers.CONVERGED
     np.testing.assert_allclose(F(found, params), x, atol=1e-10)
     np.testing.assert_allclose(found, y, atol=1e-10 / (2 * ALPHA))
+    np.testing.assert_allclose(info.value, PSI(params, found) - x @ found, rtol=1e-12)
 
 
 @pytest.mark.x64
