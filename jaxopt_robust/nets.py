@@ -45,6 +45,11 @@ class MLP(linen.Module):
     return linen.Dense(self.features[-1], kernel_init=self.kernel_init)(x)
 
 
+def _check_shape_of_potential(beta: ArrayLike, alpha: ArrayLike) -> None:
+  _checks.check_positive("beta", beta, scalar=True)
+  _checks.check_non_negative("alpha", alpha, scalar=True)
+
+
 class ICNN(linen.Module):
   r"""Input-convex network: a scalar that is convex, smooth and strongly convex in its input.
 
@@ -84,6 +89,7 @@ class ICNN(linen.Module):
 
   @linen.compact
   def __call__(self, x: Array) -> Array:
+    _check_shape_of_potential(self.beta, self.alpha)
     n, h, depth = x.shape[-1], self.features, _checks.check_int("layers", self.layers, minimum=1)
     positive = self.nonnegative_init or log_normal()
     first = self.param("input", self.kernel_init, (n, h))
@@ -141,6 +147,7 @@ class ConvICNN(linen.Module):
 
   @linen.compact
   def __call__(self, x: Array) -> Array:
+    _check_shape_of_potential(self.beta, self.alpha)
     positive = self.nonnegative_init or log_normal()
     images = x.reshape(-1, *x.shape[-3:])
 

@@ -82,8 +82,9 @@ def bjorck_orthonormal(weight: ArrayLike, *, num_steps: int = 12) -> Array:
 def group_sort(x: ArrayLike, *, axis: int = 1, group_size: int = 2) -> Array:
   r"""GroupSort activation: sorts the entries of consecutive groups along an axis, upwards.
 
-  A permutation of the entries: its Lipschitz constant is 1, and its Jacobian is orthogonal, so that
-  gradients keep their norm.
+  A permutation of the entries: its Lipschitz constant is 1, and its Jacobian is orthogonal where no
+  entries of a group are equal, so that gradients keep their norm. At ties it is the mean of the
+  permutations that sort them.
 
   Args:
     x: float[...].

@@ -112,6 +112,7 @@ def _solve(
   def run(z: Array, hyper: tuple, x: Array) -> tuple[Array, SolveInfo]:
     size = norm(x)
     size = jnp.where(size > 0, size, norm(gradient_of(potential, hyper[0], x)))
+    size = jnp.where(jnp.isfinite(size), size, 1)  # NaN in x is for the status to tell
     return run_until(solver, z, hyper, x, tol=tol * size, max_steps=max_steps)
 
   optimality = lambda z, hyper, x: _residual(potential, z, hyper, x)

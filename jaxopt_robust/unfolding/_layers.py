@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
-from jaxopt_robust.numerics import safe_divide
+from jaxopt_robust.numerics import safe_divide, upcast
 from jaxopt_robust.typing import Array, ArrayLike
 from jaxopt_robust.unfolding.types import Measurements
 
@@ -98,8 +98,8 @@ def default_step(matrix: Array, lipschitz: ArrayLike | None) -> Array:
   """1/L, L = ||A||_2^2 unless it is given; 1 for the zero matrix."""
   if lipschitz is None:
     # the quotient first: the square of a small norm may be 0
-    inverse = safe_divide(1.0, jnp.linalg.norm(matrix, 2), default=1.0)
-    return inverse * inverse
+    inverse = safe_divide(1.0, jnp.linalg.norm(upcast(matrix), 2), default=1.0)
+    return (inverse * inverse).astype(matrix.dtype)
   _checks.check_positive("lipschitz", lipschitz, scalar=True)
   return 1 / jnp.asarray(lipschitz, matrix.dtype)
 

@@ -79,8 +79,8 @@ def unfold(
       of it.
     x: pytree of float arrays, x_0.
     *data: pytrees that the cell needs, such as ``Measurements``; the same for all layers.
-    depth: int scalar >= 0, how many layers are applied, at most K; may be traced. The layers beyond
-      it are skipped, not computed (but under ``vmap`` over depths). None: all.
+    depth: int scalar >= 0, how many layers are applied (all for numbers above K); may be traced.
+      The layers beyond it are skipped, not computed (but under ``vmap`` over depths). None: all.
     checkpoint: static, >= 1, a divisor of K: derivatives store the iterate after every so many
       layers only, and compute the layers between again (``jax.checkpoint``). Memory falls from K
       layers to K / checkpoint iterates and the layers of one segment; the square root of K is best.

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
-from jaxopt_robust.numerics import magnitude, safe_divide, soft_threshold
+from jaxopt_robust.numerics import magnitude, safe_divide, soft_threshold, upcast
 from jaxopt_robust.typing import Array, ArrayLike
 from jaxopt_robust.unfolding._layers import (
   check_layer,
@@ -226,9 +226,10 @@ def _support(support: ArrayLike | None, like: Array, num_layers: int) -> Array |
 def thin_svd(name: str, matrix: ArrayLike) -> tuple[Array, Array, Array]:
   """U, 1/s and V^T of A; 1/s is 0 where s is rounding of the largest."""
   array = check_matrix(name, matrix)
-  u, s, vt = jnp.linalg.svd(array, full_matrices=False)
+  u, s, vt = jnp.linalg.svd(upcast(array), full_matrices=False)
   least = jnp.finfo(s.dtype).eps * max(array.shape) * s[:1]
-  return u, jnp.where(s > least, safe_divide(1.0, s), 0), vt
+  inverse = jnp.where(s > least, safe_divide(1.0, s), 0)
+  return u.astype(array.dtype), inverse.astype(array.dtype), vt.astype(array.dtype)
 
 
 def alista_weight(matrix: ArrayLike) -> Array:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
+from jaxopt_robust.numerics import upcast
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = ["random_patches", "whiten"]
@@ -49,7 +50,8 @@ def whiten(image: ArrayLike, *, cutoff: ArrayLike = _CUTOFF) -> Array:
   _checks.check_positive("cutoff", cutoff, scalar=True)
   height, width = image.shape[-2:]
   size = jnp.max(jnp.abs(image), axis=(-2, -1), keepdims=True)
-  image = image / jnp.where(size > 0, size, 1)  # squares stay in range
+  given, image = image.dtype, upcast(image)
+  image = image / jnp.where(size > 0, size, 1).astype(image.dtype)  # squares stay in range
   centred = image - jnp.mean(image, axis=(-2, -1), keepdims=True)
   dtype = image.dtype
   fy = jnp.fft.fftfreq(height).astype(dtype)[:, None] * height
@@ -57,10 +59,11 @@ def whiten(image: ArrayLike, *, cutoff: ArrayLike = _CUTOFF) -> Array:
   radius = jnp.sqrt(fy**2 + fx**2)
   gain = radius / height * jnp.exp(-((radius / (jnp.asarray(cutoff, dtype) * height)) ** 4))
   filtered = jnp.fft.irfft2(jnp.fft.rfft2(centred) * gain, s=(height, width)).astype(dtype)
-  scale = jnp.std(filtered, axis=(-2, -1), keepdims=True)
-  # What is left of a constant image is rounding.
-  flat = scale <= jnp.finfo(dtype).eps
-  return jnp.where(flat, 0, filtered / jnp.where(flat, 1, scale))
+  # What is left of a constant image is rounding; it has no part in derivatives either.
+  variance = jnp.mean(filtered**2, axis=(-2, -1), keepdims=True)  # the filter leaves no mean
+  flat = variance <= jnp.finfo(dtype).eps ** 2
+  scale = jnp.sqrt(jnp.where(flat, 1, variance))
+  return jnp.where(flat, 0, filtered / scale).astype(given)
 
 
 def random_patches(key: Array, image: ArrayLike, *, size: int, count: int) -> Array:

@@ -36,6 +36,9 @@ def shrink_bernoulli_gaussian(
   Returns:
     Like ``x``.
 
+  Note:
+    At the ends p = 0 and p = 1 the derivative in p is that of the value there, 0.
+
   Raises:
     TypeError: when ``x`` holds no real numbers.
     ValueError: when a parameter is out of its range or shapes do not fit.
@@ -64,7 +67,11 @@ def shrink_bernoulli_gaussian(
   v = jnp.maximum(like_x("noise_variance", noise_variance), tiny)
   a = jnp.maximum(like_x("signal_variance", signal_variance), tiny)
   gain = a / (a + v)
-  prior = jnp.log(p) - jnp.log1p(-p)  # infinite at 0 and 1, where q is 0 and 1
+  ends = (p <= 0) | (p >= 1)  # the prior is infinite there, and q is 0 or 1
+  inside = jnp.where(ends, 0.5, p)
+  prior = jnp.where(
+    ends, jnp.where(p <= 0, -jnp.inf, jnp.inf), jnp.log(inside) - jnp.log1p(-inside)
+  )
   evidence = 0.5 * (x * (x / v) * gain + jnp.log(v) - jnp.log(a + v))
   evidence = jnp.minimum(evidence, jnp.finfo(x.dtype).max)  # beside a prior of -infinity
   return x * gain * jax.nn.sigmoid(prior + evidence)

@@ -13,6 +13,19 @@ BAD_INPUTS = [
     "nets.ICNN", "layers", lambda: nets.ICNN(layers=0).init(jax.random.key(0), jnp.ones(2)),
     ValueError, "layers must be at least 1; got 0",
   ),
+  *(
+    BadInput(
+      f"nets.{name}", option, call, ValueError, match
+    )
+    for name, call, option, match in (
+      ("ICNN", lambda: nets.ICNN(beta=0.0).init(jax.random.key(0), jnp.ones(2)), "beta",
+       "beta must be > 0"),
+      ("ICNN", lambda: nets.ICNN(alpha=-1.0).init(jax.random.key(0), jnp.ones(2)), "alpha",
+       "alpha must be >= 0"),
+      ("ConvICNN", lambda: nets.ConvICNN(beta=0.0).init(jax.random.key(0), jnp.ones((4, 4, 1))),
+       "beta", "beta must be > 0"),
+    )
+  ),
   BadInput(
     "nets.log_normal", "deviation", lambda: nets.log_normal(deviation=-1.0), ValueError,
     "deviation must be >= 0; got -1",

@@ -202,3 +202,13 @@ def test_random_patches_are_windows_of_the_image():
   distance = np.abs(patches[:, None] - windows[None]).max(-1)
   assert np.all(distance.min(1) < 1e-6)
   assert set(distance.argmin(1)) == set(range(8))  # every window is drawn
+
+
+def test_whitening_has_a_derivative_on_flat_images_and_takes_half_precision():
+  grad = jax.grad(lambda image: jnp.sum(unfolding.whiten(image) ** 3))
+  assert not np.any(grad(jnp.ones((8, 8))))
+  image = jax.random.normal(jax.random.key(0), (8, 8))
+  assert np.all(np.isfinite(grad(image))) and np.any(grad(image))
+  half = unfolding.whiten(image.astype(jnp.bfloat16))
+  assert half.dtype == jnp.bfloat16
+  np.testing.assert_allclose(half, unfolding.whiten(image), atol=0.1)

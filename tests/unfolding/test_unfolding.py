@@ -404,3 +404,18 @@ def test_tista_with_every_entry_active_is_linear():
   v2 = (5.0 - 2 * 0.5) / 2
   t2 = v2 / 4 * (4 - 2) + 0.5 * 2 / 4
   np.testing.assert_allclose(x, np.array([1.0, -2.0, 0, 0]) * 2 / (2 + t2), rtol=1e-5)
+
+
+def test_half_precision_weights_and_steps():
+  matrix = jnp.array([[1.0, 0.5, 0.0], [0.0, 0.25, 2.0]])
+  half = matrix.astype(jnp.bfloat16)
+  for make in (u.alista_weight, u.tista_weight):
+    assert make(half).dtype == jnp.bfloat16
+    np.testing.assert_allclose(make(half), make(matrix), atol=0.02)
+  step = u.step_layers(half, num_layers=2).step
+  np.testing.assert_allclose(step, u.step_layers(matrix, num_layers=2).step, rtol=0.02)
+
+
+def test_derivatives_of_the_shrinkage_at_the_ends_of_the_rate_are_finite():
+  grad = jax.grad(lambda p: u.shrink_bernoulli_gaussian(0.3, rate=p, noise_variance=0.1))
+  assert all(np.isfinite(grad(p)) for p in (0.0, 0.5, 1.0))

@@ -1,13 +1,11 @@
 """Abundances for spectra that are known: least squares on the simplex."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
 from jaxopt_robust._units import root_of_unit
-from jaxopt_robust.numerics import upcast
+from jaxopt_robust.numerics import safe_norm, upcast
 from jaxopt_robust.projections import projection_simplex
 from jaxopt_robust.prox import make_prox_from_projection
 from jaxopt_robust.recovery.operators import wide_dot
@@ -19,15 +17,15 @@ __all__ = ["constrained_abundances"]
 
 
 def _misfit(abundances: Array, triangle: Array, target: Array) -> Array:
-  return 0.5 * jnp.sum((wide_dot(triangle, abundances) - target) ** 2)
+  return 0.5 * jnp.sum((wide_dot(triangle, abundances[:, None])[:, 0] - target) ** 2)
 
 
-def _columns_on_simplex(x: Array, hyperparams: object = None) -> Array:
+def _on_simplex(x: Array, hyperparams: object = None) -> Array:
   del hyperparams
-  return jax.vmap(projection_simplex, in_axes=1, out_axes=1)(x)
+  return projection_simplex(x)
 
 
-_ON_SIMPLEX = make_prox_from_projection(_columns_on_simplex)
+_ON_SIMPLEX = make_prox_from_projection(_on_simplex)
 
 
 def constrained_abundances(
@@ -45,15 +43,16 @@ def constrained_abundances(
   Args:
     pixels: float[channels, N], columns y_n.
     spectra: float[channels, K], M.
-    tol: >= 0, root mean square over the pixels of the norm of the gradient mapping at which the run
-      has converged, relative to ||M||_2^2 (1 + rms of ||y_n|| / ||M||_2); may be traced. None takes
-      1e-6, or 16 eps where that is larger.
-    max_steps: >= 0, int; may be traced.
+    tol: >= 0, norm of the gradient mapping at which the run of a pixel has converged, relative to
+      ||M||_2^2 (1 + ||y_n|| / ||M||_2); may be traced. None takes 1e-6, or 16 eps where that is
+      larger.
+    max_steps: >= 0, int, of each pixel; may be traced.
 
   Returns:
-    (float[K, N], SolveInfo): look at ``info.status``, which is 0 where the run converged;
-    ``info.error`` is the quantity that ``tol`` bounds and ``info.value`` the sum of the squares
-    relative to ||M||_2^2, halved.
+    (float[K, N], SolveInfo): look at ``info.status``, which is 0 where the runs of all pixels
+    converged, otherwise the largest of theirs; ``info.error`` is the largest of the quantities that
+    ``tol`` bounds, ``info.steps`` the largest number of steps and ``info.value`` the sum over the
+    pixels of 1/2 ||y_n - M a_n||_2^2 / ||M||_2^2. ``info.last`` is of one pixel a row.
 
   Raises:
     TypeError: an argument is not floating-point.
@@ -92,11 +91,22 @@ def constrained_abundances(
   top = jnp.where(top > 0, top, 1)
   triangle, target = triangle / top, wide_dot(basis.T, (data / unit).astype(dtype)) / top
 
-  root = math.sqrt(data.shape[1])
-  scale = root + jnp.linalg.norm(target)
-  start = jnp.full((matrix.shape[1], data.shape[1]), 1 / matrix.shape[1], dtype)
+  # Each pixel is a problem of its own: a bright one must not decide when the others are done.
+  start = jnp.full(matrix.shape[1], 1 / matrix.shape[1], dtype)
   solver = fista(_misfit, _ON_SIMPLEX, stepsize=1.0)
-  bound = jnp.asarray(tol, dtype) * scale
-  found, info = run_until(solver, start, None, triangle, target, tol=bound, max_steps=max_steps)
-  info = info._replace(error=info.error / scale)
+
+  def solve(target: Array) -> tuple[Array, SolveInfo]:
+    scale = 1 + safe_norm(target)
+    bound = jnp.asarray(tol, dtype) * scale
+    found, info = run_until(solver, start, None, triangle, target, tol=bound, max_steps=max_steps)
+    return found, info._replace(error=info.error / scale)
+
+  found, infos = jax.vmap(solve, in_axes=1, out_axes=(1, 0))(target)
+  residual = (data / unit).astype(dtype) - wide_dot((matrix / unit).astype(dtype), found)
+  info = infos._replace(
+    steps=jnp.max(infos.steps),
+    error=jnp.max(infos.error),
+    value=0.5 * jnp.sum((residual / top) ** 2),
+    status=jnp.max(infos.status),
+  )
   return found.astype(jnp.result_type(jnp.asarray(pixels), dtype)), info

@@ -408,7 +408,12 @@ def unmix(
   _checks.check_non_negative("lam", lam, scalar=True)
   if tol is None:
     tol = max(1e-6, 8 * float(jnp.finfo(data.dtype).eps))
-  params = unmixing_start(data, count) if start is None else check_factors(start, data, "start")
+  if start is None:
+    params = unmixing_start(data, count)
+  else:
+    params = check_factors(start, data, "start")
+    for field, part in params._asdict().items():  # what is 0 stays 0: such a start is at rest
+      _checks.check_holds((part > 0).any(), f"start.{field} must have positive entries; got zeros.")
   if params.spectra.shape[1] != count:
     raise ValueError(f"start must have num_spectra = {count} spectra; got {params.spectra.shape}.")
   state = solver.init(params, lam, data)

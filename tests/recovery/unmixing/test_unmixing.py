@@ -375,3 +375,19 @@ def test_planted_mixture():
   value = own.objective((own.truth.spectra, jnp.zeros((3, 16))), *own.data)
   expected = np.mean(np.sqrt(np.mean(np.asarray(own.data[0]) ** 2, axis=1)))
   np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e3, 1e6])
+def test_a_bright_pixel_leaves_the_others_as_they_are(rng, factor):
+  """Every pixel is a problem of its own, and the value counts what no mixture explains."""
+  spectra = rng.uniform(0, 1, (10, 3))
+  truth = rng.dirichlet(np.ones(3), 20).T
+  pixels = spectra @ truth
+  pixels[:, 0] *= factor
+  found, info = recovery.constrained_abundances(np.float32(pixels), np.float32(spectra))
+  assert int(info.status) == 0
+  np.testing.assert_allclose(found[:, 1:], truth[:, 1:], atol=2e-4)
+  off = pixels + (factor == 1.0) * 0.1 * rng.normal(size=pixels.shape)
+  found, info = recovery.constrained_abundances(np.float32(off), np.float32(spectra))
+  squares = 0.5 * np.sum((off - spectra @ np.asarray(found)) ** 2)
+  np.testing.assert_allclose(info.value, squares / np.linalg.norm(spectra, 2) ** 2, rtol=1e-3)
