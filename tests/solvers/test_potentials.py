@@ -76,14 +76,20 @@ def test_with_half_the_square_the_regulariser_is_convex_along_lines(params, rng)
 @pytest.mark.x64
 def test_closed_forms():
   a, x = jnp.asarray([0.5, 2.0]), jnp.asarray([2.0, -3.0])
-  value, info = solvers.potential_regularizer(SQUARE, a, x, tol=1e-12)
-  np.testing.assert_allclose(value, 0.5 * np.sum((1 / a - 1) * x**2), rtol=1e-12)
-  assert int(info.status) == 0
-  # The gradient of this potential is soft thresholding, flat around 0: R is the l1 norm.
-  x = jnp.asarray([0.4, -3.0])
-  value, info = solvers.potential_regularizer(HUBER, jnp.asarray(0.7), x, tol=1e-12)
-  np.testing.assert_allclose(value, 0.7 * 3.4, rtol=1e-12)
-  assert int(info.status) == 0
+  # The gradient of HUBER is soft thresholding, flat around 0: R is the l1 norm.
+  y = jnp.asarray([0.4, -3.0])
+  of = lambda psi, *args: solvers.potential_regularizer(psi, *args, tol=1e-12)
+
+  @jax.jit
+  def both(a, x, lam, y):
+    short = solvers.make_potential_penalty(SQUARE).prox(x, a, 0.25)
+    return of(SQUARE, a, x), of(HUBER, lam, y), short
+
+  (ridge, first), (l1, second), short = both(a, x, 0.7, y)
+  np.testing.assert_allclose(ridge, 0.5 * np.sum((1 / a - 1) * x**2), rtol=1e-12)
+  np.testing.assert_allclose(short, x / (1 + 0.25 * (1 / a - 1)), rtol=1e-4)
+  np.testing.assert_allclose(l1, 0.7 * 3.4, rtol=1e-12)
+  assert int(first.status) == int(second.status) == 0
 
 
 @pytest.mark.x64
@@ -153,13 +159,6 @@ def test_operators_of_shorter_steps_minimise_their_objective(params):
   np.testing.assert_allclose(slope, numeric, atol=1e-6)
   assert not penalty.convex
   np.testing.assert_allclose(penalty.value(x, params), values(params, np.asarray(x)[None])[0])
-
-
-def test_ridge_at_every_step():
-  penalty = solvers.make_potential_penalty(SQUARE)  # R = (1/a - 1)/2 ||x||^2
-  x, s = jnp.asarray([3.0, -1.0]), jnp.asarray([0.25, 0.5, 1.0])
-  found = jax.vmap(lambda s: penalty.prox(x, jnp.asarray(0.5), s))(s)
-  np.testing.assert_allclose(found, x[None] / (1 + s[:, None]), rtol=1e-5)
 
 
 # Plug-and-play
