@@ -83,13 +83,17 @@ def test_closed_forms():
   @jax.jit
   def both(a, x, lam, y):
     short = solvers.make_potential_penalty(SQUARE).prox(x, a, 0.25)
-    return of(SQUARE, a, x), of(HUBER, lam, y), short
+    # From 5 a whole Newton step leads to -59: steps must be halved.
+    steep = lambda height, y: height * jnp.sqrt(1 + y**2)
+    halved = solvers.invert_potential(steep, 10.0, jnp.asarray(5.0), tol=1e-12, max_steps=12)
+    return of(SQUARE, a, x), of(HUBER, lam, y), short, halved
 
-  (ridge, first), (l1, second), short = both(a, x, 0.7, y)
+  (ridge, first), (l1, second), short, (root, third) = both(a, x, 0.7, y)
   np.testing.assert_allclose(ridge, 0.5 * np.sum((1 / a - 1) * x**2), rtol=1e-12)
   np.testing.assert_allclose(short, x / (1 + 0.25 * (1 / a - 1)), rtol=1e-4)
   np.testing.assert_allclose(l1, 0.7 * 3.4, rtol=1e-12)
-  assert int(first.status) == int(second.status) == 0
+  np.testing.assert_allclose(root, 0.75**-0.5 / 2, rtol=1e-12)
+  assert int(first.status) == int(second.status) == int(third.status) == 0
 
 
 @pytest.mark.x64
@@ -158,6 +162,7 @@ def test_operators_of_shorter_steps_minimise_their_objective(params):
   numeric = central_difference(lambda s: operator(x, s).sum(), np.asarray(0.4))
   np.testing.assert_allclose(slope, numeric, atol=1e-6)
   assert not penalty.convex
+  np.testing.assert_array_equal(penalty.prox(x, params), operator(x, 1.0))
   np.testing.assert_allclose(penalty.value(x, params), values(params, np.asarray(x)[None])[0])
 
 
