@@ -48,6 +48,21 @@ REWEIGHTED_ADVERSARIAL = (
   ),
 )  # fmt: skip
 
+DATA_CLEANING = tuple(
+  Amendment(
+    key, "2026-11-29", f"{text} Measured: validation loss.", text,
+    "Before any record but after runs on development seeds: measured is the loss of the inner "
+    "solution at the learned weights. At the iterate F2SA and BOME came out ahead of SOBA, since "
+    "their inner variable descends the validation loss itself.",
+  )
+  for key, ours, name in (
+    ("memory", "SABA", "SOBA"), ("soba_amigo", "SOBA", "AmIGO"),
+    ("soba_stocbio", "SOBA", "stocBiO"), ("soba_f2sa", "SOBA", "F2SA"),
+    ("soba_bome", "SOBA", "BOME"),
+  )
+  for text in (f"With the same oracle calls {ours} reaches a lower validation loss than {name}.",)
+)  # fmt: skip
+
 UNFOLDING_MISMATCH = tuple(
   Amendment(
     f"more_noise_{test.replace(' ', '_')}", "2026-11-29", "",

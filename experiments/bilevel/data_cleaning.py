@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from sklearn.metrics import roc_auc_score
 
-from experiments import _figures, _statistics, datasets
+from experiments import _amendments, _figures, _statistics, datasets
 from experiments._claims import Claim, Side
 from experiments._protocol import Paper, Progress, Row, Settings, Size, new_figure
 from jaxopt_robust import bilevel, solvers
@@ -26,6 +26,7 @@ PAPER = Paper(
   section="Section 4, data hyper-cleaning (there on MNIST, figures only)",
   url="https://arxiv.org/abs/2201.13409",
 )
+AMENDED = _amendments.DATA_CLEANING
 CLASSES = 10
 RIDGE = 1e-3
 LOSS = "validation loss of the inner solution"  # F(x): methods whose y sees f gain nothing by it
