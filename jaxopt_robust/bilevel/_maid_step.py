@@ -93,18 +93,23 @@ class Problem(NamedTuple):
     )
     return y, info.steps
 
-  def interval(self, y: PyTree, x: PyTree, data: tuple) -> tuple[Array, Array, Array]:
-    """f, and the ends of the interval of F, from the distance that the gradient proves."""
-    value, grad = jax.value_and_grad(self.outer)(y, x, *data)
-    inner_grad = jax.grad(scalar_of("inner", self.inner))(y, x, *data)
+  def interval(
+    self, value: Array, outer_gradient: Array, inner_gradient: Array, x: PyTree, data: tuple
+  ) -> tuple[Array, Array]:
+    """The ends of the interval of F(x), from f, both norms and the distance that they prove."""
     mu = constant_at("strong_convexity", self.settings.strong_convexity, x, data, value.dtype)
     smooth = constant_at("outer_smoothness", self.settings.outer_smoothness, x, data, value.dtype)
-    distance = tree_norm(inner_grad).astype(value.dtype) / mu
-    size = tree_norm(grad).astype(value.dtype)
-    low, high = outer_value_interval(
+    distance = inner_gradient.astype(value.dtype) / mu
+    size = outer_gradient.astype(value.dtype)
+    return outer_value_interval(
       value, size, distance, smoothness=smooth, convex=self.settings.convex
     )
-    return value, low, high
+
+  def interval_at(self, y: PyTree, x: PyTree, data: tuple) -> tuple[Array, Array]:
+    """The same at a point of which nothing is known yet."""
+    value, grad = jax.value_and_grad(self.outer)(y, x, *data)
+    inner_grad = jax.grad(scalar_of("inner", self.inner))(y, x, *data)
+    return self.interval(value, tree_norm(grad), tree_norm(inner_grad), x, data)
 
 
 def _inexact_gradient(
@@ -164,7 +169,7 @@ def _line_search(
       jax.tree.map(lambda a, g: a - alpha.astype(a.dtype) * g, x, gradient.grad)
     )
     y, steps = problem.solve(gradient.y, moved, eps, data)
-    _, _, high = problem.interval(y, moved, data)
+    _, high = problem.interval_at(y, moved, data)
     size = tree_norm(jax.tree.map(jnp.subtract, moved, x)).astype(high.dtype)
     psi = high - low + jnp.asarray(settings.decrease, high.dtype) * size**2 / alpha
     # A step that is rounding alone proves nothing.
@@ -190,7 +195,8 @@ def maid_step(problem: Problem, state: MaidState, data: tuple) -> tuple[MaidStat
     gradient = _inexact_gradient(
       problem, x, y, adjoint, eps, delta, settings.max_refinements - used, data
     )
-    _, low, _ = problem.interval(gradient.y, x, data)
+    known = gradient.info
+    low, _ = problem.interval(known.value, known.outer_gradient, known.inner_gradient, x, data)
     tries = settings.max_backtracks + used
     trial = _line_search(problem, x, gradient, low, state.stepsize, tries, data)
     refinements = used + gradient.refinements

@@ -184,19 +184,22 @@ def hypergradient(
   else:
     on = lambda tree: tree
 
-  def matvec(v: PyTree) -> PyTree:
+  def system(v: PyTree) -> tuple[PyTree, PyTree]:
+    """m H m v + (1 - m) v, and B^T m v."""
     inside = on(v)
-    image = on(products(inner, y, x, inside, *data).hessian)
-    return jax.tree.map(lambda h, v, w: h + (v - w), image, v, inside)
+    found = products(inner, y, x, inside, *data)
+    image = jax.tree.map(lambda h, v, w: h + (v - w), on(found.hessian), v, inside)
+    return image, found.cross
 
   right = on(outer_y)
   size = tree_norm(outer_y)
   tolerance = jnp.maximum(jnp.asarray(tol, size.dtype) * size, jnp.asarray(atol, size.dtype))
+  matvec = lambda v: system(v)[0]
   v, steps = _solve(matvec, right, start, linear_solve, tolerance, max_steps)
-  found = products(inner, y, x, on(v), *data)
-  grad = jax.tree.map(lambda a, b: a - b, outer_x, found.cross)
+  image, cross = system(v)
+  grad = _subtract(outer_x, cross)
   inner_y = jax.grad(scalar_of("inner", inner))(y, x, *data)
-  residual = tree_norm(_subtract(matvec(v), right))
+  residual = tree_norm(_subtract(image, right))
   inner_size = tree_norm(on(inner_y))
   bound = jnp.full_like(residual, jnp.inf)
   if constants is not None:

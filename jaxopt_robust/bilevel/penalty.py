@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxopt_robust import _checks
 from jaxopt_robust.bilevel.directions import (
@@ -17,14 +18,9 @@ from jaxopt_robust.bilevel.directions import (
   total,
 )
 from jaxopt_robust.bilevel.products import scalar_of
-from jaxopt_robust.typing import Array, ArrayLike, PyTree
+from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = ["bome_directions", "f2sa_directions"]
-
-
-def _plus(a: PyTree, share: ArrayLike, b: PyTree) -> PyTree:
-  """a + share * b, leaf by leaf, in the types of a."""
-  return jax.tree.map(lambda u, w: u + jnp.asarray(share, u.dtype) * w, a, b)
 
 
 def f2sa_directions(
@@ -160,17 +156,14 @@ def bome_directions(
     x, y, v = variables
     batch = check_batch(batch)
     slope = jax.grad(inner_of)
-    step = lambda _, w: _plus(w, -jnp.asarray(stepsize), slope(w, x, batch.inner))
+    step = lambda _, w: optax.tree.add_scale(w, -jnp.asarray(stepsize), slope(w, x, batch.inner))
     near = jax.lax.fori_loop(0, num_steps, step, y)
     gap_y, pull = jax.grad(inner_of, argnums=(0, 1))(y, x, batch.inner)
     pull_near = jax.grad(inner_of, argnums=1)(near, x, batch.inner)
     gap = (gap_y, jax.tree.map(jnp.subtract, pull, pull_near))
     value, descent = jax.value_and_grad(outer_of, argnums=(0, 1))(y, x, batch.outer)
-    dot = lambda a, b: sum(
-      jnp.sum(u * w) for u, w in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    )
-    square = jnp.asarray(dot(gap, gap))
-    wanted = jnp.maximum(jnp.asarray(control, square.dtype) * square - dot(descent, gap), 0)
+    square, along = optax.tree.vdot(gap, gap), optax.tree.vdot(descent, gap)
+    wanted = jnp.maximum(jnp.asarray(control, square.dtype) * square - along, 0)
     lam = jnp.where(square > 0, wanted / jnp.where(square > 0, square, 1), 0)
     pushed = jax.tree.map(lambda a: lam.astype(a.dtype) * a, gap)
     zero = jax.tree.map(jnp.zeros_like, v)
