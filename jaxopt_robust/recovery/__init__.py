@@ -140,12 +140,12 @@ from jaxopt_robust.recovery.unmixing.types import (
   UnmixingState,
 )
 from jaxopt_robust.recovery.unmixing.updates import (
-  l21_weights,
   nmf_unmixing,
   robust_unmixing,
   sparse_nmf_unmixing,
   unmix,
 )
+from jaxopt_robust.recovery.unmixing.weights import l21_weights
 
 __all__ = [
   "AccAltProjState",

@@ -20,13 +20,15 @@ from jaxopt_robust.unfolding.learned import (
   lista_cp_cell,
   lista_cp_layers,
   lista_layers,
-  soft_threshold_except_largest,
-  support_schedule,
 )
 from jaxopt_robust.unfolding.losses import l0_objective, l1_objective, supervised_loss
 from jaxopt_robust.unfolding.patches import random_patches, whiten
 from jaxopt_robust.unfolding.sampling import SparseBatch, sample_sparse_batch
 from jaxopt_robust.unfolding.solver_layers import unfold_equilibrium, unfold_solver
+from jaxopt_robust.unfolding.support_selection import (
+  soft_threshold_except_largest,
+  support_schedule,
+)
 from jaxopt_robust.unfolding.thresholding import (
   continuation_layers,
   hard_threshold_cell,

@@ -107,3 +107,12 @@ def default_step(matrix: Array, lipschitz: ArrayLike | None) -> Array:
 def repeated(value: Array, num_layers: int) -> Array:
   """The same parameter for each layer."""
   return jnp.broadcast_to(value, (num_layers, *value.shape))
+
+
+def thin_svd(name: str, matrix: ArrayLike) -> tuple[Array, Array, Array]:
+  """U, 1/s and V^T of A; 1/s is 0 where s is rounding of the largest."""
+  array = check_matrix(name, matrix)
+  u, s, vt = jnp.linalg.svd(upcast(array), full_matrices=False)
+  least = jnp.finfo(s.dtype).eps * max(array.shape) * s[:1]
+  inverse = jnp.where(s > least, safe_divide(1.0, s), 0)
+  return u.astype(array.dtype), inverse.astype(array.dtype), vt.astype(array.dtype)

@@ -6,8 +6,7 @@ import jax.numpy as jnp
 from jaxopt_robust import _checks
 from jaxopt_robust.numerics import safe_divide
 from jaxopt_robust.typing import Array, ArrayLike
-from jaxopt_robust.unfolding._layers import check_layer, multiply, opened, scalar_step
-from jaxopt_robust.unfolding.learned import thin_svd
+from jaxopt_robust.unfolding._layers import check_layer, multiply, opened, scalar_step, thin_svd
 from jaxopt_robust.unfolding.types import Measurements, StepLayers
 
 __all__ = ["shrink_bernoulli_gaussian", "tista_cell", "tista_weight"]
