@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _arguments, _checks
 from jaxopt_robust._units import tree_norm
+from jaxopt_robust.transforms import perturbed_gradient
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
 __all__ = ["SecondOrderProducts", "finite_difference_products", "second_order_products"]
@@ -138,11 +139,8 @@ def finite_difference_products(
     radius = jnp.finfo(size.dtype).eps ** (1 / 3) * jnp.maximum(1, tree_norm(y))
   else:
     _checks.check_positive("radius", radius, scalar=True)
-  d = jnp.asarray(radius, size.dtype) / jnp.where(size > 0, size, 1)
-
-  def gradients(sign: float) -> tuple[PyTree, PyTree]:
-    moved = jax.tree.map(lambda a, b: a + (sign * d).astype(a.dtype) * b, y, v)
-    return jax.grad(fun, argnums=(0, 1))(moved, x, *data)
-
-  difference = lambda a, b: (a - b) / (2 * d).astype(a.dtype)
-  return SecondOrderProducts(*jax.tree.map(difference, gradients(1.0), gradients(-1.0)))
+  radius = jnp.asarray(radius, size.dtype)
+  gradients = lambda y: jax.grad(fun, argnums=(0, 1))(y, x, *data)
+  ahead, behind = (perturbed_gradient(gradients, y, v, radius=r) for r in (radius, -radius))
+  difference = lambda a, b: (a - b) * (size / (2 * radius)).astype(a.dtype)
+  return SecondOrderProducts(*jax.tree.map(difference, ahead, behind))

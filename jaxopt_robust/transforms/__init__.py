@@ -1,7 +1,13 @@
-"""Links of optax chains: proximal steps, momentum, saddle points, AUC margin, sparse weights."""
+"""Links of optax chains: proximal steps, momentum, saddle points, flat minima, sparse weights."""
 
 from jaxopt_robust._deprecations import install_getattr
 from jaxopt_robust.transforms.auc_margin import PdscaState, PesgState, pdsca, pesg
+from jaxopt_robust.transforms.ignite import (
+  IgniteState,
+  ignite,
+  ignite_fixed,
+  surrogate_sharpness,
+)
 from jaxopt_robust.transforms.masks import block_mask, nm_mask, topk_mask, unstructured_mask
 from jaxopt_robust.transforms.min_max import (
   ExponentiatedGradientState,
@@ -16,30 +22,44 @@ from jaxopt_robust.transforms.momentum import (
   normalized_gradient,
   storm_momentum,
 )
+from jaxopt_robust.transforms.perturbation import perturbed_gradient
 from jaxopt_robust.transforms.proximal import ProximalState, apply_updates_projected, proximal
+from jaxopt_robust.transforms.reliable_sharpness import RsgsState, rsgs
+from jaxopt_robust.transforms.sharpness import SharpnessState, gsam, gsam_radius, sam
 from jaxopt_robust.transforms.sparse_flow import SparseFlowState, sparse_flow
 
 __all__ = [
   "EmaFirstState",
   "ExponentiatedGradientState",
+  "IgniteState",
   "PdscaState",
   "PesgState",
   "ProximalState",
+  "RsgsState",
+  "SharpnessState",
   "SparseFlowState",
   "StormState",
   "apply_updates_projected",
   "block_mask",
   "ema_first",
   "exponentiated_gradient",
+  "gsam",
+  "gsam_radius",
+  "ignite",
+  "ignite_fixed",
   "min_max",
   "nm_mask",
   "normalized_gradient",
   "pdsca",
+  "perturbed_gradient",
   "pesg",
   "project_updates",
   "proximal",
+  "rsgs",
+  "sam",
   "sparse_flow",
   "storm_momentum",
+  "surrogate_sharpness",
   "topk_mask",
   "unstructured_mask",
 ]

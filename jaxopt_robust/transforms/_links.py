@@ -1,10 +1,14 @@
-"""What links of optax chains share: schedules, parameters that must be given, checked parts."""
+"""What links of optax chains share: schedules, what must be given, checked parts, unit vectors."""
 
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 
+from jaxopt_robust._units import in_units
+from jaxopt_robust.numerics import upcast
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
 Schedule = ArrayLike | Callable[[Array], ArrayLike]
@@ -26,3 +30,29 @@ def check_transformation(name: str, tx: Any) -> None:
   """An optax transformation."""
   if not isinstance(tx, optax.GradientTransformation):
     raise TypeError(f"{name} must be an optax.GradientTransformation; got {type(tx).__name__}.")
+
+
+def function_given(fun: Any, name: str, argument: str, what: str) -> Callable[..., Any]:
+  """A function among the extra arguments, without which the link called ``name`` cannot update."""
+  if fun is None or not callable(fun):
+    raise ValueError(
+      f"{name} needs {what}: call tx.update(grads, state, params, {argument}=...); got "
+      f"{type(fun).__name__}."
+    )
+  return fun
+
+
+def unit_direction(tree: PyTree) -> tuple[PyTree, Array]:
+  """A tree over its Euclidean norm, and the norm, in float32 or wider; zeros give zeros and 0."""
+  scaled, unit = in_units(tree)
+  square = sum((jnp.sum(leaf**2).astype(unit.dtype) for leaf in jax.tree.leaves(scaled)), 0 * unit)
+  is_zero = square == 0  # False for NaN, which stays NaN
+  norm = jnp.sqrt(jnp.where(is_zero, 1, square))
+  direction = jax.tree.map(lambda leaf: leaf / norm.astype(leaf.dtype), scaled)
+  return direction, unit * jnp.where(is_zero, 0, norm)
+
+
+def vdot(a: PyTree, b: PyTree) -> Array:
+  """Inner product of two trees, summed in float32 or wider."""
+  products = jax.tree.map(lambda x, y: jnp.sum(upcast(x) * upcast(y)), a, b)
+  return sum(jax.tree.leaves(products), jnp.zeros((), jnp.float32))

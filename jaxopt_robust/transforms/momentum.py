@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxopt_robust import _arguments, _checks, numerics
-from jaxopt_robust.transforms._links import Schedule, at
+from jaxopt_robust import _arguments, _checks
+from jaxopt_robust.transforms._links import Schedule, at, unit_direction
 from jaxopt_robust.typing import Array, PyTree
 
 __all__ = [
@@ -174,8 +174,8 @@ def normalized_gradient() -> optax.GradientTransformationExtraArgs:
 
   Note:
     Nothing is added to the norm, so that gradients of any size become unit vectors, which is what
-    flat landscapes need (``optax.normalize_by_update_norm`` adds 1e-6, and stalls there). The
-    largest entry is divided out first: squares of tiny entries do not underflow.
+    flat landscapes need (``optax.normalize_by_update_norm`` adds 1e-6, and stalls there). A power
+    of two is divided out first: squares of tiny entries do not underflow.
 
   Example:
     >>> tx = normalized_gradient()
@@ -196,12 +196,8 @@ def normalized_gradient() -> optax.GradientTransformationExtraArgs:
     updates: PyTree, state: optax.EmptyState, params: PyTree | None = None, **extra_args: Any
   ) -> tuple[PyTree, optax.EmptyState]:
     del params, extra_args
-    wide = jax.tree.map(numerics.upcast, updates)
-    largest = optax.tree.max(jax.tree.map(jnp.abs, wide))
-    scaled = jax.tree.map(lambda g: numerics.safe_divide(g, largest.astype(g.dtype)), wide)
-    norm = optax.tree.norm(scaled)  # between 1 and the root of the number of entries, or 0
-    unit = lambda g, like: numerics.safe_divide(g, norm.astype(g.dtype)).astype(like.dtype)
-    return jax.tree.map(unit, scaled, updates), state
+    unit, _ = unit_direction(updates)
+    return jax.tree.map(lambda u, g: u.astype(g.dtype), unit, updates), state
 
   return optax.GradientTransformationExtraArgs(init, update)
 

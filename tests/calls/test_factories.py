@@ -8,6 +8,7 @@ import pytest
 from jaxopt_robust import solvers, transforms
 from tests.registries.solvers import PROBLEMS, SOLVERS
 from tests.registries.transforms import PAIRS, TRANSFORMS
+from tests.registries.transforms_sharpness import SHARPNESS
 
 PARAMS = {"w": jnp.ones((2, 4)), "a": jnp.zeros(()), "b": jnp.zeros(())}
 MATRICES = {"w": jnp.ones((2, 4)), "v": jnp.full((1, 4), 0.25)}
@@ -42,7 +43,7 @@ OTHERS = {
 }
 ALL = [
   (case.name, lambda case=case: case.make(**case.hyper, **case.fixed), MATRICES, case.extra)
-  for case in TRANSFORMS
+  for case in [*TRANSFORMS, *SHARPNESS]
 ] + [
   (name, make, params, lambda grads, extra=extra: extra)
   for name, (make, params, extra) in OTHERS.items()

@@ -9,11 +9,11 @@ import pytest
 import jaxopt_robust as jr
 from jaxopt_robust.debug import count_traces
 from tests.registries.transforms import TRANSFORMS
+from tests.registries.transforms_sharpness import SHARPNESS
 
-CASES = pytest.mark.parametrize("case", TRANSFORMS, ids=lambda c: c.name)
-WITH_HYPER = pytest.mark.parametrize(
-  "case", [c for c in TRANSFORMS if c.hyper], ids=lambda c: c.name
-)
+ALL = [*TRANSFORMS, *SHARPNESS]
+CASES = pytest.mark.parametrize("case", ALL, ids=lambda c: c.name)
+WITH_HYPER = pytest.mark.parametrize("case", [c for c in ALL if c.hyper], ids=lambda c: c.name)
 
 
 def params():
