@@ -106,6 +106,7 @@ OPAQUE = {
   ("numerics.tree_where", "b"),
   ("robustness.pgd_adversarial_training_loss", "params"),
   ("robustness.smooth_adversarial_comp_sum_training_loss", "params"),
+  ("robustness.stream_step", "x"),
   ("robustness.trades_loss", "params"),
   ("solvers.invert_potential", "params"),
   ("solvers.potential_regularizer", "params"),
@@ -235,7 +236,7 @@ HAS_A_SCALE = {
 }
 # Zeros are no data here: a temperature of a state, the width of a box, thresholds at infinity, the
 # edge of a domain where a logarithm is infinite, the growth of no signal (inf, as documented), a
-# point that is no probability, the step of a state.
+# point that is no probability, the step of a state, an average that has not begun (inf).
 NEEDS_NON_ZERO = {
   "compositional.rgcl_bimodal_loss",
   "losses.aldr_kl_loss",
@@ -245,6 +246,7 @@ NEEDS_NON_ZERO = {
   "prox.penalty_poisson",
   "recovery.growth_factor",
   "robustness.log_barrier_attack",
+  "robustness.stream_step",
   "solvers.entropic_step",
   "solvers.run_state",
 }

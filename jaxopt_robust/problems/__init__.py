@@ -9,15 +9,18 @@ from jaxopt_robust.problems.noisy_labels import (
   make_uniform_label_noise,
 )
 from jaxopt_robust.problems.sparse_regression import SparseTruth, make_sparse_regression
+from jaxopt_robust.problems.streams import DriftingStream, make_drifting_stream
 from jaxopt_robust.problems.types import Problem
 
 __all__ = [
+  "DriftingStream",
   "LowRankTruth",
   "MixtureTruth",
   "NoisyLabels",
   "Problem",
   "SparseTruth",
   "make_class_dependent_label_noise",
+  "make_drifting_stream",
   "make_low_rank_sensing",
   "make_sparse_regression",
   "make_spectral_mixture",

@@ -1,4 +1,4 @@
-"""Adversarial attacks and the training losses built on them."""
+"""Adversarial attacks with the training losses built on them, and streams that drift."""
 
 from jaxopt_robust._deprecations import install_getattr
 from jaxopt_robust.robustness.adversarial import (
@@ -7,6 +7,15 @@ from jaxopt_robust.robustness.adversarial import (
   trades_loss,
 )
 from jaxopt_robust.robustness.attacks import pgd_attack
+from jaxopt_robust.robustness.drift import (
+  StreamInfo,
+  StreamState,
+  prediction_entropy,
+  reliable_mask,
+  rsgs_losses,
+  stream_init,
+  stream_step,
+)
 from jaxopt_robust.robustness.log_barrier import (
   PerturbationBox,
   implicit_direction,
@@ -15,6 +24,11 @@ from jaxopt_robust.robustness.log_barrier import (
   perturbation_box,
 )
 from jaxopt_robust.robustness.metrics import tail_accuracy
+from jaxopt_robust.robustness.prototypes import (
+  calibrate_prototypes,
+  class_prototypes,
+  prototype_logits,
+)
 from jaxopt_robust.robustness.reweighted import (
   DoneInfo,
   DoneState,
@@ -26,6 +40,10 @@ __all__ = [
   "DoneInfo",
   "DoneState",
   "PerturbationBox",
+  "StreamInfo",
+  "StreamState",
+  "calibrate_prototypes",
+  "class_prototypes",
   "done_init",
   "done_value_and_grad",
   "implicit_direction",
@@ -34,7 +52,13 @@ __all__ = [
   "perturbation_box",
   "pgd_adversarial_training_loss",
   "pgd_attack",
+  "prediction_entropy",
+  "prototype_logits",
+  "reliable_mask",
+  "rsgs_losses",
   "smooth_adversarial_comp_sum_training_loss",
+  "stream_init",
+  "stream_step",
   "tail_accuracy",
   "trades_loss",
 ]

@@ -107,3 +107,27 @@ def test_label_noise_keeps_shape_and_dtype(key):
   for make in (problems.make_uniform_label_noise, problems.make_class_dependent_label_noise):
     noisy = make(key, labels, num_classes=3, rate=1.0)
     assert noisy.labels.dtype == jnp.int8 and noisy.labels.shape == (3, 2)
+
+
+@pytest.mark.parametrize("drift", ["gradual", "abrupt", "recurring"])
+def test_drifting_stream(drift, key):
+  batches, batch = 5, 4000
+  make = lambda shift: problems.make_drifting_stream(
+    key, num_batches=batches, batch=batch, num_classes=3, num_features=6, shift=shift, drift=drift
+  )
+  stream = jax.jit(make)(3.0)
+  expected = {"gradual": [0, 0.25, 0.5, 0.75, 1], "abrupt": [0, 0, 0, 1, 1],
+              "recurring": [0, 1, 0, 1, 0]}[drift]  # fmt: skip
+  np.testing.assert_allclose(stream.progress, expected, atol=1e-6)
+  np.testing.assert_allclose(jnp.linalg.norm(stream.centers, axis=1), 4, rtol=1e-6)
+  np.testing.assert_allclose(jnp.linalg.norm(stream.shift), 3, rtol=1e-6)
+  moved = stream.progress[:, None, None] * stream.shift[None, None]
+  noise = stream.x - stream.centers[stream.y] - moved
+  np.testing.assert_allclose(noise.mean(1), 0, atol=5 / np.sqrt(batch))
+  np.testing.assert_allclose(noise.std(1), 1, rtol=5 / np.sqrt(2 * batch))
+  shares = np.bincount(np.ravel(stream.y), minlength=3) / (batches * batch)
+  np.testing.assert_allclose(shares, 1 / 3, atol=5 * np.sqrt(0.25 / (batches * batch)))
+  # Nothing but the shift depends on its length.
+  still = jax.jit(make)(0.0)
+  np.testing.assert_array_equal(still.y, stream.y)
+  np.testing.assert_allclose(stream.x - still.x, jnp.broadcast_to(moved, stream.x.shape), atol=1e-5)

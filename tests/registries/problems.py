@@ -7,12 +7,14 @@ from jaxopt_robust import problems
 from tests.helpers import BadInput
 
 COVERED = {
+  "DriftingStream",
   "LowRankTruth",
   "MixtureTruth",
   "NoisyLabels",
   "Problem",
   "SparseTruth",
   "make_class_dependent_label_noise",
+  "make_drifting_stream",
   "make_low_rank_sensing",
   "make_sparse_regression",
   "make_spectral_mixture",
@@ -119,6 +121,25 @@ BAD_INPUTS: list[BadInput] = [
       ("rate", {"outlier_rate": 1.5}, "outlier_rate must be"),
       ("sharpness", {"sharpness": 3.0}, "sharpness must be a pair"),
       ("spectra", {"spectra": jnp.ones(3)}, "spectra must have rank 2"),
+    )
+  ),
+  *(
+    BadInput(
+      "problems.make_drifting_stream",
+      what,
+      lambda changes=changes: problems.make_drifting_stream(
+        **({"key": _KEY, "num_batches": 2, "batch": 2} | changes)
+      ),
+      error,
+      match,
+    )
+    for what, changes, error, match in (
+      ("key", {"key": 0}, TypeError, "key must be a typed key"),
+      ("batches", {"num_batches": 0}, ValueError, "num_batches must be at least 1"),
+      ("batch", {"batch": 2.0}, TypeError, "batch must be a static"),
+      ("separation", {"separation": -1.0}, ValueError, "separation must be"),
+      ("shift", {"shift": jnp.ones(2)}, ValueError, "shift must be a scalar"),
+      ("drift", {"drift": "gradully"}, ValueError, "Did you mean 'gradual'"),
     )
   ),
   *_noise_cases("make_uniform_label_noise"),
