@@ -32,6 +32,7 @@ _PUBLIC_MODULES = (
   "recovery",
   "robustness",
   "solvers",
+  "surrogates",
   "sweeps",
   "transforms",
   "typing",

@@ -105,14 +105,17 @@ OPAQUE = {
   ("numerics.tree_where", "a"),
   ("numerics.tree_where", "b"),
   ("robustness.pgd_adversarial_training_loss", "params"),
+  ("robustness.rss_objective", "params"),
   ("robustness.smooth_adversarial_comp_sum_training_loss", "params"),
   ("robustness.stream_step", "x"),
   ("robustness.trades_loss", "params"),
+  ("robustness.wasserstein_robust_loss", "params"),
   ("solvers.invert_potential", "params"),
   ("solvers.potential_regularizer", "params"),
   # Another rank ends in the broadcasting of the objective.
   ("solvers.run_steps", "params"),
   ("solvers.run_until", "params"),
+  ("surrogates.conservative_gap", "params"),
   ("unfolding.unfold_solver", "hyper"),
   ("unfolding.unfold_solver", "params"),
 }
@@ -233,6 +236,7 @@ HAS_A_SCALE = {
   "prox.penalty_scad",
   "recovery.l1_robust_pca",  # its residual is rounding, whose degree at one factor is chance
   "recovery.sign_rip_phi",  # a fixed norm beside the noise
+  "surrogates.soft_clip",  # fixed bounds
 }
 # Zeros are no data here: a temperature of a state, the width of a box, thresholds at infinity, the
 # edge of a domain where a logarithm is infinite, the growth of no signal (inf, as documented), a

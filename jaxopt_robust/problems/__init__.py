@@ -8,6 +8,11 @@ from jaxopt_robust.problems.noisy_labels import (
   make_class_dependent_label_noise,
   make_uniform_label_noise,
 )
+from jaxopt_robust.problems.shifted_gaussians import (
+  ShiftedGaussiansTruth,
+  gaussian_accuracy,
+  make_shifted_gaussians,
+)
 from jaxopt_robust.problems.sparse_regression import SparseTruth, make_sparse_regression
 from jaxopt_robust.problems.streams import DriftingStream, make_drifting_stream
 from jaxopt_robust.problems.types import Problem
@@ -18,10 +23,13 @@ __all__ = [
   "MixtureTruth",
   "NoisyLabels",
   "Problem",
+  "ShiftedGaussiansTruth",
   "SparseTruth",
+  "gaussian_accuracy",
   "make_class_dependent_label_noise",
   "make_drifting_stream",
   "make_low_rank_sensing",
+  "make_shifted_gaussians",
   "make_sparse_regression",
   "make_spectral_mixture",
   "make_uniform_label_noise",

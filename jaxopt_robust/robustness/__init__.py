@@ -1,4 +1,4 @@
-"""Adversarial attacks with the training losses built on them, and streams that drift."""
+"""Attacks, training losses built on them, unlabelled examples, streams that drift."""
 
 from jaxopt_robust._deprecations import install_getattr
 from jaxopt_robust.robustness.adversarial import (
@@ -35,17 +35,35 @@ from jaxopt_robust.robustness.reweighted import (
   done_init,
   done_value_and_grad,
 )
+from jaxopt_robust.robustness.unlabeled import (
+  HyperPlane,
+  RssFit,
+  RssInfo,
+  hyperplane_distance,
+  rss_linear_fit,
+  rss_objective,
+)
+from jaxopt_robust.robustness.wasserstein import (
+  WassersteinInfo,
+  robust_zero_one_loss,
+  wasserstein_robust_loss,
+)
 
 __all__ = [
   "DoneInfo",
   "DoneState",
+  "HyperPlane",
   "PerturbationBox",
+  "RssFit",
+  "RssInfo",
   "StreamInfo",
   "StreamState",
+  "WassersteinInfo",
   "calibrate_prototypes",
   "class_prototypes",
   "done_init",
   "done_value_and_grad",
+  "hyperplane_distance",
   "implicit_direction",
   "implicit_term",
   "log_barrier_attack",
@@ -55,12 +73,16 @@ __all__ = [
   "prediction_entropy",
   "prototype_logits",
   "reliable_mask",
+  "robust_zero_one_loss",
   "rsgs_losses",
+  "rss_linear_fit",
+  "rss_objective",
   "smooth_adversarial_comp_sum_training_loss",
   "stream_init",
   "stream_step",
   "tail_accuracy",
   "trades_loss",
+  "wasserstein_robust_loss",
 ]
 
 install_getattr(__name__)

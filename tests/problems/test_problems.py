@@ -131,3 +131,31 @@ def test_drifting_stream(drift, key):
   still = jax.jit(make)(0.0)
   np.testing.assert_array_equal(still.y, stream.y)
   np.testing.assert_allclose(stream.x - still.x, jnp.broadcast_to(moved, stream.x.shape), atol=1e-5)
+
+
+def test_shifted_gaussians(key):
+  make = lambda shift, noise: problems.make_shifted_gaussians(
+    key, num_labeled=4000, num_unlabeled=6000, dimension=5, shift=shift, noise=noise
+  )
+  (x, y, fresh), truth, *_ = make(0.7, 0.5)
+  for samples, labels, center in (
+    (x, y, truth.mean), (fresh, truth.unlabeled_labels, truth.shifted_mean),
+  ):  # fmt: skip
+    assert set(np.unique(labels)) == {-1.0, 1.0}
+    np.testing.assert_allclose(np.mean(labels), 0, atol=5 / np.sqrt(len(labels)))
+    rest = np.asarray(samples - jnp.outer(labels, center))
+    np.testing.assert_allclose(rest.T @ rest / len(rest), 0.25 * np.eye(5), atol=0.03)
+  np.testing.assert_allclose(jnp.linalg.norm(truth.mean), 1, rtol=1e-6)
+  np.testing.assert_allclose(jnp.linalg.norm(truth.shifted_mean - truth.mean), 0.7, rtol=1e-5)
+  # nothing but the unlabelled samples feels the shift
+  again = make(0.0, 0.5)
+  np.testing.assert_array_equal(again.data[0], x)
+  np.testing.assert_allclose(again.truth.shifted_mean, truth.mean)
+  w = jnp.arange(5.0) - 1.5
+  rate = np.mean(np.sign(x @ w) == y)
+  exact = problems.gaussian_accuracy(3.0 * w, truth.mean, noise=0.5)
+  np.testing.assert_allclose(rate, exact, atol=5 * 0.5 / np.sqrt(4000))
+  np.testing.assert_allclose(
+    problems.gaussian_accuracy(truth.mean, truth.mean), 0.841345, atol=1e-5
+  )
+  np.testing.assert_allclose(again.objective(jnp.zeros(5), *again.data), np.log(2), rtol=1e-6)

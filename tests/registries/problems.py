@@ -12,10 +12,13 @@ COVERED = {
   "MixtureTruth",
   "NoisyLabels",
   "Problem",
+  "ShiftedGaussiansTruth",
   "SparseTruth",
+  "gaussian_accuracy",
   "make_class_dependent_label_noise",
   "make_drifting_stream",
   "make_low_rank_sensing",
+  "make_shifted_gaussians",
   "make_sparse_regression",
   "make_spectral_mixture",
   "make_uniform_label_noise",
@@ -140,6 +143,35 @@ BAD_INPUTS: list[BadInput] = [
       ("separation", {"separation": -1.0}, ValueError, "separation must be"),
       ("shift", {"shift": jnp.ones(2)}, ValueError, "shift must be a scalar"),
       ("drift", {"drift": "gradully"}, ValueError, "Did you mean 'gradual'"),
+    )
+  ),
+  *(
+    BadInput(
+      "problems.make_shifted_gaussians",
+      what,
+      lambda changes=changes: problems.make_shifted_gaussians(
+        _KEY, **{"num_labeled": 2, "num_unlabeled": 2, "dimension": 3} | changes
+      ),
+      ValueError,
+      match,
+    )
+    for what, changes, match in (
+      ("size", {"num_labeled": 0}, "num_labeled must be at least 1"),
+      ("shift", {"shift": -1.0}, "shift must be >= 0"),
+      ("noise", {"noise": jnp.ones(2)}, "noise must be a scalar"),
+    )
+  ),
+  *(
+    BadInput(
+      "problems.gaussian_accuracy",
+      what,
+      lambda mean=mean, noise=noise: problems.gaussian_accuracy(jnp.ones(2), mean, noise=noise),
+      ValueError,
+      match,
+    )
+    for what, mean, noise, match in (
+      ("shape", jnp.ones(3), 1.0, "must have equal shapes"),
+      ("noise", jnp.ones(2), 0.0, "noise must be > 0"),
     )
   ),
   *_noise_cases("make_uniform_label_noise"),

@@ -1,0 +1,125 @@
+"""Offline model-based optimisation: what is covered, and calls that must fail."""
+
+import functools
+
+import jax.numpy as jnp
+
+from jaxopt_robust import surrogates
+from tests.helpers import BadInput
+
+COVERED = {
+  "AscentInfo",
+  "DesignScores",
+  "TopDesigns",
+  "conservative_gap",
+  "design_scores",
+  "ensemble_prediction",
+  "gaussian_nll_loss",
+  "gradient_ascent_search",
+  "soft_clip",
+  "top_designs",
+}
+
+_X, _VALUES, _W = jnp.ones((2, 3)), jnp.ones(2), jnp.ones((4, 3))
+
+
+def _linear(w, x):
+  return x @ w
+
+
+def _search(objective=lambda x: jnp.sum(x, 1), x=_X, **options):
+  return surrogates.gradient_ascent_search(objective, x, **{"num_steps": 1, **options})
+
+
+def _gap(apply_fn=_linear, x=_X, **options):
+  return surrogates.conservative_gap(apply_fn, jnp.ones(3), x, **{"num_steps": 1, **options})
+
+
+def _ensemble(apply_fn=_linear, params=_W, x=_X, **options):
+  return surrogates.ensemble_prediction(apply_fn, params, x, **options)
+
+
+def _top(x=_X, values=_VALUES, num=1):
+  return surrogates.top_designs(x, values, num=num)
+
+
+def _scores(predictions=_VALUES, values=_VALUES, **options):
+  return surrogates.design_scores(predictions, values, **options)
+
+
+def _nll(mean=_VALUES, log_std=_VALUES, targets=_VALUES, **options):
+  return surrogates.gaussian_nll_loss(mean, log_std, targets, **options)
+
+
+def _clip(x=_X, low=0.0, high=1.0):
+  return surrogates.soft_clip(x, low=low, high=high)
+
+
+BAD_INPUTS: list[BadInput] = []
+
+
+def _add(name, call, *cases):
+  for what, error, match, options in cases:
+    bound = functools.partial(call, **options)
+    BAD_INPUTS.append(BadInput(f"surrogates.{name}", what, bound, error, match))
+
+
+_complex = jnp.ones((2, 3), complex)
+_SEARCHES = (
+  ("rank", ValueError, "x must have rank at least 1", {"x": jnp.zeros(())}),
+  ("dtype", TypeError, "x must be a floating-point", {"x": _complex}),
+  ("stepsize", ValueError, "stepsize must be > 0", {"stepsize": 0.0}),
+  ("num_steps", ValueError, "num_steps must be at least 1", {"num_steps": 0}),
+  ("bounds", ValueError, r"bounds must be a pair \(low, high\)", {"bounds": 1.0}),
+  ("bounds shape", ValueError, "bounds must be scalars or", {"bounds": (jnp.zeros(2), 1.0)}),
+  ("bounds order", ValueError, "low <= high", {"bounds": (1.0, -1.0)}),
+)
+_add(
+  "gradient_ascent_search",
+  _search,
+  *_SEARCHES,
+  ("callable", TypeError, "objective must be callable", {"objective": None}),
+  ("objective shape", ValueError, "objective must return one number", {"objective": jnp.sum}),
+)
+_add(
+  "conservative_gap",
+  _gap,
+  *_SEARCHES,
+  ("callable", TypeError, "apply_fn must be callable", {"apply_fn": None}),
+)
+_add(
+  "ensemble_prediction",
+  _ensemble,
+  ("callable", TypeError, "apply_fn must be callable", {"apply_fn": None}),
+  ("reduce", ValueError, "reduce must be one of 'mean', 'min'", {"reduce": "max"}),
+  ("models", ValueError, "params must have one leading", {"params": (_W, jnp.ones((3, 3)))}),
+  ("no axis", ValueError, "params must have one leading", {"params": jnp.ones(())}),
+  ("dtype", TypeError, "x must be a floating-point", {"x": _complex}),
+)
+_add(
+  "top_designs",
+  _top,
+  ("shape", ValueError, "values must have shape", {"values": jnp.ones(3)}),
+  ("num", ValueError, "num must be at most 2", {"num": 3}),
+  ("dtype", TypeError, "x must be a floating-point", {"x": _complex}),
+)
+_add(
+  "design_scores",
+  _scores,
+  ("shape", ValueError, "must have equal shapes", {"values": jnp.ones(3)}),
+  ("order", ValueError, "low must be below high", {"low": 1.0}),
+)
+_add(
+  "gaussian_nll_loss",
+  _nll,
+  ("shape", ValueError, "log_std and mean must have equal", {"log_std": jnp.ones(3)}),
+  ("targets", ValueError, "targets and mean must have equal", {"targets": jnp.ones(3)}),
+  ("dtype", TypeError, "mean must be a floating-point", {"mean": _complex[:, 0]}),
+  ("mask", TypeError, "where must be a boolean mask", {"where": _VALUES}),
+)
+_add(
+  "soft_clip",
+  _clip,
+  ("order", ValueError, "low must be below high", {"low": 2.0}),
+  ("dtype", TypeError, "x must be a floating-point", {"x": _complex}),
+)
