@@ -112,6 +112,26 @@ from jaxopt_robust.solvers.splitting import (
   davis_yin,
   douglas_rachford,
 )
+from jaxopt_robust.solvers.target import (
+  SSOInfo,
+  SSOState,
+  sso,
+  target_surrogate,
+)
+from jaxopt_robust.solvers.target_search import (
+  LineSearchInfo,
+  target_line_search,
+  target_search,
+)
+from jaxopt_robust.solvers.target_stepsizes import (
+  TargetBatch,
+  TargetPoint,
+  TargetStepsize,
+  inverse_sqrt_schedule,
+  target_adagrad,
+  target_curvature,
+  target_example_adagrad,
+)
 from jaxopt_robust.solvers.types import (
   CONVERGED,
   NON_FINITE,
@@ -144,6 +164,7 @@ __all__ = [
   "HardThresholdingInfo",
   "HardThresholdingState",
   "IstaState",
+  "LineSearchInfo",
   "MirrorDescentInfo",
   "MirrorDescentState",
   "OptaxInfo",
@@ -153,6 +174,8 @@ __all__ = [
   "PrimalDualInfo",
   "PrimalDualState",
   "ProximalGradientInfo",
+  "SSOInfo",
+  "SSOState",
   "SolveInfo",
   "Solver",
   "SpectralInfo",
@@ -161,6 +184,9 @@ __all__ = [
   "SplittingState",
   "SvrgInfo",
   "SvrgState",
+  "TargetBatch",
+  "TargetPoint",
+  "TargetStepsize",
   "WorkingSetInfo",
   "WorkingSetState",
   "admm",
@@ -182,6 +208,7 @@ __all__ = [
   "iht",
   "implicit",
   "implicit_fixed_point",
+  "inverse_sqrt_schedule",
   "invert_potential",
   "ista",
   "lasso_duality_gap",
@@ -207,7 +234,14 @@ __all__ = [
   "solve_gmres",
   "solve_neumann",
   "spectral_proximal_gradient",
+  "sso",
   "support_residual",
+  "target_adagrad",
+  "target_curvature",
+  "target_example_adagrad",
+  "target_line_search",
+  "target_search",
+  "target_surrogate",
   "working_set",
 ]
 

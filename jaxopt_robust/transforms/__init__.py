@@ -1,7 +1,15 @@
-"""Links of optax chains: proximal steps, momentum, saddle points, flat minima, sparse weights."""
+"""Links of optax chains: proximal, momentum, saddles, flat minima, sparse weights, first layers."""
 
 from jaxopt_robust._deprecations import install_getattr
+from jaxopt_robust.transforms.armijo import ArmijoState, armijo_descent
 from jaxopt_robust.transforms.auc_margin import PdscaState, PesgState, pdsca, pesg
+from jaxopt_robust.transforms.first_layer import (
+  input_gram,
+  patch_gram,
+  scale_by_tract,
+  tract_conv,
+  tract_dense,
+)
 from jaxopt_robust.transforms.ignite import (
   IgniteState,
   ignite,
@@ -29,6 +37,7 @@ from jaxopt_robust.transforms.sharpness import SharpnessState, gsam, gsam_radius
 from jaxopt_robust.transforms.sparse_flow import SparseFlowState, sparse_flow
 
 __all__ = [
+  "ArmijoState",
   "EmaFirstState",
   "ExponentiatedGradientState",
   "IgniteState",
@@ -40,6 +49,7 @@ __all__ = [
   "SparseFlowState",
   "StormState",
   "apply_updates_projected",
+  "armijo_descent",
   "block_mask",
   "ema_first",
   "exponentiated_gradient",
@@ -47,9 +57,11 @@ __all__ = [
   "gsam_radius",
   "ignite",
   "ignite_fixed",
+  "input_gram",
   "min_max",
   "nm_mask",
   "normalized_gradient",
+  "patch_gram",
   "pdsca",
   "perturbed_gradient",
   "pesg",
@@ -57,10 +69,13 @@ __all__ = [
   "proximal",
   "rsgs",
   "sam",
+  "scale_by_tract",
   "sparse_flow",
   "storm_momentum",
   "surrogate_sharpness",
   "topk_mask",
+  "tract_conv",
+  "tract_dense",
   "unstructured_mask",
 ]
 

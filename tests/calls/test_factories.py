@@ -35,6 +35,11 @@ OTHERS = {
   "pesg": (lambda: transforms.pesg(), PARAMS, {}),
   "pdsca": (lambda: transforms.pdsca(), PARAMS, {"phase": 1}),
   "sparse_flow": (lambda: transforms.sparse_flow(optax.sgd(0.1), PAIRS)[0], MATRICES, {}),
+  "armijo_descent": (
+    lambda: transforms.armijo_descent(),
+    PARAMS,
+    {"value": 1.0, "value_fn": lambda p: optax.tree.norm(p, squared=True)},
+  ),
   "min_max": (
     lambda: transforms.min_max(optax.sgd(0.1), optax.sgd(0.1), {"w": "min", "v": "max"}),
     MATRICES,

@@ -6,7 +6,10 @@ import jax.numpy as jnp
 from jaxopt_robust import nets
 from tests.helpers import BadInput
 
-COVERED = {"ICNN", "MLP", "ConvICNN", "from_nnx", "log_normal", "nonnegative_mask"}
+COVERED = {
+  "ICNN", "MLP", "ConvICNN", "TrActConv", "TrActDense", "from_nnx", "log_normal",
+  "nonnegative_mask",
+}  # fmt: skip
 BAD_INPUTS = [
   BadInput("nets.from_nnx", "type", lambda: nets.from_nnx(3), TypeError, "flax.nnx.Module"),
   BadInput(

@@ -1,9 +1,11 @@
 """All optax links, and calls that must fail."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -65,10 +67,20 @@ TRANSFORMS = [
     ("projections",),
     {"projections": optax.projections.projection_non_negative},
   ),
+  TransformCase(
+    "scale_by_tract",
+    transforms.scale_by_tract,
+    {"lam": 0.3},
+    (),
+    {},
+    lambda grads: {"gram": jax.tree.map(lambda g: jnp.eye(math.prod(g.shape[:-1])), grads)},
+  ),
 ]
 # The saddle-point optimizers have parameters of their own: tests/transforms/test_auc_margin.py and
-# test_min_max.py. Masks and what trains through them: test_masks.py and test_sparse_flow.py.
+# test_min_max.py. Masks and what trains through them: test_masks.py and test_sparse_flow.py. The
+# line search takes the objective of all parameters: test_armijo.py. Layers: test_first_layer.py.
 COVERED = {case.name for case in TRANSFORMS} | {
+  "ArmijoState",
   "EmaFirstState",
   "ExponentiatedGradientState",
   "PdscaState",
@@ -77,13 +89,18 @@ COVERED = {case.name for case in TRANSFORMS} | {
   "SparseFlowState",
   "StormState",
   "apply_updates_projected",
+  "armijo_descent",
   "block_mask",
+  "input_gram",
   "min_max",
   "nm_mask",
+  "patch_gram",
   "pdsca",
   "pesg",
   "sparse_flow",
   "topk_mask",
+  "tract_conv",
+  "tract_dense",
   "unstructured_mask",
 }
 
