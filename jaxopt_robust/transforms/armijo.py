@@ -67,8 +67,10 @@ def armijo_descent(
 
   Note:
     ``min_stepsize`` and ``tol`` are absolute, as are those of the reference: set both to 0 for
-    objectives of another size. After a search in vain the next one starts where it began. For other
-    directions than the gradient there is ``optax.scale_by_backtracking_linesearch``.
+    objectives of another size. After a search that ran out of trials (100 of them reach from s down
+    to 3e-5 s) the next one goes on where it ended; after one whose step is too small it starts where
+    that began. For other directions than the gradient there is
+    ``optax.scale_by_backtracking_linesearch``.
 
   Example:
     >>> f = lambda x: jnp.sum(x**2)
@@ -129,6 +131,7 @@ def armijo_descent(
     good &= tree_norm(updates) > jnp.asarray(tol, dtype)
     step = jnp.where(good, found.stepsize, 0)
     begin = jnp.where(good, jnp.asarray(growth, dtype) * found.stepsize, state.stepsize)
+    begin = jnp.where(found.found | ~jnp.isfinite(now), begin, found.stepsize)
     # Where the step is 0 a gradient that is not finite must not be multiplied by it.
     moves = jax.tree.map(lambda g: jnp.where(good, -step.astype(g.dtype) * g, 0), updates)
     return moves, ArmijoState(begin, found.trials)
