@@ -67,10 +67,9 @@ def armijo_descent(
 
   Note:
     ``min_stepsize`` and ``tol`` are absolute, as are those of the reference: set both to 0 for
-    objectives of another size. After a search that ran out of trials (100 of them reach from s down
-    to 3e-5 s) the next one goes on where it ended; after one whose step is too small it starts where
-    that began. For other directions than the gradient there is
-    ``optax.scale_by_backtracking_linesearch``.
+    objectives of another size. After a search that ran out of trials (100 of them reach from s to
+    3e-5 s) the next one goes on where it ended; after one whose step is too small it starts where
+    that began. For other directions there is ``optax.scale_by_backtracking_linesearch``.
 
   Example:
     >>> f = lambda x: jnp.sum(x**2)
