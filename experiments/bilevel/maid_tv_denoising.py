@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import _figures, _statistics
+from experiments import _figures
 from experiments._claims import Claim, Side
 from experiments._pictures import load_picture
 from experiments._protocol import Paper, Progress, Row, Settings, Size, new_figure
+from experiments.bilevel import _accuracies
 from jaxopt_robust import bilevel, solvers
+from jaxopt_robust.bilevel import BilevelPoint
 
 PAPER = Paper(
   title="An adaptively inexact first-order method for bilevel optimization with application to "
@@ -28,11 +30,6 @@ PAPER = Paper(
 PICTURE, BLOCK = "camera", 2
 START = (-5.0, -5.0)  # logarithms of twice the weight and of the smoothing, as in the authors' code
 LIMIT = 12.0  # of both logarithms
-SCHEDULES = {
-  "geometric": lambda k: 0.9**k,
-  "quadratic": lambda k: (k + 1.0) ** -2,
-  "cubic": lambda k: (k + 1.0) ** -3,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,49 +112,18 @@ LOWER = bilevel.strongly_convex_descent(inner, strong_convexity=1.0, smoothness=
 clip = functools.partial(jnp.clip, min=-LIMIT, max=LIMIT)
 
 
-def descend(method: Any, data: tuple, config: Config) -> dict[str, jax.Array]:
-  """All outer variables, the start among them, and the work until then."""
-  state = method.init(bilevel.BilevelPoint(jnp.asarray(START), data[0]), None, *data)
-
-  def step(state: Any, _: None) -> tuple[Any, tuple]:
-    state, info = method.step(state, None, *data)
-    return state, (state.params.x, info.inner_steps + info.products)
-
-  _, (thetas, work) = jax.lax.scan(step, state, None, length=config.steps)
-  thetas = jnp.concatenate([jnp.asarray(START)[None], thetas])
-  return {"theta": thetas, "work": jnp.concatenate([jnp.zeros(1, work.dtype), jnp.cumsum(work)])}
-
-
-def adaptive(setting: dict, data: tuple, config: Config, *, fixed: bool) -> dict[str, jax.Array]:
-  """MAID; with ``fixed`` its line search at an accuracy that never changes."""
-  eps = setting["accuracy"]
-  method = bilevel.maid(
-    inner, outer, LOWER, strong_convexity=1.0, outer_smoothness=1 / config.squares, convex=True,
-    project=clip, accuracy=eps, residual=eps, stepsize=setting["stepsize"], decrease=1e-4,
-    **({"max_refinements": 0, "relax": 1.0} if fixed else {}),
-  )  # fmt: skip
-  return descend(method, data, config)
-
-
-def scheduled(setting: dict, data: tuple, config: Config) -> dict[str, jax.Array]:
-  """HOAG with a table of accuracies."""
-  method = bilevel.hoag(
-    inner, outer, LOWER, accuracy=lambda k: setting["table"][k], project=clip,
-    stepsize=setting["stepsize"],
-  )  # fmt: skip
-  return descend(method, data, config)
-
-
 def loss(theta: jax.Array, noisy: jax.Array, clean: jax.Array) -> jax.Array:
   """The outer objective at an inner solution of high accuracy."""
   y, _ = solvers.run_until(LOWER, noisy, theta, noisy, clean, tol=1e-7, max_steps=20_000)
   return outer(y, theta, noisy, clean)
 
 
-def at_budget(found: dict, budget: int) -> np.ndarray:
-  """The last outer variable within the budget, [..., 2]."""
-  last = np.sum(found["work"] <= budget, axis=-1) - 1
-  return np.take_along_axis(found["theta"], last[..., None, None], axis=-2)[..., 0, :]
+def task(config: Config) -> _accuracies.Task:
+  """The problem as the methods take it."""
+  return _accuracies.Task(
+    inner, outer, LOWER, lambda noisy, clean: BilevelPoint(jnp.asarray(START), noisy), clip,
+    {"strong_convexity": 1.0, "outer_smoothness": 1 / config.squares, "convex": True}, loss,
+  )  # fmt: skip
 
 
 @jax.enable_x64(True)
@@ -167,44 +133,15 @@ def run(config: Config, progress: Progress) -> dict[str, Any]:
   parts = [
     tuple(jnp.asarray(np.stack([s[k][part] for s in squares])) for k in (1, 0)) for part in range(3)
   ]
-  evaluate = jax.jit(lambda thetas, data: jax.lax.map(lambda a: loss(a[0], *a[1]), (thetas, data)))
-  kinds = {
-    "MAID": (functools.partial(adaptive, fixed=False), "accuracy", config.accuracies),
-    "fixed": (functools.partial(adaptive, fixed=True), "accuracy", config.fixed),
-    "HOAG": (scheduled, "table", [
-      [config.first * rule(k) for k in range(config.steps + 1)] for rule in SCHEDULES.values()
-    ]),
-  }  # fmt: skip
-  metrics: dict[str, Any] = {"loss": {}, "psnr": {}, "work": {}, "curve": {}, "theta": {}}
-  choices = []
-  for kind, (method, key, values) in progress.track(kinds.items(), "methods"):
-    one = lambda setting, data, method=method: method(setting, data, config)
-    program = jax.jit(lambda settings, data, one=one: jax.lax.map(
-      lambda d: jax.lax.map(lambda s: one(s, d), settings), data))  # fmt: skip
-    for j, value in enumerate(values):
-      label = f"{kind}, {list(SCHEDULES)[j]}" if kind == "HOAG" else f"{kind} {value:g}"
-      rates = jnp.asarray(config.stepsizes)
-      table = jnp.broadcast_to(jnp.asarray(value), (len(rates), *np.shape(value)))
-      settings = {key: table, "stepsize": rates}
-      found = jax.device_get(progress.clock.call(program, settings, parts[0], name=kind))
-      tried = at_budget(found, config.budget)  # [seeds, rates, 2]
-      scores = [float(np.mean(evaluate(tried[:, i], parts[0]))) for i in range(len(rates))]
-      choice = _statistics.choose(
-        f"first step size of {label}", config.stepsizes, scores, better="lower"
-      )
-      choices.append(choice)
-      found = jax.device_get(progress.clock.call(program, settings, parts[1], name=kind))
-      place = config.stepsizes.index(choice.chosen)
-      found = {name: values[:, place] for name, values in found.items()}
-      theta = at_budget(found, config.budget)
-      test = np.asarray(evaluate(theta, parts[2]))
-      metrics["loss"][label] = np.asarray(evaluate(theta, parts[1]))
-      metrics["psnr"][label] = -10 * np.log10(2 * test / config.pixels**2)
-      metrics["theta"][label] = theta
-      metrics["work"][label] = found["work"][0]
-      path = jnp.asarray(found["theta"][0])
-      first = tuple(jnp.broadcast_to(a[0], (len(path), *a.shape[1:])) for a in parts[1])
-      metrics["curve"][label] = np.asarray(evaluate(path, first))
+  problem = task(config)
+  evaluate = _accuracies.evaluator(problem)
+  thetas, curves, work, choices = _accuracies.compare(problem, config, parts[0], parts[1], progress)
+  metrics: dict[str, Any] = {"loss": {}, "psnr": {}, "work": work, "curve": curves}
+  for label, theta in thetas.items():
+    test = np.asarray(evaluate(theta, parts[2]))
+    metrics["loss"][label] = np.asarray(evaluate(theta, parts[1]))
+    metrics["psnr"][label] = -10 * np.log10(2 * test / config.pixels**2)
+  metrics["theta"] = thetas
   noisy, clean = (np.asarray(a) for a in parts[2])
   metrics["psnr"]["noisy"] = -10 * np.log10(np.mean((noisy - clean) ** 2, axis=(1, 2, 3)))
   return metrics | {"choices": choices}
@@ -214,18 +151,10 @@ def _side(metrics: dict, name: str, key: str = "loss") -> Side:
   return Side(name, metrics[key][name])
 
 
-def _names(config: Config) -> tuple[list[str], list[str], list[str]]:
-  return (
-    [f"MAID {value:g}" for value in config.accuracies],
-    [f"fixed {value:g}" for value in config.fixed],
-    [f"HOAG, {name}" for name in SCHEDULES],
-  )
-
-
 def claims(metrics: dict, config: Config) -> list[Claim]:
   """Independence of the first accuracy; further than fixed and scheduled accuracies."""
-  adaptive, fixed, scheduled = _names(config)
-  middle = adaptive[len(adaptive) // 2]
+  adaptive = _accuracies.names(config)[0]
+  middle = _accuracies.middle(adaptive)
   found = [
     Claim(
       f"start_{value:g}",
@@ -238,22 +167,13 @@ def claims(metrics: dict, config: Config) -> list[Claim]:
     if name != middle
   ]  # fmt: skip
   metric = f"loss on the squares learned from after {config.budget} inner steps and products"
-  found += [
-    Claim(
-      name.replace(", ", "_").replace(" ", "_"),
-      f"With the same work MAID reaches a lower loss than {name}.",
-      "paper", metric, _side(metrics, middle), _side(metrics, name), better="lower", scale="ratio",
-      comparisons=len(fixed) + len(scheduled),
-    )
-    for name in fixed + scheduled
-  ]  # fmt: skip
-  return found
+  return found + _accuracies.further_with_the_same_work(metrics, config, metric)
 
 
 def table(metrics: dict, config: Config) -> list[Row]:
   """Losses after the budget, and test squares."""
-  adaptive, fixed, scheduled = _names(config)
-  middle = adaptive[len(adaptive) // 2]
+  adaptive, fixed, scheduled = _accuracies.names(config)
+  middle = _accuracies.middle(adaptive)
   rows = [
     Row("loss after the budget", _side(metrics, name), _side(metrics, middle), better="lower")
     for name in adaptive + fixed + scheduled
@@ -269,10 +189,6 @@ def figure(record: dict) -> Any:
   """Loss against work of one seed for each method; beside it the test squares of all seeds."""
   metrics = record["metrics"]
   fig, axes = new_figure(1, 2)
-  for name, curve in metrics["curve"].items():
-    axes[0].plot(np.asarray(metrics["work"][name], float) + 1, curve, lw=1.2, label=name)
-  axes[0].set(xscale="log", yscale="log", xlabel="inner steps and products", ylabel="loss")
-  axes[0].axvline(record["settings"]["budget"], color="0.6", lw=0.8, ls=":")
-  axes[0].legend(fontsize=7)
+  _accuracies.draw(axes[0], metrics, record["settings"], ylabel="loss")
   _figures.dots(axes[1], {"": metrics["psnr"]}, ylabel="PSNR of test squares in dB")
   return fig

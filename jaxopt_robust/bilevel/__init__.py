@@ -45,6 +45,7 @@ from jaxopt_robust.bilevel.stochastic import (
 )
 from jaxopt_robust.bilevel.types import BilevelPoint, HoagInfo, HoagState, MaidInfo, MaidState
 from jaxopt_robust.bilevel.variance_reduction import moving_average, saga, spider, storm
+from jaxopt_robust.bilevel.zeroth_order import zeroth_order_hypergradient
 
 __all__ = [
   "BilevelBatch",
@@ -89,6 +90,7 @@ __all__ = [
   "strongly_convex_descent",
   "unrolled_bound",
   "unrolled_hypergradient",
+  "zeroth_order_hypergradient",
 ]
 
 install_getattr(__name__)

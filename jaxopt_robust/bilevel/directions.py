@@ -11,6 +11,7 @@ from jaxopt_robust._units import tree_norm
 from jaxopt_robust.bilevel.neumann import solve_random_neumann
 from jaxopt_robust.bilevel.products import (
   SecondOrderProducts,
+  product_at,
   scalar_of,
   second_order_products,
 )
@@ -114,6 +115,16 @@ def check_batch(batch: Any) -> BilevelBatch:
   if not isinstance(batch, BilevelBatch):
     raise TypeError(f"batch must be a BilevelBatch; got {_checks.describe(batch)}.")
   return batch
+
+
+def check_parts(
+  name: str, value: Any, allowed: tuple[str, ...] = BilevelVariables._fields
+) -> tuple[str, ...]:
+  """Names of variables; a single name may stand alone."""
+  parts = tuple(value) if isinstance(value, tuple | list) else (value,)
+  for part in parts:
+    _arguments.check_option(name, part, allowed)
+  return parts
 
 
 def _zeros(tree: PyTree) -> PyTree:
@@ -242,7 +253,8 @@ def neumann_directions(
     batch = check_batch(batch)
     slope = jax.grad(inner_of)(y, x, batch.inner)
     value, (outer_y, outer_x) = jax.value_and_grad(outer_of, argnums=(0, 1))(y, x, batch.outer)
-    matvec = lambda w: products(inner, y, x, w, batch.inner).hessian
+    product = product_at(products, inner, y, x, batch.inner)
+    matvec = lambda w: product(w).hessian
     if random:
       if batch.key is None:
         raise ValueError("batch.key must be a typed key for random terms; got None.")
@@ -251,7 +263,7 @@ def neumann_directions(
       )
     else:
       adjoint = solve_neumann(matvec, outer_y, num_terms=num_terms, stepsize=stepsize)
-    cross = products(inner, y, x, adjoint, batch.inner).cross
+    cross = product(adjoint).cross
     return Directions(
       BilevelVariables(
         jax.tree.map(jnp.negative, cross), slope, jax.tree.map(jnp.subtract, v, adjoint)

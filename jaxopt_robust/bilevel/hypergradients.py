@@ -16,6 +16,7 @@ from jaxopt_robust.bilevel.error_bounds import (
 from jaxopt_robust.bilevel.products import (
   SecondOrderProducts,
   inner_arguments,
+  product_at,
   scalar_of,
   second_order_products,
 )
@@ -184,10 +185,12 @@ def hypergradient(
   else:
     on = lambda tree: tree
 
+  product = product_at(products, inner, y, x, *data)
+
   def system(v: PyTree) -> tuple[PyTree, PyTree]:
     """m H m v + (1 - m) v, and B^T m v."""
     inside = on(v)
-    found = products(inner, y, x, inside, *data)
+    found = product(inside)
     image = jax.tree.map(lambda h, v, w: h + (v - w), on(found.hessian), v, inside)
     return image, found.cross
 

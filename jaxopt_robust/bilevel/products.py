@@ -84,8 +84,27 @@ def second_order_products(
   """
   fun = scalar_of("inner", inner)
   y, x, v = inner_arguments(y, x, v)
+  return _linearised(fun, y, x, *data)(v)
+
+
+def _linearised(
+  fun: Callable[..., Any], y: PyTree, x: PyTree, *data: PyTree
+) -> Callable[[PyTree], SecondOrderProducts]:
   _, pull = jax.vjp(lambda y, x: jax.grad(fun)(y, x, *data), y, x)
-  return SecondOrderProducts(*pull(v))
+  return lambda v: SecondOrderProducts(*pull(v))
+
+
+def product_at(
+  products: Callable[..., SecondOrderProducts],
+  inner: Callable[..., Any],
+  y: PyTree,
+  x: PyTree,
+  *data: PyTree,
+) -> Callable[[PyTree], SecondOrderProducts]:
+  """``v -> products(inner, y, x, v, *data)`` for many v: g is differentiated once where it can."""
+  if products is second_order_products:
+    return _linearised(scalar_of("inner", inner), y, x, *data)
+  return lambda v: products(inner, y, x, v, *data)
 
 
 def finite_difference_products(

@@ -14,6 +14,7 @@ from jaxopt_robust.bilevel.directions import (
   BilevelVariables,
   StochasticMethod,
   check_batch,
+  check_parts,
 )
 from jaxopt_robust.solvers import Solver
 from jaxopt_robust.typing import Array, PyTree
@@ -79,6 +80,7 @@ def stochastic_bilevel(
     saga(soba_directions)                SABA
     moving_average(soba_directions)      MA-SOBA
     spider(soba_directions)              SRBA
+    storm(soba_directions, parts=("x",))                                FSLA
     storm(soba_directions, products=finite differences, max_adjoint)    FdeHBO
     neumann_directions                   stocBiO (T = 10, y alone); random terms and T = 1: TTSA
     storm(neumann_directions)            MRBO; random terms: SUSTAIN
@@ -134,9 +136,7 @@ def stochastic_bilevel(
   fixed = _check_optimizers(optimizers) if made is None else None
   inner_steps = _checks.check_int("inner_steps", inner_steps, minimum=1)
 
-  moves = tuple(inner_moves) if isinstance(inner_moves, tuple | list) else (inner_moves,)
-  for name in moves:
-    _arguments.check_option("inner_moves", name, ("y", "v"))
+  moves = check_parts("inner_moves", inner_moves, ("y", "v"))
 
   def chains(hyper: PyTree) -> Optimizers:
     return _check_optimizers(made(hyper)) if made is not None else cast(Optimizers, fixed)

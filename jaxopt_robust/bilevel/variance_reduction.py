@@ -10,6 +10,7 @@ from jaxopt_robust.bilevel.directions import (
   BilevelBatch,
   BilevelVariables,
   StochasticMethod,
+  check_parts,
   total,
 )
 from jaxopt_robust.numerics import tree_where
@@ -114,8 +115,13 @@ def saga(method: StochasticMethod, *, num_inner: int, num_outer: int) -> Stochas
   return StochasticMethod(init, method.parts, directions)
 
 
-def _recursive(method: StochasticMethod, keep: Any) -> StochasticMethod:
-  """d_k = new_k + keep(k) (d_{k-1} - old), both new and old on the batch of step k."""
+def _recursive(
+  method: StochasticMethod, keep: Any, parts: tuple[str, ...] = BilevelVariables._fields
+) -> StochasticMethod:
+  """d_k = new_k + keep(k) (d_{k-1} - old), both new and old on the batch of step k.
+
+  The directions that ``parts`` does not name are new_k.
+  """
 
   def init(variables: BilevelVariables, batch: BilevelBatch) -> _Recursion:
     del batch
@@ -131,14 +137,20 @@ def _recursive(method: StochasticMethod, keep: Any) -> StochasticMethod:
     def mix(n: Array, d: Array, o: Array) -> Array:
       return n + share.astype(n.dtype) * (d - o)
 
-    estimate = jax.tree.map(mix, new, memory.estimate, old)
+    mixed = jax.tree.map(mix, new, memory.estimate, old)
+    estimate = new._replace(**{part: getattr(mixed, part) for part in parts})
     return estimate, _Recursion(variables, estimate, memory.steps + 1), found.value
 
   return StochasticMethod(init, method.parts, directions)
 
 
-def storm(method: StochasticMethod, *, rate: ArrayLike = 0.5) -> StochasticMethod:
-  r"""Recursive momentum (STORM) on all three directions.
+def storm(
+  method: StochasticMethod,
+  *,
+  rate: ArrayLike = 0.5,
+  parts: tuple[str, ...] = BilevelVariables._fields,
+) -> StochasticMethod:
+  r"""Recursive momentum (STORM) on the directions, all three or some.
 
     d_k = D(z_k; batch_k) + (1 - rate) (d_{k-1} - D(z_{k-1}; batch_k)),
 
@@ -148,13 +160,15 @@ def storm(method: StochasticMethod, *, rate: ArrayLike = 0.5) -> StochasticMetho
     method: ``StochasticMethod`` without memory. With ``neumann_directions`` it is MRBO and
       SUSTAIN, with ``soba_directions`` and difference products FdeHBO.
     rate: in [0, 1]; 1 is no momentum. May be traced.
+    parts: static, which directions have momentum, of "x", "y" and "v"; the others are those of
+      the batch. ``("x",)`` on ``soba_directions`` is FSLA.
 
   Returns:
     ``StochasticMethod``.
 
   Raises:
     TypeError: when ``method`` is no ``StochasticMethod``.
-    ValueError: when ``rate`` is out of its range.
+    ValueError: when ``rate`` is out of its range, or ``parts`` names something else.
 
   Example:
     >>> inner = lambda y, x, b: 0.5 * jnp.sum((y - b) ** 2) + 0.5 * x * jnp.sum(y**2)
@@ -168,10 +182,12 @@ def storm(method: StochasticMethod, *, rate: ArrayLike = 0.5) -> StochasticMetho
     Cutkosky and Orabona, Momentum-based variance reduction in non-convex SGD, 2019; Yang, Ji and
     Liang, Provably faster algorithms for bilevel optimization, 2021 (MRBO); Khanduri, Zeng, Hong,
     Wai, Wang and Yang, A near-optimal algorithm for stochastic bilevel optimization via
-    double-momentum, 2021 (SUSTAIN).
+    double-momentum, 2021 (SUSTAIN); Li, Gu and Huang, A fully single loop algorithm for bilevel
+    optimization without Hessian inverse, 2022 (FSLA; their x moves after y and v, ours with them).
   """
   _checks.check_interval("rate", rate, 0.0, 1.0, scalar=True)
-  return _recursive(_check_method(method), lambda count: 1 - jnp.asarray(rate))
+  names = check_parts("parts", parts)
+  return _recursive(_check_method(method), lambda count: 1 - jnp.asarray(rate), names)
 
 
 def spider(method: StochasticMethod, *, period: int) -> StochasticMethod:

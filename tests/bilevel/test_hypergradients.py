@@ -359,3 +359,55 @@ def test_no_retrace_over_hyper_parameters():
   inner = lambda y, x: 0.5 * jnp.sum((y - 1.0) ** 2) + 0.5 * x * jnp.sum(y**2)
   call = lambda x: bilevel.hypergradient(inner, lambda y, x: jnp.sum(y), jnp.ones(3), x)[0]
   assert_no_retrace(call, lambda i: (jnp.asarray(1.0 + i),))
+
+
+@pytest.mark.x64
+def test_zeroth_order_hypergradients_of_an_affine_response(rng):
+  """The mean over draws of u is the gradient; every draw is <J u, grad f> u whatever the radius."""
+  jacobian, shift = rng.normal(size=(5, 3)), rng.normal(size=5)
+  solve = lambda x: {"y": jnp.asarray(jacobian) @ x["a"] + shift}
+  outer = lambda y, x: 0.5 * jnp.sum(y["y"] ** 2) + jnp.sum(x["a"] ** 2)
+  x = {"a": jnp.asarray(rng.normal(size=3))}
+  y = jacobian @ np.asarray(x["a"]) + shift
+  call = jax.jit(
+    lambda key, radius, count: bilevel.zeroth_order_hypergradient(
+      solve, outer, x, key=key, num_directions=count, radius=radius),
+    static_argnums=2,
+  )  # fmt: skip
+  wanted, direct = jacobian.T @ y, 2 * np.asarray(x["a"])
+  key = jax.random.key(1)
+  grad, found = call(key, 0.1, 40_000)
+  np.testing.assert_allclose(found["y"], y, rtol=1e-14)
+  # One draw has covariance |s|^2 I + s s^T, s = wanted.
+  spread = np.sqrt((wanted @ wanted + wanted**2) / 40_000)
+  assert np.all(np.abs(np.asarray(grad["a"]) - direct - wanted) < 5 * spread)
+  wide, _ = call(key, 10.0, 40_000)
+  np.testing.assert_allclose(wide["a"], grad["a"], rtol=1e-9)
+  one = np.asarray(call(key, 0.1, 1)[0]["a"]) - direct  # along its own u: <s, u> u
+  assert 0 < one @ wanted <= np.linalg.norm(one) * np.linalg.norm(wanted) * (1 + 1e-12)
+
+
+@pytest.mark.x64
+def test_zeroth_order_hypergradients_smooth_the_response():
+  """y(x) = x^3: the mean is that of E (x + r u)^3, 3 x^2 + 3 r^2."""
+  found, _ = bilevel.zeroth_order_hypergradient(
+    lambda x: x**3, lambda y, x: y, jnp.array(2.0), key=jax.random.key(2),
+    num_directions=400_000, radius=0.5,
+  )  # fmt: skip
+  # Var of u ((2 + u/2)^3 - 8) / (1/2) is below 30^2.
+  np.testing.assert_allclose(found, 3 * 4 + 3 * 0.25, atol=5 * 30 / np.sqrt(400_000))
+
+
+@pytest.mark.x64
+@pytest.mark.peer
+def test_it_is_optimistix_implicit_derivative(data):
+  optx = pytest.importorskip("optimistix")
+  w = newton_solution(H, data)
+  solver = optx.Newton(rtol=1e-12, atol=1e-12)
+
+  def value(h):
+    found = optx.root_find(lambda w, h: jax.grad(logistic)(w, h, *data), solver, w, args=h)
+    return validation(found.value, h, *data)
+
+  grad, _ = implicit(w, H, data, logistic, (("tol", 1e-12),))
+  np.testing.assert_allclose(grad, jax.grad(value)(H), rtol=1e-7, atol=1e-10)

@@ -144,8 +144,8 @@ def test_saga_converges_where_constant_steps_of_soba_stay_noisy(rng):
   assert size["saba"] < 1e-4 and size["soba"] > 1e-3
 
 
-def recursion(problem, share, steps, rates, rows, columns):
-  """NumPy's d_k = new + share_k (d - old), for all three directions."""
+def recursion(problem, share, steps, rates, rows, columns, momentum="xyv"):
+  """NumPy's d_k = new + share_k (d - old), for the directions with momentum."""
 
   def directions(z, i, j):
     x, y, v = z
@@ -158,27 +158,31 @@ def recursion(problem, share, steps, rates, rows, columns):
     new = directions(z, rows[k], columns[k])
     past = directions(old, rows[k], columns[k])
     s = 0.0 if d is None else share(k)
-    d = [n + (s * (e - p) if s else 0) for n, e, p in zip(new, d or new, past, strict=True)]
+    d = [
+      n + (s * (e - p) if s and name in momentum else 0)
+      for name, n, e, p in zip("xyv", new, d or new, past, strict=True)
+    ]
     old, z = z, [a - r * e for a, r, e in zip(z, rates, d, strict=True)]
   return z
 
 
 @pytest.mark.x64
 @pytest.mark.parametrize(
-  ("wrapped", "share"),
+  ("wrapped", "share", "momentum"),
   [
-    (bilevel.storm(SOBA, rate=0.3), lambda k: 0.7),
-    (bilevel.storm(SOBA, rate=1.0), lambda k: 0.0),
-    (bilevel.spider(SOBA, period=3), lambda k: float(k % 3 != 0)),
+    (bilevel.storm(SOBA, rate=0.3), lambda k: 0.7, "xyv"),
+    (bilevel.storm(SOBA, rate=0.3, parts=("x",)), lambda k: 0.7, "x"),
+    (bilevel.storm(SOBA, rate=1.0), lambda k: 0.0, "xyv"),
+    (bilevel.spider(SOBA, period=3), lambda k: float(k % 3 != 0), "xyv"),
   ],
-  ids=["storm", "no momentum", "spider"],
+  ids=["storm", "fsla", "no momentum", "spider"],
 )
-def test_recursive_directions_are_their_formula(rng, wrapped, share):
+def test_recursive_directions_are_their_formula(rng, wrapped, share, momentum):
   problem = FiniteSum(rng)
   rows, columns = rng.integers(0, COUNT, size=(2, 8))
   solver = bilevel.stochastic_bilevel(wrapped, sgd(0.1, 0.2, 0.25))
   state, _ = scan(solver, start(), problem.batches(rows, columns))
-  wanted = recursion(problem, share, 8, (0.1, 0.2, 0.25), rows, columns)
+  wanted = recursion(problem, share, 8, (0.1, 0.2, 0.25), rows, columns, momentum)
   for ours, theirs in zip(state.params, wanted, strict=True):
     np.testing.assert_allclose(ours, theirs, rtol=1e-10)
 

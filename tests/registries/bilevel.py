@@ -85,6 +85,19 @@ _bad(
   _Y, _X, num_steps=2, last=3,
 )  # fmt: skip
 
+_solve = lambda x: jnp.stack([x, x])
+_bad("zeroth_order_hypergradient", "function", TypeError, "solve must be callable", None, _outer,
+     _X, key=jax.random.key(0))  # fmt: skip
+for _options, _error, _match in (
+  ({"key": 0}, TypeError, "key must be a typed key"),
+  ({"num_directions": 0}, ValueError, "num_directions must be at least 1"),
+  ({"radius": 0.0}, ValueError, "radius must be > 0"),
+):
+  _bad(
+    "zeroth_order_hypergradient", next(iter(_options)), _error, _match, _solve, _outer, _X,
+    **({"key": jax.random.key(0)} | _options),
+  )  # fmt: skip
+
 _same = lambda v: v
 _key = jax.random.key(0)
 for _options, _error, _match in (
@@ -166,6 +179,7 @@ _bad("bome_directions", "control", ValueError, "control must be > 0", _inner, _o
 for _name, _options, _match in (
   ("saga", {"num_inner": 0, "num_outer": 1}, "num_inner must be at least 1"),
   ("storm", {"rate": 1.5}, "rate must be in"),
+  ("storm", {"parts": ("w",)}, "parts must be"),
   ("spider", {"period": 0}, "period must be at least 1"),
   ("moving_average", {"rate": 0.0}, "rate must be in"),
 ):
