@@ -97,6 +97,15 @@ def jaxopt_roots(entry: Any) -> list[Contender]:
   return [entry("jaxopt: root_vjp, solve_cg", root)]
 
 
+def _given(inputs: Any) -> Any:
+  return inputs[0], None
+
+
+def _optimality(root: jax.Array, rest: None, inputs: Any) -> jax.Array:
+  del rest
+  return jax.grad(inner)(root, *inputs[1:6])
+
+
 def optimistix_roots(entry: Any) -> list[Contender]:
   """The implicit adjoint of optimistix, its forward solve replaced by the solution."""
   optx, lx = peer("optimistix"), peer("lineax")
@@ -108,8 +117,8 @@ def optimistix_roots(entry: Any) -> list[Contender]:
     tags = frozenset({lx.positive_semidefinite_tag})
 
     def value(h: jax.Array) -> jax.Array:
-      optimality = lambda root, inputs: jax.grad(inner)(root, inputs, *data)
-      return outer(rule.apply(lambda inputs: w, optimality, h, tags), h, *data)
+      root, _ = rule.apply(_given, _optimality, (w, h, *data), tags)
+      return outer(root, h, *data)
 
     return jax.grad(value)(h)
 

@@ -208,6 +208,7 @@ def names_wrong_arguments(name: str) -> None:
 # others is measured, not listed.
 HAS_A_SCALE = {
   "bilevel.finite_difference_products",  # its radius is one of functions of size 1, as it says
+  "bilevel.zeroth_order_hypergradient",  # its radius is in the units of x, and not an argument here
   "bilevel.unrolled_hypergradient",  # the target of its example is no argument
   "projections.projection_l2_ball",
   "compositional.effective_sample_size",

@@ -113,7 +113,9 @@ def _repeated(rows: jax.Array, *, count: int) -> jax.Array:
   return jnp.broadcast_to(rows[0], (count, *rows.shape[1:]))
 
 
-def compare(task: Task, config: Any, tuning: tuple, data: tuple, progress: Progress) -> Any:
+def compare(
+  task: Task, config: Any, tuning: tuple, data: tuple, evaluate: Any, progress: Progress
+) -> tuple[dict, dict, dict, list]:
   """Every method with every first step size on ``tuning``, the best of each on ``data``.
 
   Args:
@@ -121,13 +123,13 @@ def compare(task: Task, config: Any, tuning: tuple, data: tuple, progress: Progr
     config: with ``accuracies``, ``fixed``, ``first``, ``stepsizes``, ``steps`` and ``budget``.
     tuning: arrays with a leading axis of seeds, where step sizes are chosen.
     data: the like, where methods are compared.
+    evaluate: ``evaluator(task)``.
     progress: the runner's.
 
   Returns:
     Outer variables at the budget by method, [seeds, size]; values and work along the way of the
     first seed; the choices.
   """
-  evaluate = evaluator(task)
   kinds = {
     "MAID": (functools.partial(adaptive, fixed=False), "accuracy", config.accuracies),
     "fixed": (functools.partial(adaptive, fixed=True), "accuracy", config.fixed),

@@ -164,16 +164,16 @@ def train(method: Method, config: Any, sizes: tuple[int, int]) -> Any:
       state = solver.step(state, None, whole)[0]
       return jax.lax.scan(step, state, keys[1:])
 
-    def stretch(state: Any, keys: jax.Array) -> tuple[Any, jax.Array]:
-      state, _ = jax.lax.scan(cycle if period else step, state, keys)
+    def stretch(carry: Any, keys: jax.Array) -> tuple[Any, jax.Array]:
+      state, _ = jax.lax.scan(cycle if period else step, carry[0], keys)
       y = solve(data, jax.nn.sigmoid(state.params.x), state.params.y)
-      return state, outer(y, state.params.x, (data["vx"], data["vy"]))
+      return (state, y), outer(y, state.params.x, (data["vx"], data["vy"]))
 
     zero = jnp.zeros((data["x"].shape[1], CLASSES))
     start = BilevelVariables(jnp.zeros(sizes[0]), zero, zero)
     batch = draw(keys[0, 0, 0], data) if period else many(keys[0, 0], data)
-    state, values = jax.lax.scan(stretch, solver.init(start, None, batch), keys)
-    y = solve(data, jax.nn.sigmoid(state.params.x), state.params.y)
+    carry = (solver.init(start, None, batch), zero)
+    (state, y), values = jax.lax.scan(stretch, carry, keys)
     return {"values": values, "accuracy": accuracy(y, data), "weights": state.params.x}
 
   return run

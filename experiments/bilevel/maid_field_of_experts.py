@@ -64,9 +64,9 @@ class Config(Settings):
 
 SIZES = {
   "toy": Size(
-    Config(seeds=2, squares=1, pixels=8, filters=2, side=3, steps=3, budget=100,
+    Config(seeds=2, squares=1, pixels=8, filters=2, side=3, steps=1, budget=100,
            accuracies=(0.1, 1e-2), fixed=(), stepsizes=(1e-2, 0.1, 1.0)),
-    "One square of 8 x 8 pixels, 2 filters of 3 x 3, 3 steps.",
+    "One square of 8 x 8 pixels, 2 filters of 3 x 3, 1 step.",
   ),
   "desk": Size(
     Config(), "6 filters of 5 x 5 and 2 squares of 24 x 24 pixels; the paper has 48 of 7 x 7 and "
@@ -137,8 +137,9 @@ def run(config: Config, progress: Progress) -> dict[str, Any]:
     for part in range(3)
   ]
   task, unpack = problem(config)
-  points, curves, work, choices = _accuracies.compare(task, config, parts[0], parts[1], progress)
   evaluate = _accuracies.evaluator(task)
+  found = _accuracies.compare(task, config, parts[0], parts[1], evaluate, progress)
+  points, curves, work, choices = found
   loss = {name: np.asarray(evaluate(theta, parts[1])) for name, theta in points.items()}
   ratio = lambda values: -10 * np.log10(2 * np.asarray(values) / config.pixels**2)
   psnr = {name: ratio(evaluate(theta, parts[2])) for name, theta in points.items()}

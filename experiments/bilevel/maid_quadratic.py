@@ -60,9 +60,9 @@ class Config(Settings):
 
 SIZES = {
   "toy": Size(
-    Config(seeds=2, inner_size=8, outer_size=2, steps=5, budget=200, accuracies=(0.1, 1e-2),
-           fixed=(0.1,), stepsizes=(1e-3, 1e-2, 0.1)),
-    "8 inner and 2 outer variables.",
+    Config(seeds=2, inner_size=8, outer_size=2, steps=1, budget=200, accuracies=(0.1, 1e-2),
+           fixed=(), stepsizes=(1e-3, 1e-2, 0.1)),
+    "8 inner and 2 outer variables, 1 step.",
   ),
   "desk": Size(
     Config(), "100 inner variables instead of 1000, normal instead of uniform matrices, of a "
@@ -124,8 +124,9 @@ def run(config: Config, progress: Progress) -> dict[str, Any]:
   sets = [[make_problem(config, s, draw) for s in config.seed_numbers()] for draw in (1, 0)]
   tuning, data = (tuple(map(jnp.asarray, map(np.stack, zip(*rows, strict=True)))) for rows in sets)
   problem = task(config)
-  points, curves, work, choices = _accuracies.compare(problem, config, tuning, data, progress)
   evaluate = _accuracies.evaluator(problem)
+  found = _accuracies.compare(problem, config, tuning, data, evaluate, progress)
+  points, curves, work, choices = found
   points["start"] = np.ones_like(next(iter(points.values())))
   loss = {name: np.asarray(evaluate(jnp.asarray(x), data)) for name, x in points.items()}
   return {"loss": loss, "curve": curves, "work": work, "choices": choices}

@@ -58,9 +58,9 @@ class Config(Settings):
 
 SIZES = {
   "toy": Size(
-    Config(seeds=2, train=40, validation=40, steps=3, budget=200, accuracies=(0.1, 1e-2), fixed=(),
+    Config(seeds=2, train=40, validation=40, steps=1, budget=200, accuracies=(0.1, 1e-2), fixed=(),
            stepsizes=(1.0, 10.0, 100.0)),
-    "40 rows and 3 steps.",
+    "40 rows and 1 step.",
   ),
   "desk": Size(Config(), "Digits of 8 x 8 pixels instead of MNIST at 12 x 12; 300 rows to learn."),
   "large": Size(Config(budget=50_000, steps=400), "Digits of 8 x 8 pixels instead of MNIST."),
@@ -110,7 +110,7 @@ def solution(theta: jax.Array, *data: jax.Array) -> jax.Array:
   """Coefficients of high accuracy."""
   solver = solvers.from_optax(inner, optax.lbfgs())
   w = start(*data).y
-  return solvers.run_until(solver, w, theta, *data, tol=1e-9, max_steps=1000)[0]
+  return solvers.run_until(solver, w, None, theta, *data, tol=1e-9, max_steps=1000)[0]
 
 
 TASK = _accuracies.Task(
@@ -131,8 +131,9 @@ def run(config: Config, progress: Progress) -> dict[str, Any]:
     [make_rows(config, seed, draw) for seed in config.seed_numbers()] for draw in (1, 0)
   ]  # step sizes are chosen on the first draw
   tuning, data = (tuple(map(jnp.asarray, map(np.stack, zip(*rows, strict=True)))) for rows in sets)
-  points, curves, work, choices = _accuracies.compare(TASK, config, tuning, data, progress)
   evaluate = _accuracies.evaluator(TASK)
+  found = _accuracies.compare(TASK, config, tuning, data, evaluate, progress)
+  points, curves, work, choices = found
 
   def test(theta: jax.Array, data: tuple) -> jax.Array:
     found = jnp.argmax(data[4] @ solution(theta, *data), axis=1)

@@ -135,7 +135,9 @@ def run(config: Config, progress: Progress) -> dict[str, Any]:
   ]
   problem = task(config)
   evaluate = _accuracies.evaluator(problem)
-  thetas, curves, work, choices = _accuracies.compare(problem, config, parts[0], parts[1], progress)
+  thetas, curves, work, choices = _accuracies.compare(
+    problem, config, parts[0], parts[1], evaluate, progress
+  )
   metrics: dict[str, Any] = {"loss": {}, "psnr": {}, "work": work, "curve": curves}
   for label, theta in thetas.items():
     test = np.asarray(evaluate(theta, parts[2]))

@@ -51,7 +51,7 @@ class Config(Settings):
 
 SIZES = {
   "toy": Size(
-    Config(seeds=2, grid=4, steps=3, tol=1e-3, max_steps=500), "A grid of 4 and 3 steps."
+    Config(seeds=2, grid=4, steps=4, tol=1e-3, max_steps=500), "A grid of 4 and 4 steps."
   ),
   "desk": Size(Config(), "Breast cancer data, 150 rows to train, instead of sparse text."),
   "large": Size(Config(seeds=48, steps=50, tol=1e-9), "The same data, more splits and steps."),

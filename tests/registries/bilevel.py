@@ -179,7 +179,6 @@ _bad("bome_directions", "control", ValueError, "control must be > 0", _inner, _o
 for _name, _options, _match in (
   ("saga", {"num_inner": 0, "num_outer": 1}, "num_inner must be at least 1"),
   ("storm", {"rate": 1.5}, "rate must be in"),
-  ("storm", {"parts": ("w",)}, "parts must be"),
   ("spider", {"period": 0}, "period must be at least 1"),
   ("moving_average", {"rate": 0.0}, "rate must be in"),
 ):
@@ -218,3 +217,4 @@ def _params():
 BAD_INPUTS.append(
   BadInput("bilevel.maid", "params", _params, TypeError, "params must be a BilevelPoint")
 )
+_bad("storm", "parts", ValueError, "parts must be", _SOBA, parts=("w",))
