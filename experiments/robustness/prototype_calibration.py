@@ -1,6 +1,7 @@
 """Few examples of new classes: their mean features, drawn towards those of similar classes."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -53,7 +54,7 @@ class Config(Settings):
   features: int = 64
   epochs: int = 50
   batch: int = 64
-  learning_rate: float = 3e-3
+  learning_rate: float = 1e-3
   temperature: float = 16.0
   shots: tuple[int, ...] = (1, 2, 5)
   draws: int = 10
@@ -94,9 +95,19 @@ class Data(NamedTuple):
   shots: Any
 
 
-def encoder(config: Config) -> nets.MLP:
-  """The features: a perceptron with one hidden layer."""
-  return nets.MLP((config.hidden, config.features))
+@functools.partial(jax.jit, static_argnums=0)  # one program for all seeds
+def initial(config: Config, seed: int) -> Any:
+  """Weights of the features, a perceptron with one hidden layer, and of the classifier."""
+  init_key, head_key = jax.random.split(jax.random.key(seed))
+  return {
+    "encoder": nets.MLP((config.hidden, config.features)).init(init_key, jnp.zeros((1, 64))),
+    "head": jax.random.normal(head_key, (config.base, config.features)),
+  }
+
+
+def encode(config: Config, params: Any, x: jax.Array) -> jax.Array:
+  """Features, not negative, as those of the paper's networks."""
+  return jax.nn.relu(nets.MLP((config.hidden, config.features)).apply(params["encoder"], x))
 
 
 def load_split(seed: int, config: Config) -> Data:
@@ -113,23 +124,20 @@ def load_split(seed: int, config: Config) -> Data:
       for _ in range(config.draws)
     ]
   )
-  init_key, head_key = jax.random.split(jax.random.key(seed))
-  params = {
-    "encoder": encoder(config).init(init_key, jnp.zeros((1, x.shape[1]))),
-    "head": jax.random.normal(head_key, (config.base, config.features)),
-  }
   rows = batches(config.base * SIDE, config.batch, config.epochs, seed)
-  return Data(*map(jnp.asarray, halves), params, jnp.asarray(rows), jnp.asarray(orders))
+  return Data(
+    *map(jnp.asarray, halves), initial(config, seed), jnp.asarray(rows), jnp.asarray(orders)
+  )
 
 
 def one_seed(data: Data, config: Config) -> dict[str, jax.Array]:
   """Trains the features, then answers by prototypes; axes (shots, weights, taus)."""
-  model, base = encoder(config), config.base
+  base = config.base
   images = data.train[:base].reshape(-1, data.train.shape[-1])
   labels = jnp.repeat(jnp.arange(base), SIDE)
 
   def objective(params: Any, state: Any, rows: jax.Array) -> Any:
-    found = model.apply(params["encoder"], images[rows])
+    found = encode(config, params, images[rows])
     logits = robustness.prototype_logits(found, params["head"], temperature=config.temperature)
     return jnp.mean(losses.cross_entropy_loss(logits, labels[rows])), state
 
@@ -137,7 +145,7 @@ def one_seed(data: Data, config: Config) -> dict[str, jax.Array]:
     objective, data.params, data.rows, optax.adam(config.learning_rate),
     evaluate=lambda params, state: jnp.zeros(()),
   )  # fmt: skip
-  features = lambda x: model.apply(done.params["encoder"], x.reshape(-1, x.shape[-1]))
+  features = lambda x: encode(config, done.params, x.reshape(-1, x.shape[-1]))
   known = robustness.class_prototypes(features(data.train[:base]), labels, num_classes=base)
   fresh = features(data.train[base:]).reshape(CLASSES - base, SIDE, -1)
   test, truth = features(data.test), jnp.repeat(jnp.arange(CLASSES), SIDE)
