@@ -168,11 +168,17 @@ def run(config: Config, progress: Progress) -> dict[str, Any]:
   parts = np.float32([METHODS[list(METHODS)[i]] for i in columns.pop("method")])
   setting = columns | dict(zip(("filter", "rho", "alpha", "recovery"), parts.T, strict=True))
   found, choices = {}, []
-  for name in progress.track(config.streams, "streams"):
-    seen = (params, data.streams[name], data.labels[name])
+  accuracies = {}
+  for batch in progress.track(sorted({STREAMS[name][1] for name in config.streams}), "batches"):
+    names = [name for name in config.streams if STREAMS[name][1] == batch]
+    together = lambda trees: jax.tree.map(lambda *v: jnp.concatenate(v), *trees)
+    seen = together([(params, data.streams[name], data.labels[name]) for name in names])
     accuracy = train_all(
-      progress, lambda s, d: adapt(s, d, config), setting, seen, name=str(STREAMS[name][1])
-    ).reshape(-1, *shape)
+      progress, lambda s, d: adapt(s, d, config), setting, seen, name=f"batches of {batch}"
+    ).reshape(len(names), -1, *shape)
+    accuracies |= dict(zip(names, accuracy, strict=True))
+  for name in config.streams:
+    accuracy = accuracies[name]
     found[name] = {NONE: accuracy[len(tune) :, 0, 0]}
     for i, method in enumerate(METHODS):
       early, late = accuracy[: len(tune), i, 1:], accuracy[len(tune) :, i, 1:]
