@@ -46,7 +46,7 @@ class Data(NamedTuple):
 
 
 def drifted(images: np.ndarray, kind: str, config: Any, rng: np.random.Generator) -> np.ndarray:
-  """Grey values float[n, 8, 8] in [0, 1] after one kind of drift, clipped to [0, 1]."""
+  """Images float[n, 8, 8] of grey values in [0, 1] after one kind of drift, not clipped."""
   x, amount = images, np.full(len(images), config.brightness)
   if kind == "blur":
     x = scipy.ndimage.gaussian_filter(x, (0, config.blur, config.blur))
@@ -60,7 +60,7 @@ def drifted(images: np.ndarray, kind: str, config: Any, rng: np.random.Generator
   x = x + amount[:, None, None]
   if kind == "noise":
     x = x + config.noise * rng.standard_normal(x.shape)
-  return np.clip(x, 0, 1)
+  return x
 
 
 def load_split(seed: int, config: Any) -> Data:

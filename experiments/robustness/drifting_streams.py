@@ -43,6 +43,7 @@ STRESS = {
   "brightness and noise, 8": 2.0,
   "blur and brightness, 64": 0.1,
 }
+SHOWN = 0.1  # on the other streams
 TUNED = ("brightness, 64", "brightness and noise, 8", "gradual, 64")
 
 
@@ -67,27 +68,28 @@ class Config(Settings):
     noise: standard deviation of the noise.
     blur: standard deviation of the Gaussian blur, in pixels.
     angle: of the rotation at the end of the gradual stream, in degrees.
-    tune_seeds: development seeds 0, 1, ..., on whose streams each method has its best rate.
+    tune_seeds: development seeds 0, 1, ..., on whose streams each method has its best rate (those
+      of ``TUNED``; on the others, where adaptation harms, all rates are shown).
   """
 
-  seeds: int = 12
+  seeds: int = 16
   streams: tuple[str, ...] = tuple(STREAMS)
   hidden: tuple[int, ...] = (128, 128)
   train: int = 900
-  epochs: int = 40
-  learning_rate: float = 3e-3
+  epochs: int = 60
+  learning_rate: float = 1e-3
   length: int = 1792
-  rates: tuple[float, ...] = (0.02, 0.1, 0.5, 1.0, 2.0, 5.0)
+  rates: tuple[float, ...] = (0.005, 0.02, 0.1, 0.5, 1.0, 2.0, 5.0)
   momentum: float = 0.9
   rho: float = 0.05
   alpha: float = 0.2
   share: float = 0.4
   recovery: float = 0.2
-  brightness: float = 0.5
+  brightness: float = 0.45
   noise: float = 0.15
-  blur: float = 0.7
-  angle: float = 40.0
-  tune_seeds: int = 4
+  blur: float = 0.85
+  angle: float = 30.0
+  tune_seeds: int = 8
 
   def __post_init__(self) -> None:
     needed = {*STRESS, *TUNED}
@@ -182,11 +184,13 @@ def run(config: Config, progress: Progress) -> dict[str, Any]:
     found[name] = {NONE: accuracy[len(tune) :, 0, 0]}
     for i, method in enumerate(METHODS):
       early, late = accuracy[: len(tune), i, 1:], accuracy[len(tune) :, i, 1:]
-      label = f"rate of {method}, {name}"
-      choice = choose(label, config.rates, early.mean(0), better="higher")
-      choices.append(choice)
-      best = late[:, config.rates.index(choice.chosen)]
-      found[name][method] = {"rate": choice.chosen, "accuracy": best, "sweep": late}
+      found[name][method] = {"sweep": late}
+      if name in TUNED:
+        label = f"rate of {method}, {name}"
+        choice = choose(label, config.rates, early.mean(0), better="higher")
+        choices.append(choice)
+        best = late[:, config.rates.index(choice.chosen)]
+        found[name][method] |= {"rate": choice.chosen, "accuracy": best}
   return {"streams": found, "choices": choices}
 
 
@@ -228,14 +232,14 @@ def claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
 
 
 def table(metrics: dict[str, Any], config: Config) -> list[Row]:
-  """Every method beside none, at its best rate and, where that is compared, at a large one."""
+  """Every method beside none, at its best rate and at one that all share."""
   rows = []
   for stream in config.streams:
-    for rate in (None, STRESS.get(stream)) if stream in STRESS else (None,):
+    for rate in ([None] if stream in TUNED else []) + [STRESS.get(stream, SHOWN)]:
+      what = "best rate" if rate is None else f"rate {rate:g}"
+      metric, base = f"online accuracy, {stream}, {what}", _side(metrics, stream, NONE)
       for name in METHODS:
-        what = "best rate" if rate is None else f"rate {rate:g}"
-        ours = _side(metrics, stream, name, rate, config.rates)
-        rows.append(Row(f"online accuracy, {stream}, {what}", ours, _side(metrics, stream, NONE)))
+        rows.append(Row(metric, _side(metrics, stream, name, rate, config.rates), base))
   return rows
 
 
