@@ -188,7 +188,7 @@ def run(config: Config, progress: Progress) -> dict[str, Any]:
       if name in TUNED:
         label = f"rate of {method}, {name}"
         choice = choose(label, config.rates, early.mean(0), better="higher")
-        choices.append(choice)
+        choices += [choice] if len(config.rates) > 2 else []  # two have nothing but edges
         best = late[:, config.rates.index(choice.chosen)]
         found[name][method] |= {"rate": choice.chosen, "accuracy": best}
   return {"streams": found, "choices": choices}
@@ -244,12 +244,13 @@ def table(metrics: dict[str, Any], config: Config) -> list[Row]:
 
 
 def figure(record: dict[str, Any]) -> Any:
-  """Online accuracy over the learning rate: a panel a stream."""
+  """Mean online accuracy over the learning rate: a panel a stream."""
   metrics, rates = record["metrics"]["streams"], record["settings"]["rates"]
   fig, axes = new_figure(2, math.ceil(len(metrics) / 2))
+  mean = lambda values: np.mean(np.asarray(values, float), axis=0)
   for ax, (stream, found) in zip(axes, metrics.items(), strict=False):
-    lines = {name: v["sweep"] for name, v in found.items() if name != NONE}
-    lines[NONE] = np.repeat(np.asarray(found[NONE], float)[:, None], len(rates), axis=1)
+    lines = {name: mean(v["sweep"]) for name, v in found.items() if name != NONE}
+    lines[NONE] = np.full(len(rates), mean(found[NONE]))
     _figures.curves(
       ax, lines, rates, xlabel="learning rate", ylabel="online accuracy", title=stream, log="x"
     )
