@@ -57,11 +57,11 @@ class Config(Settings):
   inner_steps: tuple[int, ...] = (1, 10, 100)
   swaps: bool = True
   growth: float = 1.2
-  target_steps: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-  sgd_rates: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
-  sls_decreases: tuple[float, ...] = (0.02, 0.05, 0.1, 0.25, 0.5, 0.8)
-  adam_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-  adagrad_rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+  target_steps: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+  sgd_rates: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+  sls_decreases: tuple[float, ...] = (0.005, 0.01, 0.05, 0.2, 0.5, 0.8, 0.9, 0.98)
+  adam_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+  adagrad_rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
   inner_rate: float = 0.03
 
 
@@ -69,8 +69,8 @@ SIZES = {
   "toy": Size(
     Config(
       seeds=2, problems=("breast_cancer, full",), calls=(15,), inner_steps=(1, 10), swaps=False,
-      target_steps=(0.5, 1.0, 2.0), sgd_rates=(1.0, 10.0, 30.0), sls_decreases=(0.1, 0.25, 0.5),
-      adam_rates=(0.03, 0.1, 0.3), adagrad_rates=(0.1, 0.3, 1.0),
+      target_steps=(0.5, 2.0, 8.0), sgd_rates=(1.0, 10.0, 30.0), sls_decreases=(0.02, 0.1, 0.5),
+      adam_rates=(0.1, 0.3, 1.0), adagrad_rates=(0.3, 1.0, 3.0),
     ),
     "15 calls of the oracle.",
   ),
