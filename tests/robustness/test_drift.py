@@ -216,3 +216,30 @@ def test_sharpness_aware_optimizers_get_their_gradients():
     for tx in (transforms.gsam(inner), transforms.rsgs(inner))
   ]
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), *after)
+
+
+def test_answers_by_prototypes_can_be_adapted():
+  """New class calibrated, then the features adapted through the prototypes: both parts of CSFA."""
+  rng = np.random.default_rng(0)
+  centers = np.eye(3, 4)
+  features = lambda p, x: x * p["scale"][None] + p["shift"][None]
+  known = robustness.class_prototypes(
+    jnp.asarray(np.repeat(centers[:2], 5, 0), jnp.float32), jnp.arange(10) // 5, num_classes=2
+  )
+  new = robustness.calibrate_prototypes(jnp.asarray(centers[2:] + 0.1, jnp.float32), known)
+  prototypes = jnp.concatenate([known, new])
+  apply_fn = lambda p, x: robustness.prototype_logits(features(p, x), prototypes)
+  y = rng.integers(0, 3, 60)
+  x = jnp.asarray(centers[y] + 0.15 * rng.standard_normal((60, 4)) + 0.5, jnp.float32)
+  tx = transforms.rsgs(optax.sgd(0.01))
+  start = robustness.stream_init({"scale": jnp.ones(4), "shift": jnp.zeros(4)}, tx)
+  run = jax.jit(
+    lambda batches: jax.lax.scan(
+      lambda s, x: robustness.stream_step(apply_fn, tx, s, x), start, batches
+    )
+  )
+  state, info = run(jnp.tile(x.reshape(6, 10, 4), (4, 1, 1)))
+  assert info.logits.shape == (24, 10, 3) and float(info.entropy[-1]) < float(info.entropy[0])
+  assert int(info.num_reliable[-1]) >= int(info.num_reliable[0]) > 0
+  right = lambda params: float(jnp.mean(jnp.argmax(apply_fn(params, x), axis=1) == y))
+  assert right(state.params) >= right(start.params) > 0.7

@@ -1,6 +1,7 @@
 """Surrogate sharpness: its gradient, the multiplier's balance in closed form, masks."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -162,6 +163,17 @@ def test_sharpness_bounds_what_perturbations_do():
   whole = transforms.surrogate_sharpness(mean, params, x, rho=1.0)
   part = transforms.surrogate_sharpness(mean, params, x, rho=1.0, mask=WITHOUT_BIAS)
   assert float(whole**2 - part**2) == pytest.approx(1.0, rel=1e-10), "an output bias counts 1"
+
+
+def test_defaults_are_those_of_the_published_code():
+  defaults = lambda make: {
+    name: p.default
+    for name, p in inspect.signature(make).parameters.items()
+    if isinstance(p.default, float)
+  }
+  adaptive = {"rho": 0.05, "budget": 0.1, "multiplier": 1e-3, "multiplier_rate": 1e-3}
+  assert defaults(transforms.ignite) == adaptive
+  assert defaults(transforms.ignite_fixed) == {"rho": 0.2, "multiplier": 0.01}
 
 
 def test_a_budget_that_no_weights_keep_is_refused():

@@ -1,6 +1,7 @@
 """Sharpness-aware links: closed forms on quadratics, equality with optax, masks and recovery."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -138,6 +139,22 @@ def test_adaptive_norm():
   tx = transforms.gsam(optax.sgd(1.0), rho=RHO, alpha=0.0, norm="adaptive")
   moved = transforms.perturbed_gradient(gradient, w, gradient(w), radius=RHO, norm="adaptive")
   np.testing.assert_allclose(direction(tx), moved, rtol=1e-12)
+
+
+def test_defaults_and_what_the_functions_are_asked_for():
+  defaults = lambda make: {
+    name: p.default
+    for name, p in inspect.signature(make).parameters.items()
+    if isinstance(p.default, float)
+  }
+  assert defaults(transforms.sam) == {"rho": 0.05}
+  assert defaults(transforms.gsam) == {"rho": 0.05, "alpha": 0.2}
+  assert defaults(transforms.rsgs) == {"rho": 0.05, "alpha": 0.2, "decay": 0.9}
+  asked = []
+  direction(transforms.sam(optax.sgd(1.0)), grad_fn=lambda w, i: asked.append(i) or gradient(w))
+  second = lambda w, i: asked.append(i) or reliable_loss(True)(w, i)
+  direction(transforms.rsgs(optax.sgd(1.0)), value_and_grad_fn=second)
+  assert asked == [0, 0]  # as optax counts perturbations
 
 
 def test_zero_and_tiny_gradients():
