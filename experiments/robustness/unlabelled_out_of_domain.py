@@ -1,6 +1,7 @@
 """Few labels and many unlabelled examples of a shifted distribution: robust self-training."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -94,7 +95,7 @@ SIZES = {
   "toy": Size(
     Config(
       seeds=2, labels=(10,), ratios=(100,), most=1000, dimension=40, steps=60, batch=200,
-      tuning_cell=(10, 200), tuning_seeds=2, gammas=(0.5, 1.0), rates=(0.01, 0.05),
+      tuning_cell=(10, 1000), tuning_seeds=2, gammas=(0.5, 1.0), rates=(0.01, 0.05),
       hats=(0.3, 0.5), weights=(5.0, 20.0), self_weights=(1.0, 4.0), ridges=(0.1, 0.3), copies=1,
     ),
     "40 dimensions instead of 200; digits instead of histopathology.",
@@ -116,27 +117,34 @@ def seeds_of(config: Config) -> jax.Array:
   return jax.vmap(jax.random.key)(jnp.asarray(config.seed_numbers()))
 
 
-def gaussian(config: Config, m: int, n: int, key: jax.Array, shift: jax.Array) -> tuple:
-  problem = problems.make_shifted_gaussians(
-    key, num_labeled=m, num_unlabeled=n, dimension=config.dimension, shift=shift
-  )
-  return problem.data, problem.truth.mean
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def draw(keys: jax.Array, shifts: jax.Array, m: int, n: int, dimension: int) -> dict[str, Any]:
+  """Gaussian data of every key and shift, one axis of cases, the shifts of a key in turn."""
+
+  def one(key: jax.Array, shift: jax.Array) -> dict[str, Any]:
+    problem = problems.make_shifted_gaussians(
+      key, num_labeled=m, num_unlabeled=n, dimension=dimension, shift=shift
+    )
+    truth = problem.truth
+    whole = jnp.mean(truth.unlabeled_labels[:, None] * problem.data[2], axis=0)
+    return {"key": key, "data": problem.data, "mean": truth.mean, "whole": whole}
+
+  both = jax.vmap(jax.vmap(one, (None, 0)), (0, None))(keys, shifts)
+  return jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), both)
 
 
 def tune(config: Config, progress: Progress) -> tuple[dict, list[Choice]]:
   """Settings for the Gaussian data, of each method alike."""
   keys = jax.vmap(jax.random.key)(jnp.arange(50, 50 + config.tuning_seeds))
-  shifts, chosen, choices = jnp.asarray(config.shifts), {}, []
+  cases = draw(keys, jnp.asarray(config.shifts), *config.tuning_cell, config.dimension)
+  chosen, choices = {}, []
   for name, axes in config.grids().items():
 
-    def one(setting: dict, key: jax.Array, method: Any = METHODS[name]) -> jax.Array:
-      def at(shift: jax.Array) -> jax.Array:
-        data, mean = gaussian(config, *config.tuning_cell, key, shift)
-        return problems.gaussian_accuracy(method(setting, data, key, config).weights, mean)
+    def one(setting: dict, case: dict, method: Any = METHODS[name]) -> jax.Array:
+      plane = method(setting, case["data"], case["key"], config)
+      return problems.gaussian_accuracy(plane.weights, case["mean"])
 
-      return jnp.mean(jax.lax.map(at, shifts))
-
-    scores = every_setting(progress, one, axes, keys, f"tuning of {name}")
+    scores = every_setting(progress, one, axes, cases, f"tuning of {name}")
     chosen[name], made = pick(name, axes, scores, "Gaussians")
     choices += made
   return chosen, choices
@@ -145,21 +153,20 @@ def tune(config: Config, progress: Progress) -> tuple[dict, list[Choice]]:
 def cell(config: Config, m: int, n: int, chosen: dict, progress: Progress) -> dict[str, Any]:
   """Exact accuracy of every method and shift, float[seeds]."""
 
-  def one(key: jax.Array, shift: jax.Array) -> dict[str, jax.Array]:
-    data, mean = gaussian(config, m, n, key, shift)
-    found = {}
+  def one(case: dict) -> dict[str, jax.Array]:
+    x, y, _ = case["data"]
+    found = {"mean of the labelled": jnp.mean(y[:, None] * x, axis=0), "whole": case["whole"]}
     for name, method in METHODS.items():
-      found[name] = method(chosen[name], data, key, config).weights
-    found["mean of the labelled"] = jnp.mean(data[1][:, None] * data[0], axis=0)
-    accuracy = {k: problems.gaussian_accuracy(w, mean) for k, w in found.items()}
-    return accuracy | {"cosine of RSS": jnp.sum(found[RSS] * mean)}
+      found[name] = method(chosen[name], case["data"], case["key"], config).weights
+    accuracy = {k: problems.gaussian_accuracy(w, case["mean"]) for k, w in found.items()}
+    return accuracy | {"cosine of RSS": jnp.sum(found[RSS] * case["mean"])}
 
-  shifts = jnp.asarray(config.shifts)
-  program = jax.jit(lambda keys: jax.lax.map(lambda k: jax.vmap(one, (None, 0))(k, shifts), keys))
-  found = progress.clock.call(program, seeds_of(config), name=f"{m} labels, {n} unlabelled")
+  cases = draw(seeds_of(config), jnp.asarray(config.shifts), m, n, config.dimension)
+  program = jax.jit(lambda cases: jax.lax.map(one, cases))
+  found = progress.clock.call(program, cases, name=f"{m} labels, {n} unlabelled")
+  split = {k: np.asarray(v).reshape(-1, len(config.shifts)) for k, v in found.items()}
   return {
-    f"{shift:g}": {k: np.asarray(v)[:, i] for k, v in found.items()}
-    for i, shift in enumerate(config.shifts)
+    f"{shift:g}": {k: v[:, i] for k, v in split.items()} for i, shift in enumerate(config.shifts)
   }
 
 
@@ -192,14 +199,9 @@ def run(config: Config, progress: Progress) -> dict[str, Any]:
   pairs = [(m, n) for m in config.labels for n in columns(config, m)]
   cells = {f"{m}, {n}": cell(config, m, n, chosen, progress)
            for m, n in progress.track(pairs, "cells")}  # fmt: skip
-
-  def many(key: jax.Array) -> jax.Array:
-    (x, y, _), mean = gaussian(config, config.most, 1, key, jnp.zeros(()))
-    return problems.gaussian_accuracy(jnp.mean(y[:, None] * x, axis=0), mean)
-
-  full = np.asarray(jax.jit(lambda keys: jax.lax.map(many, keys))(seeds_of(config)))
+  first = cells[f"{config.labels[0]}, {config.most}"][f"{config.shifts[0]:g}"]
   real, made = digits(config, progress)
-  return {"cells": cells, "all labelled": full, "digits": real, "choices": choices + made}
+  return {"cells": cells, "all labelled": first["whole"], "digits": real, "choices": choices + made}
 
 
 def _side(metrics: dict, m: int, n: int, shift: float, name: str) -> Side:
