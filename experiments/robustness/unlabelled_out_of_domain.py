@@ -30,14 +30,6 @@ PAPER = Paper(
 )
 ALONE, RSS, SELF = "labels only", "RSS", "self-training"
 METHODS = {ALONE: _unlabelled.labels_only, RSS: _unlabelled.rss, SELF: _unlabelled.self_training}
-# Reported: labels -> accuracy of the labels only, then of 1, 10, 100 times as many unlabelled
-# samples and of 10000 of them; the same distribution and the shifted one.
-REPORTED = {
-  0.0: {10: (0.59, 0.63, 0.66, 0.79, 0.82), 20: (0.62, 0.64, 0.69, 0.80, 0.82),
-        40: (0.65, 0.65, 0.71, 0.81, 0.82)},
-  0.5: {10: (0.59, 0.61, 0.65, 0.78, 0.81), 20: (0.62, 0.65, 0.65, 0.79, 0.80),
-        40: (0.65, 0.65, 0.73, 0.78, 0.80)},
-}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,12 +44,14 @@ class Config(Settings):
     dimension: d of the Gaussian data.
     steps: of Adam, of every method.
     batch: unlabelled rows of a step; all of them where there are no more.
-    tuning_cell: m and n at which the settings for Gaussian data are chosen, by the exact accuracy,
-      the mean over the shifts, on the seeds from 50 on (development seeds, always).
+    tuning_labels: m at which the settings for Gaussian data are chosen, for each column of the
+      table, by the exact accuracy, the mean over the shifts, on the seeds from 50 on (development
+      seeds, always): every method alike.
     tuning_seeds: how many of them.
     gammas: of the labelled ramp, for the labels alone; RSS has 0.5 there.
     rates: of Adam, for the labels alone; the other methods have 0.05.
-    hats: gamma of the unlabelled term of RSS.
+    hats: gamma of the unlabelled term of RSS, for Gaussian data.
+    digit_hats: the same for digits.
     weights: of the unlabelled term of RSS.
     self_weights: of the pseudo-labelled term of self-training.
     ridges: of self-training.
@@ -72,21 +66,22 @@ class Config(Settings):
   dimension: int = 200
   steps: int = 400
   batch: int = 1000
-  tuning_cell: tuple[int, int] = (20, 2000)
+  tuning_labels: int = 20
   tuning_seeds: int = 4
-  gammas: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0, 2.0)
-  rates: tuple[float, ...] = (0.003, 0.01, 0.05, 0.2)
+  gammas: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
+  rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.05, 0.2)
   hats: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5, 0.8)
-  weights: tuple[float, ...] = (1.0, 5.0, 20.0, 80.0)
-  self_weights: tuple[float, ...] = (0.25, 1.0, 4.0, 16.0)
-  ridges: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
+  digit_hats: tuple[float, ...] = (0.2, 0.5, 1.0, 2.0, 4.0)
+  weights: tuple[float, ...] = (0.3, 1.25, 5.0, 20.0, 80.0, 320.0)
+  self_weights: tuple[float, ...] = (0.25, 1.0, 4.0, 16.0, 64.0)
+  ridges: tuple[float, ...] = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
   copies: int = 4
 
-  def grids(self) -> dict[str, dict[str, tuple[float, ...]]]:
-    """What each method chooses: 20 settings each."""
+  def grids(self, hats: tuple[float, ...]) -> dict[str, dict[str, tuple[float, ...]]]:
+    """What each method chooses: 30 settings each."""
     return {
       ALONE: {"gamma": self.gammas, "learning_rate": self.rates},
-      RSS: {"unlabeled_gamma": self.hats, "weight": self.weights},
+      RSS: {"unlabeled_gamma": hats, "weight": self.weights},
       SELF: {"weight": self.self_weights, "ridge": self.ridges},
     }
 
@@ -95,8 +90,9 @@ SIZES = {
   "toy": Size(
     Config(
       seeds=2, labels=(10,), ratios=(100,), most=1000, dimension=40, steps=60, batch=200,
-      tuning_cell=(10, 1000), tuning_seeds=2, gammas=(0.5, 1.0), rates=(0.01, 0.05),
-      hats=(0.3, 0.5), weights=(5.0, 20.0), self_weights=(1.0, 4.0), ridges=(0.1, 0.3), copies=1,
+      tuning_labels=10, tuning_seeds=2, gammas=(0.5, 1.0), rates=(0.01, 0.05),
+      hats=(0.3, 0.5), digit_hats=(1.0, 2.0), weights=(5.0, 20.0),
+      self_weights=(1.0, 4.0), ridges=(0.1, 0.3), copies=1,
     ),
     "40 dimensions instead of 200; digits instead of histopathology.",
   ),
@@ -133,21 +129,23 @@ def draw(keys: jax.Array, shifts: jax.Array, m: int, n: int, dimension: int) -> 
   return jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), both)
 
 
-def tune(config: Config, progress: Progress) -> tuple[dict, list[Choice]]:
-  """Settings for the Gaussian data, of each method alike."""
+def tune(config: Config, progress: Progress) -> tuple[list[dict], list[Choice]]:
+  """Settings for the Gaussian data, of each column and each method alike."""
   keys = jax.vmap(jax.random.key)(jnp.arange(50, 50 + config.tuning_seeds))
-  cases = draw(keys, jnp.asarray(config.shifts), *config.tuning_cell, config.dimension)
-  chosen, choices = {}, []
-  for name, axes in config.grids().items():
+  m, found, choices = config.tuning_labels, [], []
+  for n in columns(config, m):
+    cases = draw(keys, jnp.asarray(config.shifts), m, n, config.dimension)
+    found.append({})
+    for name, axes in config.grids(config.hats).items():
 
-    def one(setting: dict, case: dict, method: Any = METHODS[name]) -> jax.Array:
-      plane = method(setting, case["data"], case["key"], config)
-      return problems.gaussian_accuracy(plane.weights, case["mean"])
+      def one(setting: dict, case: dict, method: Any = METHODS[name]) -> jax.Array:
+        plane = method(setting, case["data"], case["key"], config)
+        return problems.gaussian_accuracy(plane.weights, case["mean"])
 
-    scores = every_setting(progress, one, axes, cases, f"tuning of {name}")
-    chosen[name], made = pick(name, axes, scores, "Gaussians")
-    choices += made
-  return chosen, choices
+      scores = every_setting(progress, one, axes, cases, f"tuning of {name}, {n} unlabelled")
+      found[-1][name], made = pick(name, axes, scores, f"{n} unlabelled Gaussians")
+      choices += made
+  return found, choices
 
 
 def cell(config: Config, m: int, n: int, chosen: dict, progress: Progress) -> dict[str, Any]:
@@ -174,7 +172,7 @@ def digits(config: Config, progress: Progress) -> tuple[dict[str, Any], list[Cho
   """Test accuracy of every method, its settings chosen by the accuracy on validation pictures."""
   splits = stack([load_split(config.copies, seed) for seed in config.seed_numbers()])
   metrics, choices = {}, []
-  for name, axes in config.grids().items():
+  for name, axes in config.grids(config.digit_hats).items():
 
     def one(setting: dict, data: tuple, method: Any = METHODS[name]) -> tuple:
       key, d = data
@@ -196,9 +194,9 @@ def columns(config: Config, m: int) -> list[int]:
 def run(config: Config, progress: Progress) -> dict[str, Any]:
   """The table on Gaussian data, then the digits."""
   chosen, choices = tune(config, progress)
-  pairs = [(m, n) for m in config.labels for n in columns(config, m)]
-  cells = {f"{m}, {n}": cell(config, m, n, chosen, progress)
-           for m, n in progress.track(pairs, "cells")}  # fmt: skip
+  pairs = [(m, i, n) for m in config.labels for i, n in enumerate(columns(config, m))]
+  cells = {f"{m}, {n}": cell(config, m, n, chosen[i], progress)
+           for m, i, n in progress.track(pairs, "cells")}  # fmt: skip
   first = cells[f"{config.labels[0]}, {config.most}"][f"{config.shifts[0]:g}"]
   real, made = digits(config, progress)
   return {"cells": cells, "all labelled": first["whole"], "digits": real, "choices": choices + made}
@@ -258,19 +256,18 @@ def table(metrics: dict, config: Config) -> list[Row]:
   for shift in config.shifts:
     data = f"Gaussian data, shift {shift:g}"
     for m in config.labels:
-      known = REPORTED.get(shift, {}).get(m) if config.dimension == 200 else None
-      told = lambda i, known=known, m=m, data=data: (
-        known
-        and Reported(known[i], data, f"linear, d = 200, {m} labels", "table on simulated data")
-      )
+      known = _unlabelled.REPORTED[shift][m] if config.dimension == 200 else ()
+      size = f"linear, d = 200, {m} labels"
+      told = [Reported(value, data, size, "table on simulated data") for value in known]
+      told = told or [None] * 5
       side = lambda n, name, m=m, shift=shift: _side(metrics, m, n, shift, name)
       first = columns(config, m)[0]
-      rows.append(Row(f"accuracy, {data}", side(first, ALONE), reported=told(0)))
+      rows.append(Row(f"accuracy, {data}", side(first, ALONE), reported=told[0]))
       for i, n in enumerate(columns(config, m)):
-        rows.append(Row(f"accuracy, {data}", side(n, RSS), side(n, ALONE), reported=told(i + 1)))
+        rows.append(Row(f"accuracy, {data}", side(n, RSS), side(n, ALONE), reported=told[i + 1]))
         rows.append(Row(f"accuracy, {data}", side(n, RSS), side(n, SELF)))
-  m, same = config.labels[0], config.shifts[0]
-  rows.append(Row("cosine with the mean", _side(metrics, m, config.most, same, "cosine of RSS")))
+  cosine = _side(metrics, config.labels[0], config.most, config.shifts[0], "cosine of RSS")
+  rows.append(Row("cosine with the mean", cosine))
   real = {name: Side(name, values) for name, values in metrics["digits"].items()}
   rows += [
     Row("test accuracy, digits 3 and 8, 10 labels", real[RSS], real[b]) for b in (ALONE, SELF)
@@ -291,7 +288,7 @@ def figure(record: dict) -> Any:
         (line,) = ax.plot(n, values, style, ms=4, label=f"{name}, {m} labels",
                           color=f"C{settings['labels'].index(m)}")  # fmt: skip
       if settings["dimension"] == 200 and len(n) == 4:
-        ax.plot(n, REPORTED[shift][m][1:], "x", color=line.get_color())
+        ax.plot(n, _unlabelled.REPORTED[shift][m][1:], "x", color=line.get_color())
     ax.set(xscale="log", xlabel="unlabelled samples", ylabel="accuracy",
            title=f"Gaussians, shift {shift:g} (x: reported)")  # fmt: skip
     ax.legend(fontsize=7)

@@ -55,7 +55,8 @@ class RssFit(NamedTuple):
 
   Attributes:
     plane: HyperPlane with weights of length 1.
-    history: RssInfo with a leading axis of steps, each before its step.
+    history: RssInfo with a leading axis of steps, each before its step (and before sides are
+      exchanged at the end, where they are).
     status: int32, 1 after all steps, 2 if the plane or a loss is not finite.
   """
 
@@ -208,7 +209,8 @@ def rss_linear_fit(
   weight times the mean of phi'(|s'_j|) over the unlabelled ones, with s = <w, x> + b and phi, phi'
   the ``robust_zero_one_loss`` of gamma and of unlabeled_gamma. Adam with a cosine schedule starts
   at the difference of the class means (at the mean of y x without an intercept); after each step w
-  is scaled to length 1, and b with it.
+  is scaled to length 1, and b with it. The unlabelled term is the same for (w, b) and (-w, -b): of
+  the two the one with the smaller labelled loss is returned.
 
   Args:
     x: float[m, features], labelled examples.
@@ -334,6 +336,9 @@ def _fit(
   start = _class_means(*labeled, fit_intercept)
   steps = jnp.arange(num_steps)
   (plane, _), history = jax.lax.scan(step, (start, optimizer.init(start)), steps)
+  other = jax.tree.map(jnp.negative, plane)
+  losses = [jnp.mean(term(numbers["gamma"])(p, *labeled)) for p in (plane, other)]
+  plane = numerics.tree_where(losses[1] < losses[0], other, plane)
   is_finite = numerics.tree_all_finite((plane, history))
   status = jnp.where(is_finite, STEP_LIMIT, NON_FINITE).astype(jnp.int32)
   return RssFit(plane, history, status)

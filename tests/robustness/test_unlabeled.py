@@ -171,6 +171,15 @@ def test_fit_starts_at_the_class_means_keeps_unit_length_and_finds_the_intercept
   assert int(fit(x[:6], signs[:6], x[6:] * jnp.nan).status) == 2
 
 
+def test_of_two_sides_the_one_that_the_labels_support_is_returned():
+  """A start on the wrong side of one label of three, and much unlabelled weight that keeps it."""
+  x, y = jnp.array([[0.1, 0.0], [0.1, 0.0], [-9.0, 1.0]]), jnp.array([1.0, 1.0, 1.0])
+  fresh = jnp.array([[3.0, 0.0], [-3.0, 0.0]])
+  fit = rss_linear_fit(x, y, fresh, weight=100.0, num_steps=5, gamma=8.0)
+  assert float(fit.history.agreement[-1]) < 0.5 < float(fit.plane.weights[0])
+  np.testing.assert_allclose(jnp.linalg.norm(fit.plane.weights), 1, rtol=1e-6)
+
+
 def test_distance_is_signed_and_safe_at_zero():
   w, x = jnp.array([3.0, -4.0]), jnp.array([[1.0, 0.0], [0.0, 1.0]])
   np.testing.assert_allclose(robustness.hyperplane_distance(w, x, intercept=5.0), [1.6, 0.2],
