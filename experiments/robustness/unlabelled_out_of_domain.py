@@ -68,17 +68,17 @@ class Config(Settings):
   batch: int = 1000
   tuning_labels: int = 20
   tuning_seeds: int = 4
-  gammas: tuple[float, ...] = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
+  gammas: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
   rates: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 0.05, 0.2)
-  hats: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.8)
-  digit_hats: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
-  weights: tuple[float, ...] = (0.03, 0.3, 2.0, 20.0, 80.0, 320.0, 1280.0)
-  self_weights: tuple[float, ...] = (0.25, 1.0, 4.0, 16.0, 64.0)
-  ridges: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+  hats: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.4)
+  digit_hats: tuple[float, ...] = (1.0, 4.0, 8.0, 16.0, 32.0)
+  weights: tuple[float, ...] = (0.003, 0.03, 0.3, 2.0, 20.0, 80.0, 320.0, 1280.0)
+  self_weights: tuple[float, ...] = (0.06, 1.0, 16.0, 64.0, 256.0)
+  ridges: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
   copies: int = 4
 
   def grids(self, hats: tuple[float, ...]) -> dict[str, dict[str, tuple[float, ...]]]:
-    """What each method chooses: 35 settings each."""
+    """What each method chooses: 40 settings each."""
     return {
       ALONE: {"gamma": self.gammas, "learning_rate": self.rates},
       RSS: {"unlabeled_gamma": hats, "weight": self.weights},
