@@ -44,9 +44,10 @@ class Config(Settings):
     network: "mlp", or "cnn" with a convolution of 5 x 5 pixels as its first layer.
     hidden: width of the layers.
     layers: hidden layers of the perceptron.
-    train: images for training; as many as half of them for validation, the same for the test.
+    train: images for training.
+    held: images for validation, and as many for the test; the training loss is that of so many.
     batch: images a minibatch.
-    epochs: all epochs; the short training has half of them, and its own cosine.
+    epochs: all epochs of each data set; the short training has half of them, and its own cosine.
     rates: learning rates of SGD with momentum, chosen for the plain layer, for each length.
     lam: ridge of TrAct; not tuned.
     shrink: side of the squares of pixels that are averaged, of 28 x 28 images.
@@ -55,12 +56,13 @@ class Config(Settings):
   data: tuple[str, ...] = ("digits", "fashion_mnist")
   inputs: tuple[str, ...] = INPUTS
   network: str = "mlp"
-  hidden: int = 128
+  hidden: int = 64
   layers: int = 2
-  train: tuple[int, ...] = (880, 2000)
+  train: tuple[int, ...] = (880, 5000)
+  held: tuple[int, ...] = (440, 1500)
   batch: int = 64
-  epochs: int = 10
-  rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3)
+  epochs: tuple[int, ...] = (10, 4)
+  rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
   lam: float = 0.1
   shrink: int = 2
 
@@ -68,19 +70,20 @@ class Config(Settings):
 SIZES = {
   "toy": Size(
     Config(
-      seeds=2, data=("digits",), inputs=INPUTS[:2], hidden=16, layers=1, train=(256,), epochs=2,
-      rates=(0.03, 0.1, 0.3),
+      seeds=2, data=("digits",), inputs=INPUTS[:2], hidden=16, layers=1, train=(256,), held=(128,),
+      epochs=(2,), rates=(0.03, 0.1, 0.3),
     ),
     "256 digits, two epochs.",
   ),
   "desk": Size(
     Config(),
-    "Digits and 2000 images of Fashion-MNIST at 14 x 14 pixels with small perceptrons, instead of "
+    "Digits and 5000 images of Fashion-MNIST at 14 x 14 pixels with small perceptrons, instead of "
     "CIFAR and ImageNet with ResNets and vision transformers; lam = 0.1 throughout.",
   ),
   "large": Size(
     Config(
-      data=("fashion_mnist",), network="cnn", train=(40_000,), epochs=20, shrink=1,
+      data=("fashion_mnist",), network="cnn", train=(40_000,), held=(10_000,),
+      epochs=(20,), shrink=1,
     ),
     "Fashion-MNIST with a small convolutional network instead of CIFAR and ImageNet.",
   ),
@@ -150,15 +153,15 @@ def make_apply(config: Config) -> tuple[Callable, Callable]:
 def make_data(config: Config, name: str, how: str, seed: int) -> Data:
   """One seed of one data set in one form; splits and weights are those of all other forms."""
   x, y = load_images(name, config.shrink)
-  train = config.train[config.data.index(name)]
-  parts = (train, train // 2, train // 2)
+  place = config.data.index(name)
+  parts = (config.train[place], *(config.held[place],) * 2)
   rng = np.random.default_rng(seed)
   order = rng.permutation(len(y))[: sum(parts)]
   places = dict(zip(("train", "val", "test"), np.split(order, np.cumsum(parts)[:2]), strict=True))
   images = transform(x[order], x[places["train"]], how, rng)
   split = dict(zip(places, np.split(images, np.cumsum(parts)[:2]), strict=True))
   params = make_apply(config)[0](jax.random.key(seed), jnp.asarray(images[:1]))
-  rows = batches(train, config.batch, config.epochs, seed)
+  rows = batches(parts[0], config.batch, config.epochs[place], seed)
   return Data(split, {k: y[i].astype(np.int32) for k, i in places.items()}, params, rows)
 
 
@@ -182,7 +185,8 @@ def make_program(config: Config) -> Callable:
       del state
       answer = lambda part: jnp.argmax(apply(params, data.x[part], setting["tract"]), axis=1)
       right = {part: jnp.mean(answer(part) == data.y[part]) for part in ("val", "test")}
-      return {"loss": loss(params, data.x["train"], data.y["train"]), **right}
+      some = slice(len(data.y["test"]))
+      return {"loss": loss(params, data.x["train"][some], data.y["train"][some]), **right}
 
     return fit(objective, data.params, data.rows, optimizer, evaluate=evaluate).history
 
@@ -192,11 +196,11 @@ def make_program(config: Config) -> Callable:
 
 def run(config: Config, progress: Progress) -> dict[str, Any]:
   """Every data set in every form: both layers at every rate, for all and for half of the epochs."""
-  lengths = (config.epochs // 2, config.epochs)
-  settings, shape = grid(tract=(0, 1), epochs=lengths, rate=config.rates)
-  settings["tract"] = settings["tract"].astype(bool)
   runs, choices = {}, []
-  for name in config.data:
+  for name, epochs in zip(config.data, config.epochs, strict=True):
+    lengths = (epochs // 2, epochs)
+    settings, shape = grid(tract=(0, 1), epochs=lengths, rate=config.rates)
+    settings["tract"] = settings["tract"].astype(bool)
     program = make_program(config)
     for how in progress.track(config.inputs, name):
       data = stack([make_data(config, name, how, seed) for seed in config.seed_numbers()])
