@@ -1,0 +1,163 @@
+"""Offline search: test functions, data, training of surrogates in a batch, searches of them."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments._protocol import Progress
+from experiments._training import batches, train_all
+from jaxopt_robust import nets, surrogates, transforms
+
+ACKLEY, TANG = "Ackley", "Styblinski-Tang"
+
+
+def true_values(function: str, x: np.ndarray) -> np.ndarray:
+  """To be maximised, of designs in the box; at most 39.17 (Styblinski-Tang) and 0 (Ackley)."""
+  x = np.asarray(x, np.float64)
+  if function == TANG:
+    z = 5 * x
+    return -0.5 * np.mean(z**4 - 16 * z**2 + 5 * z, axis=-1)
+  root = np.sqrt(np.mean(x**2, axis=-1))
+  waves = np.mean(np.cos(2 * np.pi * x), axis=-1)
+  return 20 * np.exp(-0.2 * root) - 20 + np.exp(waves) - np.e
+
+
+def network(config: Any) -> nets.MLP:
+  leaky = functools.partial(jax.nn.leaky_relu, negative_slope=0.3)
+  return nets.MLP((config.hidden, config.hidden, 1), activation=leaky)
+
+
+def apply_fn(config: Any) -> Any:
+  model = network(config)
+  return lambda params, x: model.apply(params, x)[:, 0]
+
+
+def make_data(config: Any, function: str, seed: int) -> dict[str, Any]:
+  """The worse half, standardised, the hidden half, batches, starts, a network a member."""
+  rng = np.random.default_rng(seed)
+  x = rng.uniform(-1, 1, (config.designs, config.dimension)).astype(np.float32)
+  y = true_values(function, x)
+  order, half = np.argsort(y, kind="stable"), config.designs // 2
+  known, hidden = order[:half], order[half:]
+  mean, std = y[known].mean(), y[known].std()
+  scaled = np.float32((y - mean) / std)
+  keys = jax.random.split(jax.random.key(seed), config.members)
+  rows = batches(half, config.batch, config.epochs, seed)
+  top = surrogates.top_designs(x[known], scaled[known], num=config.starts)
+  return {
+    "x": x[known], "y": scaled[known], "hidden": x[hidden], "hidden_y": scaled[hidden],
+    "rows": rows.reshape(-1, config.batch), "starts": top.designs, "mean": np.float32(mean),
+    "std": np.float32(std), "weights": _init(network(config), keys, x[:1]),
+    "known best": np.float32(y[known].max()),
+  }  # fmt: skip
+
+
+@functools.partial(jax.jit, static_argnums=0)  # one program for all seeds
+def _init(model: Any, keys: jax.Array, x: jax.Array) -> Any:
+  return jax.vmap(model.init, in_axes=(0, None))(keys, x)
+
+
+def optimizer_of(kind: str, setting: dict) -> optax.GradientTransformationExtraArgs:
+  adam = optax.adam(1e-3)
+  if kind == "plain":
+    decayed = optax.chain(optax.add_decayed_weights(setting["strength"]), adam)
+    return optax.with_extra_args_support(decayed)
+  if kind == "sam":
+    return transforms.sam(adam, rho=setting["strength"])
+  if kind == "fixed":
+    return transforms.ignite_fixed(adam, multiplier=setting["strength"])
+  return transforms.ignite(adam, multiplier_rate=setting["strength"])
+
+
+def make_trainer(kind: str, config: Any) -> Any:
+  """``train(setting, data) -> weights``; every method sees the same batches."""
+  predict = apply_fn(config)
+
+  def train(setting: dict, data: dict) -> Any:
+    optimizer = optimizer_of(kind, setting)
+
+    def step(carry: tuple, rows: jax.Array) -> tuple[tuple, None]:
+      weights, state = carry
+      x, y = data["x"][rows], data["y"][rows]
+      slope = jax.grad(lambda w: jnp.mean((predict(w, x) - y) ** 2))
+      extra = {"plain": {}, "sam": {"grad_fn": lambda w, i: slope(w)}}.get(
+        kind, {"pred_grad_fn": jax.grad(lambda w: jnp.mean(predict(w, x)))}
+      )
+      updates, state = optimizer.update(slope(weights), state, weights, **extra)
+      return (optax.apply_updates(weights, updates), state), None
+
+    weights = jax.tree.map(lambda v: v[setting["member"]], data["weights"])
+    first = (weights, optimizer.init(weights))
+    return jax.lax.scan(step, first, data["rows"])[0][0]
+
+  return train
+
+
+def make_search(reduce: str, config: Any) -> Any:
+  """``search(weights[members], data) -> designs``, their predictions, sharpness, hidden error."""
+  one = apply_fn(config)
+
+  def search(weights: Any, data: dict) -> dict[str, jax.Array]:
+    predict = lambda w, x: surrogates.ensemble_prediction(one, w, x, reduce=reduce)
+    found, info = surrogates.gradient_ascent_search(
+      lambda x: predict(weights, x), data["starts"], num_steps=config.steps, bounds=(-1.0, 1.0)
+    )
+    hidden = data["hidden"]
+    mean = lambda w: jnp.mean(predict(w, hidden))
+    error = predict(weights, hidden) - data["hidden_y"]
+    return {
+      "designs": found, "predictions": info.predictions[-1] * data["std"] + data["mean"],
+      "sharpness": transforms.surrogate_sharpness(mean, weights, rho=0.05),
+      "error": jnp.sqrt(jnp.mean(error**2)),
+    }  # fmt: skip
+
+  return search
+
+
+def score(function: str, found: dict) -> dict[str, np.ndarray]:
+  """True values of what was found, a number a seed; ``found`` has a leading axis of seeds."""
+  values = true_values(function, found["designs"])
+  scores = [
+    surrogates.design_scores(*pair) for pair in zip(found["predictions"], values, strict=True)
+  ]
+  names = ("best", "median", "overestimation")
+  return {name: np.array([float(s[i]) for s in scores]) for i, name in enumerate(names)} | {
+    "sharpness": found["sharpness"], "error": found["error"],
+  }  # fmt: skip
+
+
+def searched(
+  config: Any,
+  progress: Progress,
+  data: Any,
+  runs: list[tuple[str, float, int]],
+  kinds: dict[str, str],
+  name: str,
+) -> list[tuple[Any, dict]]:
+  """Trains (method, strength, member) and searches each: weights and results, a pair a run."""
+  results: list[Any] = [None] * len(runs)
+  for kind in dict.fromkeys(kinds[method] for method, _, _ in runs):
+    places = [i for i, run in enumerate(runs) if kinds[run[0]] == kind]
+    setting = {
+      "strength": np.float32([runs[i][1] for i in places]),
+      "member": np.int32([runs[i][2] for i in places]),
+    }
+    weights = train_all(progress, make_trainer(kind, config), setting, data, name=f"{name}, {kind}")
+    alone = jax.tree.map(lambda v: v[:, :, None], weights)
+    found = search_all(config, progress, "mean", alone, data, f"{name}, search, {kind}")
+    for column, i in enumerate(places):
+      cut = functools.partial(jax.tree.map, lambda v, column=column: v[:, column])
+      results[i] = cut(weights), cut(found)
+  return results
+
+
+def search_all(
+  config: Any, progress: Progress, reduce: str, weights: Any, data: Any, name: str
+) -> dict[str, np.ndarray]:
+  """Searches of weights[seeds, models, members]."""
+  program = jax.jit(jax.vmap(jax.vmap(make_search(reduce, config), (0, None))))
+  return jax.tree.map(np.asarray, progress.clock.call(program, weights, data, name=name))
