@@ -9,8 +9,8 @@ import numpy as np
 import optax
 
 from experiments._protocol import Progress
-from experiments._training import batches, train_all
-from jaxopt_robust import nets, surrogates, transforms
+from experiments._training import batches
+from jaxopt_robust import nets, surrogates, sweeps, transforms
 
 ACKLEY, TANG = "Ackley", "Styblinski-Tang"
 
@@ -68,9 +68,13 @@ def optimizer_of(kind: str, setting: dict) -> optax.GradientTransformationExtraA
     return optax.with_extra_args_support(decayed)
   if kind == "sam":
     return transforms.sam(adam, rho=setting["strength"])
-  if kind == "fixed":
-    return transforms.ignite_fixed(adam, multiplier=setting["strength"])
-  return transforms.ignite(adam, multiplier_rate=setting["strength"])
+  # "fixed" is "ignite" whose multiplier does not move: one program for both
+  adapts = setting["adapts"]
+  choose = lambda moving, still: jnp.where(adapts, moving, still)
+  return transforms.ignite(
+    adam, rho=choose(0.05, 0.2), multiplier=choose(1e-3, setting["strength"]),
+    multiplier_rate=choose(setting["strength"], 0.0),
+  )  # fmt: skip
 
 
 def make_trainer(kind: str, config: Any) -> Any:
@@ -95,6 +99,21 @@ def make_trainer(kind: str, config: Any) -> Any:
     return jax.lax.scan(step, first, data["rows"])[0][0]
 
   return train
+
+
+@functools.cache
+def training_program(kind: str, config: Any) -> Any:
+  """All settings on every seed; for the choices and for the record the same one."""
+  train = make_trainer(kind, config)
+  all_settings = lambda data, settings: jax.vmap(train, (0, None))(settings, data)
+  over_seeds = sweeps.sweep(all_settings)
+  return jax.jit(lambda data, settings: over_seeds(data, shared=(settings,)))
+
+
+@functools.cache
+def search_program(reduce: str, config: Any) -> Any:
+  """Searches of weights[seeds, models, members]."""
+  return jax.jit(jax.vmap(jax.vmap(make_search(reduce, config), (0, None))))
 
 
 def make_search(reduce: str, config: Any) -> Any:
@@ -137,27 +156,29 @@ def searched(
   runs: list[tuple[str, float, int]],
   kinds: dict[str, str],
   name: str,
-) -> list[tuple[Any, dict]]:
-  """Trains (method, strength, member) and searches each: weights and results, a pair a run."""
-  results: list[Any] = [None] * len(runs)
-  for kind in dict.fromkeys(kinds[method] for method, _, _ in runs):
-    places = [i for i, run in enumerate(runs) if kinds[run[0]] == kind]
+) -> tuple[Any, dict[str, np.ndarray]]:
+  """Trains (method, strength, member) and searches: weights and results, [seeds, runs, ...]."""
+  order, parts = [], []
+  for program in ("plain", "ignite", "sam"):
+    members = (program, "fixed") if program == "ignite" else (program,)
+    places = [i for i, run in enumerate(runs) if kinds[run[0]] in members]
     setting = {
       "strength": np.float32([runs[i][1] for i in places]),
       "member": np.int32([runs[i][2] for i in places]),
+      "adapts": np.array([kinds[runs[i][0]] == "ignite" for i in places]),
     }
-    weights = train_all(progress, make_trainer(kind, config), setting, data, name=f"{name}, {kind}")
-    alone = jax.tree.map(lambda v: v[:, :, None], weights)
-    found = search_all(config, progress, "mean", alone, data, f"{name}, search, {kind}")
-    for column, i in enumerate(places):
-      cut = functools.partial(jax.tree.map, lambda v, column=column: v[:, column])
-      results[i] = cut(weights), cut(found)
-  return results
+    trainer = training_program(program, config)
+    parts.append(progress.clock.call(trainer, data, setting, name=f"{name}, {program}"))
+    order += places
+  back = np.argsort(order)
+  weights = jax.tree.map(lambda *v: np.concatenate(v, axis=1)[:, back], *parts)
+  alone = jax.tree.map(lambda v: v[:, :, None], weights)
+  return weights, search_all(config, progress, "mean", alone, data, f"{name}, search")
 
 
 def search_all(
   config: Any, progress: Progress, reduce: str, weights: Any, data: Any, name: str
 ) -> dict[str, np.ndarray]:
   """Searches of weights[seeds, models, members]."""
-  program = jax.jit(jax.vmap(jax.vmap(make_search(reduce, config), (0, None))))
-  return jax.tree.map(np.asarray, progress.clock.call(program, weights, data, name=name))
+  found = progress.clock.call(search_program(reduce, config), weights, data, name=name)
+  return jax.tree.map(np.asarray, found)

@@ -84,8 +84,8 @@ SIZES = {
   "toy": Size(
     Config(
       seeds=2, dimension=3, designs=200, hidden=8, epochs=2, batch=32, starts=8, steps=5,
-      members=2, rates=(0.03, 0.3), multipliers=(0.5, 1.0), radii=(0.1, 0.3), decays=(1e-3, 1e-2),
-      tuning_seeds=1,
+      members=2, rates=(0.03, 0.3), multipliers=(1.0,), radii=(0.1,), decays=(1e-3, 3e-3, 1e-2),
+      tuning_seeds=4,
     ),
     "Two epochs; Styblinski-Tang and Ackley functions instead of Design-Bench.",
   ),
@@ -107,8 +107,9 @@ def tune(config: Config, progress: Progress) -> tuple[dict[str, float], list[Cho
   seeds = range(50, 50 + config.tuning_seeds)
   data = stack([make_data(config, TANG, seed) for seed in seeds])
   runs = [(name, v, 0) for name, grid in config.grids().items() for v in grid]
-  found = searched(config, progress, data, runs, KINDS, "tuning")
-  best = {run: score(TANG, f)["best"].mean() for run, (_, f) in zip(runs, found, strict=True)}
+  _, found = searched(config, progress, data, runs, KINDS, "tuning")
+  cut = lambda i: jax.tree.map(lambda v: v[:, i], found)
+  best = {run: score(TANG, cut(i))["best"].mean() for i, run in enumerate(runs)}
   choices = [
     choose(f"strength of {name}", grid, [best[name, v, 0] for v in grid], better="higher")
     for name, grid in config.grids().items()
@@ -124,10 +125,10 @@ def run(config: Config, progress: Progress) -> dict[str, Any]:
   data = stack([make_data(config, f, seed) for f in functions for seed in seeds])
   runs = [(name, strengths[name], 0) for name in KINDS]
   runs += [(NONE, 0.0, k) for k in range(1, config.members)]
-  found = searched(config, progress, data, runs, KINDS, "record")
-  results = {name: f for (name, _, member), (_, f) in zip(runs, found, strict=True) if not member}
-  members = [w for (name, *_), (w, _) in zip(runs, found, strict=True) if name == NONE]
-  together = jax.tree.map(lambda *v: np.stack(v, axis=1)[:, None], *members)
+  weights, found = searched(config, progress, data, runs, KINDS, "record")
+  results = {name: jax.tree.map(lambda v, i=i: v[:, i], found) for i, name in enumerate(KINDS)}
+  members = [i for i, (name, *_) in enumerate(runs) if name == NONE]
+  together = jax.tree.map(lambda v: v[:, members][:, None], weights)
   for name, reduce in ((MEAN, "mean"), (LEAST, "min")):
     ensemble = search_all(config, progress, reduce, together, data, name)
     results[name] = jax.tree.map(lambda v: v[:, 0], ensemble)
