@@ -30,7 +30,11 @@ NOTE = (
   "were chosen on development seeds of Styblinski-Tang by the true value of the best design, seven "
   "values for every method alike; nobody could do that in a real offline task. Ensembles have no "
   "strength to choose. Chosen strengths are high: the networks that are searched with most success "
-  "predict hidden designs worse than the others do, SAM's too. " + RECORDED_TWICE
+  "predict hidden designs worse than the others do, SAM's too. "
+  + RECORDED_TWICE
+  + " IGNITE's rate "
+  "is at the edge of the wider grid too, to its own disadvantage if at all: at such rates the "
+  "multiplier overshoots and regularises beyond the budget."
 )
 KINDS = {
   NONE: "plain",
