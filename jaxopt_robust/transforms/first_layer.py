@@ -288,7 +288,7 @@ def scale_by_tract(lam: ArrayLike = 0.1) -> optax.GradientTransformationExtraArg
       solved = _ridge_solve(moments.astype(dtype) / unit, ridge / unit, matrix) / unit
       return solved.reshape(gradient.shape).astype(gradient.dtype)
 
-    if _checks.is_jax(gram) or not isinstance(gram, dict | list | tuple):
+    if jax.tree_util.treedef_is_leaf(jax.tree.structure(gram)):
       new = jax.tree.map(lambda g: one(g, gram), updates, is_leaf=is_masked)
     else:
       new = jax.tree.map(one, updates, gram, is_leaf=is_masked)

@@ -322,8 +322,20 @@ def test_the_line_search_takes_the_first_step_that_decreases_enough(rng):
     lambda z: jnp.sum(z) * jnp.nan, z, u, stepsize=1.0, value=value, max_trials=4
   )
   assert not bool(info.found) and int(info.trials) == 4
+  eta, info = solvers.target_line_search(
+    lambda z: HALF_SQUARE(z, y), z, u, stepsize=0.5, value=value, growth=2.0
+  )
+  assert float(eta) == 1.0 and int(info.trials) == 1  # the first one does, up to 2 (1 - c) = 1
   rule = solvers.target_search(max_stepsize=0.5, growth=4.0)
   point = solvers.TargetPoint(
     jnp.asarray(0), z, u, value, lambda z: HALF_SQUARE(z, y), TargetBatch(None)
   )
   assert float(rule.update(rule.init(z), point)[0]) == 0.5
+  # The next search starts from the last step: 2, 4 and then, since 8 is beyond 2 (1 - c), 4.8.
+  rule = solvers.target_search(growth=2.0, shrink=0.6, decrease=0.1)
+  flat = point._replace(value=value / 4, value_fn=lambda z: HALF_SQUARE(z, y) / 4, gradient=u / 4)
+  memory, found = rule.init(z), []
+  for _ in range(3):
+    eta, _, memory, trials = rule.update(memory, flat)
+    found.append((float(eta), int(trials)))
+  np.testing.assert_allclose(found, [(2, 1), (4, 1), (4.8, 2)], rtol=1e-12)

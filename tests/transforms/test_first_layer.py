@@ -202,6 +202,36 @@ def test_the_optax_link_turns_the_ordinary_gradient_into_this_one(rng):
   np.testing.assert_allclose(both["bias"], grads["bias"] / 1.1, rtol=1e-12)
 
 
+def test_the_optax_link_keeps_the_range_of_its_type():
+  update = lambda gram, g, lam: scale_by_tract(lam).update(g, optax.EmptyState(), gram=gram)[0]
+  g = jnp.full((2, 1), 1e10)
+  for gram, lam, expected in ((1e38, 1e-3, 1e-28), (1e-38, 1e2, 1e8), (1e-20, 0.0, 1e30)):
+    found = update(gram * jnp.eye(2), g, lam)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+  np.testing.assert_allclose(update(np.zeros((2, 2)), g, 0.5), 2e10, rtol=1e-6)
+
+
+@pytest.mark.x64
+def test_defaults_are_those_of_the_paper(rng):
+  x, w, g = draw(rng)
+  expected = gradient(x, w, g, 0.1)
+  patches = x[:, None, None]  # images of one pixel
+  layers = {
+    "dense": lambda w: tract_dense(x, w),
+    "conv": lambda w: tract_conv(patches, w.reshape(1, 1, INPUTS, OUTPUTS))[:, 0, 0],
+    "TrActDense": lambda w: nets.TrActDense(OUTPUTS, use_bias=False).apply(
+      {"params": {"kernel": w}}, x
+    ),
+    "TrActConv": lambda w: nets.TrActConv(OUTPUTS, (1, 1), use_bias=False).apply(
+      {"params": {"kernel": w.reshape(1, 1, INPUTS, OUTPUTS)}}, patches
+    )[:, 0, 0],
+  }
+  for layer in layers.values():
+    np.testing.assert_allclose(jax.vjp(layer, w)[1](g)[0], expected, rtol=1e-9)
+  updates, _ = scale_by_tract().update(x.T @ g, None, gram=transforms.input_gram(x))
+  np.testing.assert_allclose(updates, expected, rtol=1e-9)
+
+
 def test_many_devices_make_the_gradient_of_one(rng):
   """Gram matrix and raw gradient are averaged before the solve, in each device's backward pass."""
   x, w, g = (a.astype(jnp.float32) for a in draw(rng, 8))
