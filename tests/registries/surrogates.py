@@ -120,6 +120,6 @@ _add(
 _add(
   "soft_clip",
   _clip,
-  ("order", ValueError, "low must be below high", {"low": 2.0}),
+  ("order", ValueError, "low must be below high", {"low": 1.0}),
   ("dtype", TypeError, "x must be a floating-point", {"x": _complex}),
 )
