@@ -269,10 +269,9 @@ def table(metrics: dict, config: Config) -> list[Row]:
   cosine = _side(metrics, config.labels[0], config.most, config.shifts[0], "cosine of RSS")
   rows.append(Row("cosine with the mean", cosine))
   real = {name: Side(name, values) for name, values in metrics["digits"].items()}
-  rows += [
-    Row("test accuracy, digits 3 and 8, 10 labels", real[RSS], real[b]) for b in (ALONE, SELF)
-  ]
-  return rows
+  note = "Settings chosen by the mean accuracy on 60 validation pictures, 40 of them a method."
+  text = "test accuracy, digits 3 and 8, 10 labels"
+  return rows + [Row(text, real[RSS], real[b], note=note) for b in (ALONE, SELF)]
 
 
 def figure(record: dict) -> Any:

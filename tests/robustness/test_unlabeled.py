@@ -171,6 +171,19 @@ def test_fit_starts_at_the_class_means_keeps_unit_length_and_finds_the_intercept
   assert int(fit(x[:6], signs[:6], x[6:] * jnp.nan).status) == 2
 
 
+@pytest.mark.parametrize("fit_intercept", [False, True])
+def test_without_training_it_is_the_plane_of_the_class_means(fit_intercept):
+  """Means (2, 0) and (-1, 2): half-way between them; and through 0, by the mean of y x."""
+  x, y = jnp.array([[1.0, 0.0], [3.0, 0.0], [-1.0, 2.0]]), jnp.array([1.0, 1.0, -1.0])
+  fit = rss_linear_fit(
+    x, y, x, weight=0.0, gamma=0.05, learning_rate=1e-7, num_steps=1, fit_intercept=fit_intercept
+  )
+  w = np.array([3.0, -2.0]) if fit_intercept else np.array([5.0, -2.0])
+  b = 0.5 if fit_intercept else 0.0
+  found = np.append(fit.plane.weights, fit.plane.intercept)
+  np.testing.assert_allclose(found, np.append(w, b) / np.linalg.norm(w), atol=1e-6)
+
+
 def test_of_two_sides_the_one_that_the_labels_support_is_returned():
   """A start on the wrong side of one label of three, and much unlabelled weight that keeps it."""
   x, y = jnp.array([[0.1, 0.0], [0.1, 0.0], [-9.0, 1.0]]), jnp.array([1.0, 1.0, 1.0])
@@ -184,6 +197,9 @@ def test_distance_is_signed_and_safe_at_zero():
   w, x = jnp.array([3.0, -4.0]), jnp.array([[1.0, 0.0], [0.0, 1.0]])
   np.testing.assert_allclose(robustness.hyperplane_distance(w, x, intercept=5.0), [1.6, 0.2],
                              rtol=1e-6)  # fmt: skip
+  np.testing.assert_allclose(robustness.hyperplane_distance(w, x[0]), 0.6, rtol=1e-6)
+  images = jnp.broadcast_to(x, (5, 2, 2))
+  np.testing.assert_allclose(robustness.hyperplane_distance(w, images)[3], [0.6, -0.8], rtol=1e-6)
   zero = jax.jacobian(lambda w: robustness.hyperplane_distance(w, x))(jnp.zeros(2))
   np.testing.assert_array_equal(zero, 0)
   huge = robustness.hyperplane_distance(1e30 * w, 1e30 * x)

@@ -97,6 +97,10 @@ def test_value_and_envelope_gradient_of_a_convex_loss(data):
   np.testing.assert_allclose(info.points, x + offset, rtol=1e-8)
   np.testing.assert_allclose(info.costs, np.sum(offset**2, axis=1), rtol=1e-7)
   assert float(info.errors.max()) < 1e-9 and float(values.min()) >= 0
+  # one step of length 1/2: the gradient over 1 + 2 gamma / 2
+  _, info = robust(w, x, y, 4.0, loss=CONVEX, num_steps=1, stepsize=0.5)
+  slope = np.abs(x @ w - y) * np.linalg.norm(w)
+  np.testing.assert_allclose(info.errors, slope / 5, rtol=1e-9)
 
 
 @pytest.mark.x64
