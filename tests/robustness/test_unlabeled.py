@@ -34,6 +34,7 @@ def data(rng):
   return plane, (jnp.asarray(x), jnp.asarray(y)), jnp.asarray(fresh)
 
 
+@jax.jit
 def objective(plane, labeled, fresh, **options):
   options = {"weight": 2.0, **options}
   return rss_objective(
@@ -65,7 +66,7 @@ def test_without_weight_it_is_the_labeled_loss(data):
     )[0]
     jax.tree.map(
       functools.partial(np.testing.assert_allclose, rtol=1e-13),
-      jax.value_and_grad(both)(plane), jax.value_and_grad(alone)(plane),
+      jax.jit(jax.value_and_grad(both))(plane), jax.jit(jax.value_and_grad(alone))(plane),
     )  # fmt: skip
 
 
@@ -78,7 +79,7 @@ def test_the_unlabeled_term_knows_no_side_and_no_length(data):
   longer = objective(jax.tree.map(lambda v: 7.0 * v, plane), labeled, fresh)[0]
   np.testing.assert_allclose(longer, objective(plane, labeled, fresh)[0], rtol=1e-13)
   # so that the whole derivative has no part along the parameters
-  slope = jax.grad(lambda plane: objective(plane, labeled, fresh)[0])(plane)
+  slope = jax.jit(jax.grad(lambda plane: objective(plane, labeled, fresh)[0]))(plane)
   along = slope.weights @ plane.weights + slope.intercept * plane.intercept
   np.testing.assert_allclose(along, 0, atol=1e-13)
 
@@ -154,14 +155,14 @@ def test_fit_starts_at_the_class_means_keeps_unit_length_and_finds_the_intercept
   noise = jax.random.normal(key, (80, 3))
   first = jnp.array([1.0, 0.0, 0.0])
   x = jnp.outer(4.0 + 2.0 * signs, first) + 0.5 * noise
-  fit = jax.jit(lambda x, y, xu: rss_linear_fit(x, y, xu, fit_intercept=True, num_steps=50))
+  fit = functools.partial(rss_linear_fit, fit_intercept=True, num_steps=50)
   found = fit(x[:6], signs[:6], x[6:])
   np.testing.assert_allclose(jnp.linalg.norm(found.plane.weights), 1, rtol=1e-5)
   assert abs(-float(found.plane.intercept / found.plane.weights[0]) - 4) < 0.5
   np.testing.assert_array_equal(jnp.sign(side(found.plane, x)), signs)
   assert found.history.labeled.shape == (50,) and float(found.history.agreement[-1]) == 1
   # bools are labels; units: examples times c, gammas over c
-  flags = rss_linear_fit(x[:6], signs[:6] > 0, x[6:], fit_intercept=True, num_steps=50)
+  flags = fit(x[:6], signs[:6] > 0, x[6:])
   np.testing.assert_allclose(flags.plane.weights, found.plane.weights, atol=1e-5)
   scaled = rss_linear_fit(
     1e3 * x[:6], signs[:6], 1e3 * x[6:], gamma=0.5e-3, unlabeled_gamma=0.3e-3, num_steps=20
@@ -176,7 +177,14 @@ def test_without_training_it_is_the_plane_of_the_class_means(fit_intercept):
   """Means (2, 0) and (-1, 2): half-way between them; and through 0, by the mean of y x."""
   x, y = jnp.array([[1.0, 0.0], [3.0, 0.0], [-1.0, 2.0]]), jnp.array([1.0, 1.0, -1.0])
   fit = rss_linear_fit(
-    x, y, x, weight=0.0, gamma=0.05, learning_rate=1e-7, num_steps=1, fit_intercept=fit_intercept
+    x,
+    y,
+    x[:2],
+    weight=0.0,
+    gamma=0.05,
+    learning_rate=1e-7,
+    num_steps=5,
+    fit_intercept=fit_intercept,
   )
   w = np.array([3.0, -2.0]) if fit_intercept else np.array([5.0, -2.0])
   b = 0.5 if fit_intercept else 0.0
