@@ -5,8 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from jaxopt_robust import _checks
 from jaxopt_robust._units import in_units
 from jaxopt_robust.numerics import upcast
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
@@ -16,7 +18,12 @@ Schedule = ArrayLike | Callable[[Array], ArrayLike]
 
 def at(number: Schedule, count: Array) -> ArrayLike:
   """A number, or what a schedule says of it now."""
-  return number(count) if callable(number) else number
+  if not callable(number):
+    return number
+  value = number(count)
+  if jnp.shape(value) != ():  # it would broadcast against the parameters
+    raise ValueError(f"a schedule must return a scalar; got shape {jnp.shape(value)}.")
+  return value
 
 
 def given(params: PyTree | None, name: str) -> PyTree:
@@ -42,8 +49,21 @@ def function_given(fun: Any, name: str, argument: str, what: str) -> Callable[..
   return fun
 
 
+def check_like(what: str, tree: PyTree, params: PyTree) -> None:
+  """Gradients of the structure and the shapes of the parameters: others would broadcast."""
+  shapes, given_shapes = (jax.tree.map(np.shape, t) for t in (params, tree))
+  structure: Any = jax.tree.structure(params)
+  if structure != jax.tree.structure(tree) or shapes != given_shapes:
+    raise ValueError(
+      f"{what} must be like the parameters, shapes {shapes!s:.200}; got {given_shapes!s:.200}."
+    )
+
+
 def unit_direction(tree: PyTree) -> tuple[PyTree, Array]:
   """A tree over its Euclidean norm, and the norm, in float32 or wider; zeros give zeros and 0."""
+  for leaf in jax.tree.leaves(tree):
+    if jnp.iscomplexobj(leaf):
+      raise TypeError(f"gradients must hold real numbers; got {_checks.describe(leaf)}.")
   scaled, unit = in_units(tree)
   square = sum((jnp.sum(leaf**2).astype(unit.dtype) for leaf in jax.tree.leaves(scaled)), 0 * unit)
   is_zero = square == 0  # False for NaN, which stays NaN

@@ -5,11 +5,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.numerics import upcast
 from jaxopt_robust.transforms._links import (
+  check_like,
   check_transformation,
   function_given,
   given,
@@ -69,7 +71,8 @@ def ignite(
     derivative: ``"difference"`` as above, or ``"exact"``: (g1 - g0) / r in the limit r -> 0, the
       Hessian of G times g0 / n, for twice the work; static.
     mask: which weights count in the norm: a pytree of booleans, or a prefix of one, or a function
-      of the parameters to it. ``True`` counts all of them, as None does.
+      of the parameters to it (with ``static_args=("mask",)`` of ``optax.inject_hyperparams``).
+      ``True`` counts all of them, as None does.
 
   Returns:
     ``optax.GradientTransformationExtraArgs`` with state ``IgniteState``. ``update`` needs the
@@ -78,11 +81,11 @@ def ignite(
 
   Raises:
     TypeError: when ``inner`` is no transformation.
-    ValueError: when a number is out of range and known, an option is unknown, ``update`` gets no
-      parameters or no ``pred_grad_fn``, or ``budget`` <= ``rho`` without a mask: an output bias
-      alone contributes 1 to ||grad G||, so that no weights keep such a budget and the multiplier
-      grows without bound. Leave the bias out by ``mask``; a surrogate without one says
-      ``mask=True``.
+    ValueError: when a number is out of range and known, an option is unknown, the mask holds no
+      booleans, ``update`` gets no parameters or no ``pred_grad_fn`` or gradients of other shapes,
+      or ``budget`` <= ``rho`` without a mask: an output bias alone contributes 1 to ||grad G||, so
+      that no weights keep such a budget and the multiplier grows without bound. Leave the bias out
+      by ``mask``; a surrogate without one says ``mask=True``.
 
   Note:
     Where grad G = 0 nothing is added. The published code lets the multiplier fall below 0, which
@@ -149,8 +152,9 @@ def ignite_fixed(
 
   Raises:
     TypeError: when ``inner`` is no transformation.
-    ValueError: when a number is out of range and known, an option is unknown, or ``update`` gets no
-      parameters or no ``pred_grad_fn``.
+    ValueError: when a number is out of range and known, an option is unknown, the mask holds no
+      booleans, or ``update`` gets no parameters or no ``pred_grad_fn`` or gradients of other
+      shapes.
 
   Example:
     >>> pred_grad_fn = jax.grad(lambda w: 0.5 * jnp.sum(w**2))
@@ -214,6 +218,9 @@ def _counted(mask: Mask | None, params: PyTree, grads: PyTree) -> PyTree:
   if mask is None:
     return grads
   tree = mask(params) if callable(mask) else mask
+  for keep in jax.tree.leaves(tree):
+    if not isinstance(keep, bool | np.bool_) and getattr(keep, "dtype", None) != jnp.bool_:
+      raise ValueError(f"mask must be a pytree of booleans; got {_checks.describe(keep)}.")
   try:
     kept = jax.tree.broadcast(tree, grads)
     return jax.tree.map(lambda keep, g: jnp.where(keep, g, 0), kept, grads)
@@ -250,9 +257,11 @@ def _with_sharpness(
     """grad ||grad G|| and ||grad G||."""
     if derivative == "exact":
       g0, product = jax.linearize(gradient, params)
+      check_like("what pred_grad_fn returns", g0, params)
       unit, norm = unit_direction(_counted(mask, params, g0))
       return product(jax.tree.map(lambda u, p: u.astype(p.dtype), unit, params)), norm
     g0 = gradient(params)
+    check_like("what pred_grad_fn returns", g0, params)
     counted = _counted(mask, params, g0)
     g1 = gradient(moved(params, counted, step))
     divide = lambda a, b: (upcast(a) - upcast(b)) / jnp.asarray(step, upcast(a).dtype)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _arguments, _checks
+from jaxopt_robust._units import in_units
 from jaxopt_robust.numerics import upcast
 from jaxopt_robust.transforms._links import unit_direction
 from jaxopt_robust.typing import ArrayLike, PyTree
@@ -80,7 +81,8 @@ def moved(params: PyTree, direction: PyTree, radius: ArrayLike, norm: str = "l2"
   """The parameters at a distance from where they are."""
   if norm == "adaptive":
     sizes = jax.tree.map(lambda w: jnp.abs(upcast(w)), params)
-    unit, _ = unit_direction(jax.tree.map(lambda size, g: size * upcast(g), sizes, direction))
+    (a, _), (b, _) = in_units(sizes), in_units(direction)  # products of these stay in range
+    unit, _ = unit_direction(jax.tree.map(jnp.multiply, a, b))
     unit = jax.tree.map(lambda size, u: size * u, sizes, unit)
   else:
     unit, _ = unit_direction(direction)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_robust import _arguments, _checks, numerics
-from jaxopt_robust.transforms._links import Schedule, at, function_given, given
+from jaxopt_robust.transforms._links import Schedule, at, check_like, function_given, given
 from jaxopt_robust.transforms.perturbation import moved
 from jaxopt_robust.transforms.sharpness import check_ball, surrogate_gap
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
@@ -72,9 +72,10 @@ def rsgs(
     second function of ``robustness.rsgs_losses``.
 
   Raises:
-    TypeError: when ``inner`` is no transformation, or ``reliable`` is not boolean.
-    ValueError: when a number is out of range and known, the norm is unknown, or ``update`` gets no
-      parameters or no ``value_and_grad_fn``.
+    TypeError: when ``inner`` is no transformation, ``value_and_grad_fn`` returns something else, or
+      ``reliable`` is not boolean.
+    ValueError: when a number is out of range and known, the norm is unknown, ``update`` gets no
+      parameters or no ``value_and_grad_fn``, or gradients of other shapes than the parameters'.
 
   Note:
     With ``recovery`` the state holds a copy of the parameters. Batches whose examples are all
@@ -122,7 +123,9 @@ def rsgs(
     second = function_given(
       value_and_grad_fn, "rsgs", "value_and_grad_fn", "the loss on reliable examples"
     )
-    (value, reliable), found = second(moved(params, updates, at(rho, state.count), norm), 0)
+    check_like("the gradients", updates, params)
+    (value, reliable), found = _parts(second(moved(params, updates, at(rho, state.count), norm), 0))
+    check_like("what value_and_grad_fn returns as gradients", found, params)
     moves = _any_reliable(reliable)
     found = jax.tree.map(lambda f, g: f.astype(g.dtype), found, updates)
     steps, inner_state = optimizer.update(
@@ -145,6 +148,17 @@ def rsgs(
     return steps, RsgsState(count, inner_state, average, state.source)
 
   return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _parts(out: Any) -> Any:
+  """((value, reliable), gradients), and nothing else."""
+  pair = lambda v: isinstance(v, tuple | list) and len(v) == 2
+  if not pair(out) or not pair(out[0]):
+    raise TypeError(
+      "value_and_grad_fn must return ((value, reliable), gradients), as jax.value_and_grad(..., "
+      f"has_aux=True) does; got {_checks.describe(out)}."
+    )
+  return out
 
 
 def _any_reliable(reliable: Any) -> Array:

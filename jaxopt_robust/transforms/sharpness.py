@@ -12,6 +12,7 @@ from jaxopt_robust.numerics import upcast
 from jaxopt_robust.transforms._links import (
   Schedule,
   at,
+  check_like,
   check_transformation,
   function_given,
   given,
@@ -62,8 +63,8 @@ def sam(
 
   Raises:
     TypeError: when ``inner`` is no transformation.
-    ValueError: when ``rho`` is negative and known, the norm is unknown, or ``update`` gets no
-      parameters or no ``grad_fn``.
+    ValueError: when ``rho`` is negative and known, the norm is unknown, ``update`` gets no
+      parameters or no ``grad_fn``, or gradients of other shapes than the parameters'.
 
   Note:
     Where the gradient is zero it is taken at w itself: no NaN. Two gradients a step. Put masks
@@ -118,8 +119,8 @@ def gsam(
 
   Raises:
     TypeError: when ``inner`` is no transformation.
-    ValueError: when a number is negative and known, an option is unknown, or ``update`` gets no
-      parameters or no ``grad_fn``.
+    ValueError: when a number is negative and known, an option is unknown, ``update`` gets no
+      parameters or no ``grad_fn``, or gradients of other shapes than the parameters'.
 
   Note:
     Both gradients must be averaged over devices before they come here: directions of parts of the
@@ -237,7 +238,9 @@ def _sharpness_aware(
     state = _arguments.check_state("state", state, SharpnessState)
     params = given(params, name)
     gradient = function_given(grad_fn, name, "grad_fn", SOURCE_OF_GRADS)
+    check_like("the gradients", updates, params)
     found = gradient(moved(params, updates, at(rho, state.count), norm), 0)
+    check_like("what grad_fn returns", found, params)
     found = jax.tree.map(lambda f, g: f.astype(g.dtype), found, updates)
     steps, inner_state = optimizer.update(
       combine(updates, found), state.inner_state, params, grad_fn=grad_fn, **extra_args

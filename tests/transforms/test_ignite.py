@@ -181,3 +181,21 @@ def test_a_budget_that_no_weights_keep_is_refused():
     transforms.ignite(SGD, rho=0.1, budget=0.1)
   for mask in (True, WITHOUT_BIAS, lambda params: WITHOUT_BIAS):
     transforms.ignite(SGD, rho=0.1, budget=0.05, mask=mask)
+
+
+@pytest.mark.parametrize("derivative", ["difference", "exact"])
+def test_a_prediction_in_the_place_of_its_gradient_is_refused(derivative):
+  w, tx = jnp.ones(2), transforms.ignite_fixed(SGD, derivative=derivative)
+  with pytest.raises(ValueError, match=r"pred_grad_fn returns must be like .*\(2,\); got \(\)"):
+    tx.update(w, tx.init(w), w, pred_grad_fn=jnp.sum)
+
+
+def test_masks_are_booleans():
+  for mask in (0.5, 1, "c", {"a": True, "b": 1.0}):
+    with pytest.raises(ValueError, match="mask must be a pytree of booleans"):
+      transforms.surrogate_sharpness(lambda w: w["a"] + w["b"], {"a": 1.0, "b": 1.0}, mask=mask)
+  some = {"a": jnp.asarray(True), "b": np.bool_(False)}
+  found = transforms.surrogate_sharpness(
+    lambda w: 3 * w["a"] + 4 * w["b"], {"a": 1.0, "b": 1.0}, mask=some, rho=1.0
+  )
+  assert float(found) == 3.0

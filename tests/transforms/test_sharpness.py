@@ -274,3 +274,41 @@ def test_a_grid_of_hyperparameters_is_one_program():
   )
   np.testing.assert_allclose(together, alone, rtol=1e-5)
   assert len(traces) == 1 and len({float(v) for v in together[:, 0]}) == 3
+
+
+@pytest.mark.parametrize("sizes", [(1e-22, 1e-20), (1e20, 1e25), (1e-25, 1e30)])
+def test_adaptive_norm_of_any_units(sizes):
+  of_w, of_g = sizes
+  w, g = of_w * jnp.array([1.0, 2.0]), of_g * jnp.array([3.0, 1.0])
+  found = transforms.perturbed_gradient(lambda w: w, w, g, radius=0.5, norm="adaptive")
+  # |w|^2 g / || |w| g || = (3, 4) / ||(3, 2)|| in units of w.
+  expected = np.array([1.0, 2.0]) + 0.5 * np.array([3.0, 4.0]) / np.sqrt(13)
+  np.testing.assert_allclose(found / of_w, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sam", "gsam", "rsgs"])
+def test_what_would_broadcast_or_has_no_direction_is_refused(name):
+  w, make = jnp.array([1.0, 2.0]), getattr(transforms, name)
+
+  def run(grads, found, rho=0.1):
+    tx = make(optax.sgd(1.0), rho=rho)
+    both = lambda w, i: ((0.0, jnp.ones(1, bool)), found)
+    return tx.update(grads, tx.init(w), w, grad_fn=lambda w, i: found, value_and_grad_fn=both)
+
+  assert run(w, w)[0].shape == (2,)
+  for wrong in (w[0], {"w": w}, (jnp.zeros(()), w)):
+    with pytest.raises(ValueError, match=r"grad_fn returns.*must be like the parameters"):
+      run(w, wrong)
+    with pytest.raises(ValueError, match="the gradients must be like the parameters"):
+      run(wrong, w)
+  with pytest.raises(ValueError, match="a schedule must return a scalar"):
+    run(w, w, rho=lambda count: jnp.ones(2))
+  with pytest.raises(TypeError, match="real numbers; got complex64"):
+    run(w + 1j, w)
+
+
+def test_rsgs_says_what_its_function_must_return():
+  w, tx = jnp.ones(2), transforms.rsgs(optax.sgd(1.0))
+  for out in ((jnp.zeros(()), w), w):
+    with pytest.raises(TypeError, match=r"must return .*value, reliable.*gradients"):
+      tx.update(w, tx.init(w), w, value_and_grad_fn=lambda w, i, out=out: out)
