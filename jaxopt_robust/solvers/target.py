@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxopt_robust import _arguments, _checks
@@ -142,7 +143,7 @@ def target_surrogate(
   if weights is not None:
     _checks.check_non_negative("weights", weights)
     w = jax.lax.stop_gradient(_checks.check_float_array("weights", weights)).astype(z.dtype)
-    distance = jnp.broadcast_to(w, distance.shape) * distance
+    distance = _fitting(w, distance.shape) * distance
   constant = _checks.check_float_array("value", value, rank=0).astype(z.dtype)
   return constant + jnp.sum(u * (z - b)) + jnp.sum(distance) / eta
 
@@ -198,7 +199,9 @@ def sso(
 
   Note:
     With many inner steps on small batches the model fits the batch: let eta fall like 1/sqrt(t),
-    rather than take fewer. Their public code's step is 2 eta, and it takes means for sums.
+    rather than take fewer. ``error`` is of the parameters before the step: where it ends a run, the
+    steps of an optimizer that do not shrink with the gradient (Adam's) have left that point.
+    Their public code's step is 2 eta, and it takes means for sums.
 
   Example:
     >>> x, y = jnp.array([[1.0, 0.0], [1.0, 1.0], [1.0, 2.0]]), jnp.array([1.0, 3.0, 5.0])
@@ -290,6 +293,20 @@ def _divergence(divergence: Divergence) -> Callable[[Array, Array], Array]:
     return divergence
   _arguments.check_option("divergence", divergence, tuple(DIVERGENCES))
   return DIVERGENCES[divergence]
+
+
+def _fitting(weights: Array, shape: tuple[int, ...]) -> Array:
+  """Weights, broadcast to the shape of a divergence."""
+  try:
+    fits = np.broadcast_shapes(weights.shape, shape) == shape
+  except ValueError:
+    fits = False
+  if not fits:
+    raise ValueError(
+      f"weights must broadcast to the shape of the divergence, {shape}; got {weights.shape}. "
+      "Divergences over an axis of the outputs, as 'softmax', take weights without it."
+    )
+  return jnp.broadcast_to(weights, shape)
 
 
 def _check_batch(batch: Any) -> TargetBatch:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from jaxopt_robust import _arguments, _checks
+from jaxopt_robust._units import in_units
 from jaxopt_robust.solvers._backtracking import backtrack
 from jaxopt_robust.solvers.target_stepsizes import TargetPoint, TargetStepsize
 from jaxopt_robust.typing import Array, ArrayLike
@@ -88,8 +89,14 @@ def target_line_search(
   now = jnp.asarray(value_fn(z) if value is None else value)
   if now.shape != ():
     raise ValueError(f"value_fn must return a scalar; got shape {now.shape}.")
-  slope = jnp.asarray(decrease, z.dtype) * jnp.sum(u**2)
-  accept = lambda eta: jnp.asarray(value_fn(z - eta * u)) <= now - (eta * slope).astype(now.dtype)
+  # ||u||^2 as a number of size 1 and the square of a unit: itself it may be out of range.
+  scaled, unit = in_units(u)
+  slope = jnp.asarray(decrease, unit.dtype) * jnp.sum(scaled**2)
+
+  def accept(eta: Array) -> Array:
+    drop = eta.astype(unit.dtype) * slope * unit * unit
+    return jnp.asarray(value_fn(z - eta * u)) <= now - drop.astype(now.dtype)
+
   end = backtrack(accept, first, shrink=shrink, max_trials=max_trials)
   return end.stepsize, LineSearchInfo(end.found, end.trials + (1 if value is None else 0))
 
@@ -112,7 +119,7 @@ def target_search(
     shrink: in (0, 1).
     decrease: in (0, 1).
     min_stepsize: >= 0, the least eta.
-    max_stepsize: > 0, the largest.
+    max_stepsize: > 0, the largest, not below ``min_stepsize``.
     max_trials: >= 1, static.
 
   Returns:
@@ -124,7 +131,9 @@ def target_search(
 
   Note:
     The search evaluates the loss at outputs that no model made: an oracle that can be asked for
-    outputs of the model alone (a simulator) needs another rule.
+    outputs of the model alone (a simulator) needs another rule. Both bounds are absolute, as those
+    of the reference: 0 and inf suit losses of another curvature, of which the least step may be too
+    long.
 
   Example:
     >>> solver = jr.solvers.sso(lambda w, x: x @ w, jax.value_and_grad(lambda z, y: jnp.sum(z**2)),
@@ -141,6 +150,11 @@ def target_search(
   _check_search(stepsize, growth, shrink, decrease)
   _checks.check_non_negative("min_stepsize", min_stepsize, scalar=True)
   _checks.check_positive("max_stepsize", max_stepsize, scalar=True)
+  if _checks.is_concrete((min_stepsize, max_stepsize)):
+    _checks.check_holds(
+      jnp.asarray(min_stepsize) <= jnp.asarray(max_stepsize),
+      f"min_stepsize must be <= max_stepsize; got {min_stepsize} and {max_stepsize}.",
+    )
   max_trials = _checks.check_int("max_trials", max_trials, minimum=1)
 
   def init(outputs: Any) -> Array:
@@ -162,6 +176,6 @@ def _check_search(
   stepsize: ArrayLike, growth: ArrayLike, shrink: ArrayLike, decrease: ArrayLike
 ) -> None:
   _checks.check_positive("stepsize", stepsize, scalar=True)
-  _checks.check_interval("growth", growth, 1.0, float("inf"), scalar=True)
+  _checks.check_interval("growth", growth, 1.0, float("inf"), closed="left", scalar=True)
   _checks.check_interval("shrink", shrink, 0.0, 1.0, closed="neither", scalar=True)
   _checks.check_interval("decrease", decrease, 0.0, 1.0, closed="neither", scalar=True)

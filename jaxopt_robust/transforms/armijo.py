@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_robust import _arguments, _checks
-from jaxopt_robust._units import tree_norm
+from jaxopt_robust._units import in_units, tree_norm
 from jaxopt_robust.solvers._backtracking import backtrack
 from jaxopt_robust.solvers._common import add_scaled, inner_product, scalar_dtype
 from jaxopt_robust.transforms._links import given
@@ -53,7 +53,8 @@ def armijo_descent(
     growth: >= 1.
     shrink: in (0, 1).
     decrease: in (0, 1).
-    max_trials: >= 1, static: values of f that a search may take.
+    max_trials: >= 1, static: values of f that a search may take. ``optax.inject_hyperparams`` needs
+      ``static_args=("max_trials",)``.
     min_stepsize: >= 0, the least step.
     tol: >= 0, the norm of the gradient below which nothing moves.
 
@@ -63,7 +64,8 @@ def armijo_descent(
 
   Raises:
     TypeError: ``max_trials`` is no static integer, or ``value_fn`` no function.
-    ValueError: a number is out of its range, or ``update`` lacks an argument.
+    ValueError: a number is out of its range, ``update`` lacks an argument, or a value of the
+      objective is no scalar.
 
   Note:
     ``min_stepsize`` and ``tol`` are absolute, as are those of the reference: set both to 0 for
@@ -89,7 +91,7 @@ def armijo_descent(
     step where none was accepted.
   """
   _checks.check_positive("stepsize", stepsize, scalar=True)
-  _checks.check_interval("growth", growth, 1.0, float("inf"), scalar=True)
+  _checks.check_interval("growth", growth, 1.0, float("inf"), closed="left", scalar=True)
   _checks.check_interval("shrink", shrink, 0.0, 1.0, closed="neither", scalar=True)
   _checks.check_interval("decrease", decrease, 0.0, 1.0, closed="neither", scalar=True)
   _checks.check_non_negative("min_stepsize", min_stepsize, scalar=True)
@@ -118,12 +120,14 @@ def armijo_descent(
       )
     _arguments.check_callable("value_fn", value_fn)
     fun, dtype = value_fn, state.stepsize.dtype
-    slope = inner_product(updates, updates).astype(dtype)
-    now = jnp.asarray(value, dtype)
+    # ||g||^2 as a number of size 1 and the square of a unit: itself it may be out of range.
+    scaled, unit = in_units(updates)
+    slope, share = inner_product(scaled, scaled).astype(unit.dtype), jnp.asarray(decrease, dtype)
+    now = _scalar("value", value, dtype)
 
     def accept(a: Array) -> Array:
-      new = jnp.asarray(fun(add_scaled(params, -a, updates)), dtype)
-      return new <= now - jnp.asarray(decrease, dtype) * a * slope
+      new = _scalar("value_fn", fun(add_scaled(params, -a, updates)), dtype)
+      return new <= now - ((share * a).astype(unit.dtype) * slope * unit * unit).astype(dtype)
 
     found = backtrack(accept, state.stepsize, shrink=shrink, max_trials=max_trials)
     good = found.found & (found.stepsize >= jnp.asarray(min_stepsize, dtype))
@@ -136,3 +140,11 @@ def armijo_descent(
     return moves, ArmijoState(begin, found.trials)
 
   return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _scalar(name: str, value: ArrayLike, dtype: Any) -> Array:
+  """A value of the objective."""
+  array = jnp.asarray(value, dtype)
+  if array.shape != ():
+    raise ValueError(f"{name} must be a scalar, or a function to one; got shape {array.shape}.")
+  return array

@@ -339,3 +339,24 @@ def test_the_line_search_takes_the_first_step_that_decreases_enough(rng):
     eta, _, memory, trials = rule.update(memory, flat)
     found.append((float(eta), int(trials)))
   np.testing.assert_allclose(found, [(2, 1), (4, 1), (4.8, 2)], rtol=1e-12)
+
+
+@pytest.mark.parametrize("curvature", [1e-21, 1.0, 1e21])
+def test_a_line_search_whose_squares_are_out_of_range(curvature):
+  z = jnp.array([1.0, 2.0], jnp.float32)
+  loss = lambda z: 0.5 * curvature * jnp.sum(z**2)
+  eta, info = solvers.target_line_search(loss, z, curvature * z, stepsize=100 / curvature)
+  # l(z - eta u) = (1 - t)^2 l(z) with t = eta curvature: it decreases enough once t <= 1.
+  first = next(k for k in range(100) if 180 * 0.9**k <= 1)
+  assert bool(info.found) and int(info.trials) == first + 2
+  np.testing.assert_allclose(eta * curvature, 180 * 0.9**first, rtol=1e-5)
+
+
+def test_weights_and_bounds_that_do_not_fit_are_refused():
+  z = jnp.ones((2, 3))
+  surrogate = functools.partial(target_surrogate, z, 0 * z, z, stepsize=1.0, divergence="softmax")
+  assert float(surrogate(weights=jnp.zeros(2))) == 6.0  # <u, z - z_t>
+  with pytest.raises(ValueError, match=r"weights must broadcast .*\(2,\); got \(2, 3\)"):
+    surrogate(weights=z)
+  with pytest.raises(ValueError, match="min_stepsize must be <= max_stepsize"):
+    solvers.target_search(min_stepsize=10.0, max_stepsize=1.0)

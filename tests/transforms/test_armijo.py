@@ -79,3 +79,22 @@ def test_any_number_of_steps_lowers_the_objective_with_one_compile():
     # of at least 1 - 2 decrease mu 0.9 / 60 with mu = 2.
     assert np.all(values[11:] <= (1 - 0.03) * values[10:-1])
   assert counted.traces == 1
+
+
+@pytest.mark.parametrize("curvature", [1e-21, 1.0, 1e21])
+def test_squares_of_gradients_may_be_out_of_range(curvature):
+  x = jnp.array([1.0, 2.0], jnp.float32)
+  f = lambda x: 0.5 * curvature * jnp.sum(x**2)
+  tx = armijo_descent(stepsize=100 / curvature, min_stepsize=0.0, tol=0.0)
+  moves, (_, trials) = one(tx, tx.init(x), x, f)
+  # f(x - a g) = (1 - t)^2 f(x) with t = a curvature: it decreases enough once t <= 1.
+  first = next(k for k in range(100) if 100 * 0.9**k <= 1)
+  assert trials == first + 1
+  np.testing.assert_allclose(moves, -100 * 0.9**first * x, rtol=1e-5)
+
+
+def test_values_that_are_no_scalars_are_refused():
+  x, tx = jnp.ones(2), armijo_descent()
+  for value, f in ((x, fun), (fun(x), lambda x: x)):
+    with pytest.raises(ValueError, match=r"value.* must be a scalar.*shape \(2,\)"):
+      tx.update(x, tx.init(x), x, value=value, value_fn=f)
