@@ -43,10 +43,21 @@ def _layout(spatial: int) -> tuple[str, str, str]:
 
 def convolve(x: Array, w: Array, window: tuple, groups: int) -> Array:
   sizes, strides, padding, dilation = window
-  return jax.lax.conv_general_dilated(
+  out = jax.lax.conv_general_dilated(
     x, w, strides, padding, rhs_dilation=dilation, feature_group_count=groups,
     dimension_numbers=_layout(len(sizes)),
   )  # fmt: skip
+  _check_positions(x, window, out)
+  return out
+
+
+def _check_positions(x: Array, window: tuple, out: Array) -> None:
+  """Windows that fit somewhere."""
+  if 0 in out.shape[1:-1]:
+    raise ValueError(
+      f"a window of {window[0]} (dilation {window[3]}) must fit into images of "
+      f"{x.shape[1:-1]} with padding {window[2]}."
+    )
 
 
 def patches_of(images: Array, window: tuple) -> Array:
@@ -56,5 +67,6 @@ def patches_of(images: Array, window: tuple) -> Array:
     images, sizes, strides, padding, rhs_dilation=dilation,
     dimension_numbers=_layout(len(sizes)), precision=EXACT,
   )  # fmt: skip
+  _check_positions(images, window, found)
   # Channels come first there, then the taps of the window.
   return jnp.swapaxes(found.reshape(-1, images.shape[-1], math.prod(sizes)), 1, 2)

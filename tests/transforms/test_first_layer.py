@@ -2,12 +2,14 @@
 
 import functools
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from flax import linen
+from flax.core import freeze
 
 from jaxopt_robust import nets, transforms
 from jaxopt_robust.transforms import patch_gram, scale_by_tract, tract_conv, tract_dense
@@ -303,3 +305,23 @@ def test_one_compile_for_all_ridges_and_second_order_in_reverse(rng):
   # A penalty on the size of this gradient can be trained: linear in G, which is w here.
   size = lambda w: jnp.sum(jax.grad(lambda w: jnp.sum(dense(x, w, 0.1) ** 2))(w) ** 2)
   assert np.all(np.isfinite(jax.jit(jax.grad(size))(w)))
+
+
+class Grams(flax.struct.PyTreeNode):
+  kernel: jax.Array
+
+
+def test_moments_may_come_in_any_pytree():
+  grads, gram = 2 * jnp.ones((3, 2)), 3 * jnp.eye(3)  # (3 + 1)^{-1} 2
+  for tree in (lambda v: {"kernel": v}, lambda v: freeze({"kernel": v}), lambda v: Grams(v)):
+    found, _ = scale_by_tract(1.0).update(tree(grads), optax.EmptyState(), gram=tree(gram))
+    np.testing.assert_allclose(jax.tree.leaves(found)[0], 0.5, rtol=1e-6)
+
+
+def test_a_window_that_fits_nowhere_is_refused():
+  x, w = jnp.ones((2, 4, 6, 1)), jnp.ones((3, 2, 1, 1))
+  for options in ({"dilation": (2, 1)}, {"dilation": (1, 6)}):
+    with pytest.raises(ValueError, match=r"window of \(3, 2\).*must fit"):
+      tract_conv(x, w, padding="VALID", **options)
+    with pytest.raises(ValueError, match=r"window of \(3, 2\).*must fit"):
+      patch_gram(x, window=(3, 2), padding="VALID", **options)
