@@ -213,9 +213,9 @@ def stream_step(
 ) -> tuple[StreamState, StreamInfo]:
   r"""Answers a batch without labels, then adapts to it: a step of a prequential run.
 
-  The optimizer gets the gradient of the mean entropy of the reliable answers, and the functions
-  that ``transforms.rsgs``, ``transforms.sam`` and ``transforms.gsam`` need. What it is decides on
-  the method:
+  The optimizer gets the gradient of the mean entropy of the reliable answers, the functions that
+  ``transforms.rsgs``, ``transforms.sam`` and ``transforms.gsam`` need, and what line searches ask
+  for (``value``, ``grad``, ``value_fn``). What it is decides on the method:
 
     rsgs(inner, rho, alpha)          RSGS
     rsgs(inner, rho, alpha=0)        SAR
@@ -270,10 +270,18 @@ def stream_step(
   (value, (mask, logits)), grads = jax.value_and_grad(first, has_aux=True)(state.params)
   _, loss = rsgs_losses(apply_fn, threshold=threshold)
   second = jax.value_and_grad(lambda params, i: loss(params, x, mask), has_aux=True)
+
+  def value_fn(params: PyTree, grad_fn: Any = None, value_and_grad_fn: Any = None) -> Array:
+    del grad_fn, value_and_grad_fn  # optax hands all extra arguments on
+    return first(params)[0]
+
   updates, optimizer_state = optax.with_extra_args_support(optimizer).update(
     grads,
     state.optimizer_state,
     state.params,
+    value=value,
+    grad=grads,
+    value_fn=value_fn,
     value_and_grad_fn=second,
     grad_fn=lambda params, i: second(params, i)[1],
   )

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks, numerics
+from jaxopt_robust._units import exponent_of, power
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = ["calibrate_prototypes", "class_prototypes", "prototype_logits"]
@@ -25,7 +26,8 @@ def class_prototypes(
     where: bool[n]; examples where it is false are ignored.
 
   Returns:
-    float[K, d]; zeros for classes without examples.
+    float[K, d]; zeros for classes without examples. A feature that is NaN or infinite spoils its
+    own class alone.
 
   Raises:
     TypeError: features hold no real numbers, labels no integers, or where no booleans.
@@ -52,8 +54,14 @@ def class_prototypes(
   member = jax.nn.one_hot(index, num_classes, dtype=wide.dtype)
   if mask is not None:
     member = jnp.where(mask[:, None], member, 0)
-  sums = jnp.matmul(member.T, wide, precision=jax.lax.Precision.HIGHEST)  # point as means do
-  return _unit(sums).astype(array.dtype)
+  finite = jnp.isfinite(wide)
+  rows = jnp.where(finite, wide, 0)  # a zero of ``member`` times NaN would be NaN
+  sizes = jnp.max(jnp.where(member > 0, jnp.max(jnp.abs(rows), axis=1)[:, None], 0), axis=0)
+  unit = power(exponent_of(sizes), wide.dtype)  # of a class: its sum may be out of range
+  rows = rows / unit[index][:, None]
+  sums = jnp.matmul(member.T, rows, precision=jax.lax.Precision.HIGHEST)  # point as means do
+  spoilt = jnp.matmul(member.T, (~finite).astype(wide.dtype)) > 0
+  return _unit(jnp.where(spoilt, jnp.nan, sums)).astype(array.dtype)
 
 
 def calibrate_prototypes(
@@ -118,14 +126,14 @@ def prototype_logits(
   Args:
     features: float[n, d].
     prototypes: float[classes, d]; those of unseen classes may be zeros.
-    temperature: > 0, a scalar; may be traced.
+    temperature: > 0, finite, a scalar; may be traced.
 
   Returns:
     float[n, classes] in [-temperature, temperature]; 0 where a vector is zero.
 
   Raises:
     TypeError: an array holds no real numbers.
-    ValueError: shapes do not agree, or a known temperature is not positive.
+    ValueError: shapes do not agree, or a known temperature is out of range.
 
   Example:
     >>> prototype_logits(jnp.array([[0.0, 5.0]]), jnp.eye(2))
@@ -138,7 +146,9 @@ def prototype_logits(
   array = _checks.check_float_array("features", features, rank=2)
   centers = _checks.check_float_array("prototypes", prototypes, rank=2)
   _check_same_features("features", array, "prototypes", centers)
-  _checks.check_positive("temperature", temperature, scalar=True)
+  _checks.check_interval(
+    "temperature", temperature, 0.0, float("inf"), closed="neither", scalar=True
+  )
   cosines = _products(_unit(numerics.upcast(array)), _unit(numerics.upcast(centers)))
   return (jnp.asarray(temperature, cosines.dtype) * cosines).astype(array.dtype)
 

@@ -243,3 +243,33 @@ def test_answers_by_prototypes_can_be_adapted():
   assert int(info.num_reliable[-1]) >= int(info.num_reliable[0]) > 0
   right = lambda params: float(jnp.mean(jnp.argmax(apply_fn(params, x), axis=1) == y))
   assert right(state.params) >= right(start.params) > 0.7
+
+
+@pytest.mark.parametrize(
+  "optimizer", [optax.lbfgs(), transforms.armijo_descent(), optax.polyak_sgd(0.1)]
+)
+def test_line_searches_get_what_they_ask_for(optimizer):
+  x = jnp.array([[3.0, 0.0], [0.1, 0.0]])
+  apply_fn = lambda w, x: x * w[None]
+  state = robustness.stream_init(jnp.ones(2), optimizer)
+  entropies = []
+  for _ in range(3):
+    state, info = robustness.stream_step(apply_fn, optimizer, state, x)
+    entropies.append(float(info.entropy))
+  assert int(info.num_reliable) == 1
+  assert entropies[0] > entropies[1] > entropies[2] or entropies[1] == 0
+
+
+def test_prototypes_of_other_classes_do_not_see_what_is_not_finite():
+  x = jnp.array([[3.0, 4.0], [0.0, 2.0], [1.0, 2.0], [5.0, 5.0]])
+  labels = jnp.array([0, 1, 1, 2])
+  expected = np.array([[0.6, 0.8], [1, 4] / np.sqrt(17), [1, 1] / np.sqrt(2), [0, 0]])
+  for bad in (jnp.nan, jnp.inf):
+    found = robustness.class_prototypes(x.at[0, 1].set(bad), labels, num_classes=4)
+    assert np.all(np.isnan(found[0]))
+    np.testing.assert_allclose(found[1:], expected[1:], rtol=1e-6)
+  scale = jnp.array([1e-30, 1.5e38, 1.5e38, 1.0])[:, None]  # the sum of class 1 is out of range
+  found = robustness.class_prototypes(scale * x / 2, labels, num_classes=4)
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+  with pytest.raises(ValueError, match="temperature must be in"):
+    robustness.prototype_logits(x, x, temperature=jnp.inf)
