@@ -54,7 +54,7 @@ class RssFit(NamedTuple):
   """A trained linear classifier.
 
   Attributes:
-    plane: HyperPlane with weights of length 1.
+    plane: HyperPlane with weights of length 1; of 0 where all labelled examples are 0.
     history: RssInfo with a leading axis of steps, each before its step (and before sides are
       exchanged at the end, where they are).
     status: int32, 1 after all steps, 2 if the plane or a loss is not finite.
@@ -93,7 +93,7 @@ def rss_objective(
       given, but always the same.
     unlabeled_fun: l', called as ``fun`` is; by default ``fun`` itself.
     weight: >= 0, a scalar; may be traced. 0 leaves the labelled loss alone.
-    where: bool[m]; labelled rows where it is false do not count.
+    where: bool[m]; labelled rows where it is false do not count, nor do their labels.
     unlabeled_where: bool[n], the same for unlabelled rows.
 
   Returns:
@@ -146,10 +146,12 @@ def rss_objective(
   x, fresh = (_without_masked(v, mask) for v, mask in zip((x, fresh), masks, strict=True))
   frozen = jax.lax.stop_gradient(params)
   own, guess = (jax.lax.stop_gradient(predict(frozen, v)) for v in (x, fresh))
-  supervised = _mean("fun", fun(params, x, labels), masks[0], x)
-  rest = _mean("unlabeled_fun", other(params, fresh, guess), masks[1], fresh)
   if own.shape != labels.shape:
     raise ValueError(f"predict must return labels of shape {labels.shape}; got {own.shape}.")
+  if masks[0] is not None:  # labels that are NaN would be so in the derivative
+    labels = jnp.where(_along(masks[0], labels), labels, own.astype(labels.dtype))
+  supervised = _mean("fun", fun(params, x, labels), masks[0], x)
+  rest = _mean("unlabeled_fun", other(params, fresh, guess), masks[1], fresh)
   right = jnp.all(own == labels, axis=tuple(range(1, labels.ndim))).astype(supervised.dtype)
   agreement = _mean("predict", right, masks[0], x)
   value = supervised + jnp.asarray(weight, rest.dtype) * rest
@@ -208,9 +210,10 @@ def rss_linear_fit(
   Minimises over unit vectors w (and b) the mean of phi(y_i s_i) over the labelled examples plus
   weight times the mean of phi'(|s'_j|) over the unlabelled ones, with s = <w, x> + b and phi, phi'
   the ``robust_zero_one_loss`` of gamma and of unlabeled_gamma. Adam with a cosine schedule starts
-  at the difference of the class means (at the mean of y x without an intercept); after each step w
-  is scaled to length 1, and b with it. The unlabelled term is the same for (w, b) and (-w, -b): of
-  the two the one with the smaller labelled loss is returned.
+  at the difference of the class means (at the mean of y x without an intercept), or at y x of the
+  longest labelled example where that is 0; after each step w is scaled to length 1, and b with it.
+  The unlabelled term is the same for (w, b) and (-w, -b): of the two the one with the smaller
+  labelled loss is returned.
 
   Args:
     x: float[m, features], labelled examples.
@@ -237,8 +240,9 @@ def rss_linear_fit(
     TypeError: examples are not floating-point, or an integer is none.
 
   Note:
-    Deterministic without ``batch``. The steps do not depend on the units of x once gamma does not:
-    examples times c go with gamma / c.
+    Deterministic without ``batch``. Without an intercept the steps do not depend on the units of x
+    once gamma does not: examples times c go with gamma / c. An intercept is in units of x and moves
+    by about ``learning_rate`` a step: bring the examples to spreads of about 1 first.
 
   Example:
     >>> problem = jr.problems.make_shifted_gaussians(
@@ -333,7 +337,7 @@ def _fit(
     updates, state = optimizer.update(grads, state, plane)
     return (_on_the_sphere(optax.apply_updates(plane, updates)), state), info
 
-  start = _class_means(*labeled, fit_intercept)
+  start = _start(*labeled, fit_intercept)
   steps = jnp.arange(num_steps)
   (plane, _), history = jax.lax.scan(step, (start, optimizer.init(start)), steps)
   other = jax.tree.map(jnp.negative, plane)
@@ -346,7 +350,12 @@ def _fit(
 
 def _without_masked(v: Array, mask: Array | None) -> Array:
   """Zeros in rows that are masked out: they may hold NaN."""
-  return v if mask is None else jnp.where(mask.reshape(mask.shape + (1,) * (v.ndim - 1)), v, 0)
+  return v if mask is None else jnp.where(_along(mask, v), v, 0)
+
+
+def _along(mask: Array, v: Array) -> Array:
+  """A mask of rows, to be broadcast against an array."""
+  return mask.reshape(mask.shape + (1,) * (v.ndim - 1))
 
 
 def _mean(name: str, values: Array, mask: Array | None, rows: Array) -> Array:
@@ -362,6 +371,15 @@ def _mean(name: str, values: Array, mask: Array | None, rows: Array) -> Array:
 def _on_the_sphere(plane: HyperPlane) -> HyperPlane:
   norm = numerics.safe_norm(plane.weights)
   return jax.tree.map(lambda v: numerics.safe_divide(v, norm), plane)
+
+
+def _start(x: Array, signs: Array, fit_intercept: bool) -> HyperPlane:
+  """That of the means, or y x of the longest example: at weights of 0 no derivative leads away."""
+  plane = _class_means(x, signs, fit_intercept)
+  longest = jnp.argmax(numerics.safe_norm(x, axis=-1))
+  other = _on_the_sphere(HyperPlane(signs[longest] * x[longest], jnp.zeros((), x.dtype)))
+  middle = jnp.mean(hyperplane_distance(other.weights, x)) if fit_intercept else other.intercept
+  return numerics.tree_where(jnp.all(plane.weights == 0), other._replace(intercept=-middle), plane)
 
 
 def _class_means(x: Array, signs: Array, fit_intercept: bool) -> HyperPlane:

@@ -212,3 +212,26 @@ def test_distance_is_signed_and_safe_at_zero():
   np.testing.assert_array_equal(zero, 0)
   huge = robustness.hyperplane_distance(1e30 * w, 1e30 * x)
   np.testing.assert_allclose(huge, [0.6e30, -0.8e30], rtol=1e-6)
+
+
+def test_masked_labels_may_be_missing():
+  x, y = jnp.array([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]]), jnp.array([1.0, -1.0, jnp.nan])
+  w, keep = jnp.array([1.0, -2.0]), jnp.array([True, True, False])
+  fun = lambda w, x, y: (x @ w - y) ** 2
+  predict = lambda w, x: jnp.where(x @ w >= 0, 1.0, -1.0)
+  value = lambda w: rss_objective(fun, w, (x, y), x, predict=predict, where=keep, weight=0.0)[0]
+  # (1 - 1)^2 and (-4 + 1)^2; its gradient 2 (-3) (0, 2) / 2.
+  np.testing.assert_allclose(value(w), 4.5)
+  np.testing.assert_allclose(jax.grad(value)(w), [0.0, -6.0])
+
+
+@pytest.mark.parametrize("fit_intercept", [False, True])
+def test_a_start_that_cancels_leads_on(fit_intercept):
+  x = jnp.array([[2.0, 0.0], [-2.0, 0.0], [2.0, 0.0], [-2.0, 0.0]])
+  labels = [1, 1, -1, -1]  # means of y x and differences of class means are 0
+  fresh = jnp.array([[1.0, 3.0], [1.5, 3.0], [-1.0, -3.0], [-1.5, -3.0]])
+  fit = rss_linear_fit(x, labels, fresh, num_steps=50, fit_intercept=fit_intercept)
+  np.testing.assert_allclose(jnp.linalg.norm(fit.plane.weights), 1, rtol=1e-6)
+  assert float(fit.history.unlabeled[-1]) < 0.3 < float(fit.history.unlabeled[0])
+  nothing = rss_linear_fit(0 * x, labels, 0 * fresh, num_steps=5, fit_intercept=fit_intercept)
+  np.testing.assert_array_equal(nothing.plane.weights, 0)
