@@ -55,7 +55,10 @@ def gaussian_nll_loss(
   if mask is not None:
     wide = [jnp.where(mask, v, 0) for v in wide]
   m, s, t = wide
-  loss = 0.5 * ((t - m) * jnp.exp(-s)) ** 2 + s + _LOG_ROOT_TWO_PI
+  gap = t - m
+  exact = gap == 0  # exp(-s) may be infinite there
+  scaled = gap * jnp.exp(jnp.where(exact, 0, -s))
+  loss = 0.5 * scaled**2 + s + _LOG_ROOT_TWO_PI
   if mask is not None:
     loss = jnp.where(mask, loss, 0)
   return loss.astype(center.dtype)

@@ -185,7 +185,9 @@ def top_designs(x: ArrayLike, values: ArrayLike, *, num: int) -> TopDesigns:
   if scores.shape != designs.shape[:1]:
     raise ValueError(f"values must have shape {designs.shape[:1]}; got {scores.shape}.")
   num = _checks.check_int("num", num, minimum=1, maximum=len(designs))
-  _, index = jax.lax.top_k(jnp.where(jnp.isnan(scores), -jnp.inf, scores), num)
+  # By value, then NaN behind -inf, then by row.
+  kept = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
+  index = jnp.lexsort((jnp.isnan(scores), -kept))[:num].astype(jnp.int32)
   return TopDesigns(designs[index], scores[index], index)
 
 
@@ -210,7 +212,8 @@ def ensemble_prediction(
     float[batch].
 
   Raises:
-    ValueError: an unknown ``reduce``, no model, or parameters without a common leading axis.
+    ValueError: an unknown ``reduce``, no model, parameters without a common leading axis, or models
+      that do not return one number a design.
     TypeError: apply_fn is not callable or x is not floating-point.
 
   Note:
@@ -234,6 +237,11 @@ def ensemble_prediction(
   if len(shapes) != 1 or shapes & {(), (0,)}:
     raise ValueError(f"params must have one leading axis of models; got {sorted(shapes)}.")
   values = jax.vmap(apply_fn, in_axes=(0, None))(models, designs)
+  if values.shape[1:] != designs.shape[:1]:
+    raise ValueError(
+      f"apply_fn must return one number a design, shape {designs.shape[:1]}; "
+      f"got {values.shape[1:]}."
+    )
   return jnp.mean(values, axis=0) if reduce == "mean" else jnp.min(values, axis=0)
 
 
@@ -280,7 +288,8 @@ def design_scores(
   )
   _checks.check_holds(bottom < top, "low must be below high.")
   scaled = lambda v: (v - bottom) / (top - bottom)
-  return DesignScores(scaled(jnp.max(truth)), scaled(jnp.median(truth)), jnp.mean(guess - truth))
+  middle = jnp.median(numerics.upcast(truth)).astype(truth.dtype)  # of two: their sum must fit
+  return DesignScores(scaled(jnp.max(truth)), scaled(middle), jnp.mean(guess - truth))
 
 
 def conservative_gap(

@@ -143,3 +143,27 @@ def test_soft_clip_keeps_its_bounds_and_grows():
   np.testing.assert_allclose(wide, 0.3, atol=1e-12)
   half = surrogates.soft_clip(jnp.zeros(1, jnp.bfloat16), low=-1.0, high=1.0)
   assert half.dtype == jnp.bfloat16
+
+
+def test_nan_is_behind_minus_infinity():
+  found = surrogates.top_designs(
+    jnp.arange(4.0)[:, None], jnp.array([jnp.nan, -jnp.inf, jnp.nan, 1.0]), num=4
+  )
+  np.testing.assert_array_equal(found.index, [3, 1, 0, 2])
+  assert found.index.dtype == jnp.int32
+
+
+def test_models_that_do_not_return_one_number_a_design_are_refused():
+  with pytest.raises(ValueError, match=r"one number a design, shape \(4,\); got \(4, 1\)"):
+    surrogates.ensemble_prediction(lambda w, x: x @ w, jnp.ones((3, 2, 1)), jnp.ones((4, 2)))
+
+
+def test_half_precision_and_narrow_spreads_do_not_overflow():
+  large = jnp.full(4, 6e4, jnp.float16)
+  assert float(surrogates.design_scores(large, large).median) == float(large[0])
+  zero = jnp.zeros(1)
+  loss, slope = jax.value_and_grad(lambda s: surrogates.gaussian_nll_loss(zero, s, zero)[0])(
+    jnp.array([-200.0], jnp.float32)
+  )
+  np.testing.assert_allclose(loss, -200 + 0.5 * np.log(2 * np.pi), rtol=1e-6)  # log_std + ...
+  np.testing.assert_allclose(slope, 1.0)
