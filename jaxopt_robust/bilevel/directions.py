@@ -48,15 +48,16 @@ class BilevelBatch(NamedTuple):
   Attributes:
     inner: what ``inner(y, x, batch)`` takes.
     outer: what ``outer(y, x, batch)`` takes.
-    inner_index: int32 scalar, number of the inner batch, for methods with a memory of batches.
-    outer_index: int32 scalar, number of the outer batch.
+    inner_index: int32 scalar, number of the inner batch, for methods with a memory of batches; None
+      for others.
+    outer_index: int32 scalar, number of the outer batch, likewise.
     key: typed PRNG key, for methods that draw; None for others.
   """
 
   inner: PyTree
   outer: PyTree
-  inner_index: ArrayLike = 0
-  outer_index: ArrayLike = 0
+  inner_index: ArrayLike | None = None
+  outer_index: ArrayLike | None = None
   key: Array | None = None
 
 
@@ -149,7 +150,9 @@ def soba_directions(
     outer: ``outer(y, x, batch) -> scalar``, f on a batch.
     products: ``second_order_products`` or ``finite_difference_products``.
     max_adjoint: > 0, radius of the ball on which v is projected before it is used; None: no ball.
-      May be traced.
+      v itself is not projected: where H^{-1} grad_y f lies outside it moves away step by step, so
+      choose a radius that no solution reaches, or end the optimizer of v with a projection. May be
+      traced.
 
   Returns:
     ``StochasticMethod`` for ``stochastic_bilevel``, or for ``saga``, ``storm``, ``spider``,

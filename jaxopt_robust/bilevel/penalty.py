@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_robust import _checks
+from jaxopt_robust._units import in_units
 from jaxopt_robust.bilevel.directions import (
   BilevelBatch,
   BilevelVariables,
@@ -32,8 +33,8 @@ def f2sa_directions(
 ) -> StochasticMethod:
   r"""Directions of F2SA: two inner problems, one of them with the outer objective added.
 
-  With lam_k = lam_0 (k + 1)^power at step k, y near argmin f + lam g and w near argmin g (kept in
-  the place of v),
+  With lam_k = lam_0 (k + 1)^power at move k of y, y near argmin f + lam g and w near argmin g (kept
+  in the place of v),
 
     d_y = grad_y g(y) + grad_y f(y) / lam,   d_w = grad_y g(w),
     d_x = grad_x f(y) + lam (grad_x g(y) - grad_x g(w)).
@@ -49,13 +50,16 @@ def f2sa_directions(
 
   Returns:
     ``StochasticMethod`` for ``stochastic_bilevel``; ``params.v`` is w and starts like y. Its
-    ``parts`` are those of lam_0.
+    ``parts`` are those of lam_0; with power = 0, not traced, it has no memory: ``storm`` and
+    ``saga`` take it.
 
   Raises:
     TypeError: when an objective is not a function.
     ValueError: when a number is out of its range.
 
   Note:
+    The paper counts outer steps: with ``inner_steps`` = T of ``stochastic_bilevel`` lam_k grows
+    with the T moves of each, T^power times as fast.
     d_y is divided by lam, so that a constant step of y is as stable as one of w. The step of x
     should fall at least as fast as 1 / lam.
 
@@ -99,7 +103,10 @@ def f2sa_directions(
     found = at(variables, batch, lam)
     return total(found), memory + 1, found.value
 
-  return StochasticMethod(init, lambda v, b: at(v, b, jnp.asarray(penalty)), directions)
+  parts = lambda variables, batch: at(variables, batch, jnp.asarray(penalty))
+  if _checks.is_concrete(power) and power == 0:
+    return method_of(parts)
+  return StochasticMethod(init, parts, directions)
 
 
 def bome_directions(
@@ -156,13 +163,18 @@ def bome_directions(
     x, y, v = variables
     batch = check_batch(batch)
     slope = jax.grad(inner_of)
-    step = lambda _, w: optax.tree.add_scale(w, -jnp.asarray(stepsize), slope(w, x, batch.inner))
+    move = lambda w, g: w - jnp.asarray(stepsize, w.dtype) * g
+    step = lambda _, w: jax.tree.map(move, w, slope(w, x, batch.inner))
     near = jax.lax.fori_loop(0, num_steps, step, y)
     gap_y, pull = jax.grad(inner_of, argnums=(0, 1))(y, x, batch.inner)
     pull_near = jax.grad(inner_of, argnums=1)(near, x, batch.inner)
     gap = (gap_y, jax.tree.map(jnp.subtract, pull, pull_near))
     value, descent = jax.value_and_grad(outer_of, argnums=(0, 1))(y, x, batch.outer)
-    square, along = optax.tree.vdot(gap, gap), optax.tree.vdot(descent, gap)
+    # Both in units of their own, so that squares stay in range.
+    (unit_gap, unit), (unit_descent, size) = in_units(gap), in_units(descent)
+    ratio = jnp.minimum(size / unit, jnp.finfo(unit.dtype).max)
+    square = optax.tree.vdot(unit_gap, unit_gap)
+    along = optax.tree.vdot(unit_descent, unit_gap) * ratio.astype(square.dtype)
     wanted = jnp.maximum(jnp.asarray(control, square.dtype) * square - along, 0)
     lam = jnp.where(square > 0, wanted / jnp.where(square > 0, square, 1), 0)
     pushed = jax.tree.map(lambda a: lam.astype(a.dtype) * a, gap)

@@ -91,7 +91,7 @@ def stochastic_bilevel(
     optimizers: ``BilevelVariables`` of the optax optimizers of x, y and v, or a function from
       ``hyper`` to them, such as ``lambda rates: BilevelVariables(*map(optax.sgd, rates))``: then
       ``hyper`` can be swept.
-    inner_steps: T >= 1, static. Batches then have a leading axis of T.
+    inner_steps: T >= 1, static. With T > 1 every array of a batch has a leading axis of T.
     inner_moves: static, which of "y" and "v" move in the first T - 1 of them; what does not move is
       not computed.
 
@@ -102,7 +102,8 @@ def stochastic_bilevel(
 
   Raises:
     TypeError: when ``method`` or ``optimizers`` are of another kind.
-    ValueError: when ``inner_steps`` is below 1, or ``inner_moves`` names anything else.
+    ValueError: when ``inner_steps`` is below 1, ``inner_moves`` names anything else, or a batch
+      lacks the leading axis of T.
 
   Note:
     Rates that converge: SOBA's fall like k^{-2/5} for y and v and k^{-3/5} for x, or are constant
@@ -141,14 +142,28 @@ def stochastic_bilevel(
   def chains(hyper: PyTree) -> Optimizers:
     return _check_optimizers(made(hyper)) if made is not None else cast(Optimizers, fixed)
 
+  def batch_of(batch: Any) -> BilevelBatch:
+    batch = check_batch(batch)
+    for name, part in batch._asdict().items() if inner_steps > 1 else ():
+      for leaf in jax.tree.leaves(part):
+        if jnp.shape(leaf)[:1] != (inner_steps,):
+          raise ValueError(
+            f"batch.{name} must have a leading axis of inner_steps, {inner_steps}; got shape "
+            f"{jnp.shape(leaf)}."
+          )
+    return batch
+
   def first_of(batch: BilevelBatch) -> BilevelBatch:
     return batch if inner_steps == 1 else jax.tree.map(lambda leaf: leaf[0], batch)
 
   def init(params: BilevelVariables, hyper: PyTree, batch: BilevelBatch) -> StochasticState:
     if not isinstance(params, BilevelVariables):
       raise TypeError(f"params must be BilevelVariables; got {_checks.describe(params)}.")
+    params = BilevelVariables(
+      *(_checks.check_float_tree(f"params.{k}", part) for k, part in params._asdict().items())
+    )
     _checks.check_same_structure("params.v", params.v, "params.y", params.y)
-    memory = method.init(params, first_of(check_batch(batch)))
+    memory = method.init(params, first_of(batch_of(batch)))
     states = BilevelVariables(
       *(chain.init(part) for chain, part in zip(chains(hyper), params, strict=True))
     )
@@ -172,7 +187,7 @@ def stochastic_bilevel(
   def step(
     state: StochasticState, hyper: PyTree, batch: BilevelBatch
   ) -> tuple[StochasticState, StochasticInfo]:
-    batch = check_batch(batch)
+    batch = batch_of(batch)
     last = batch
     if inner_steps > 1:
       rest = jax.tree.map(lambda leaf: leaf[:-1], batch)

@@ -28,6 +28,15 @@ def _check_method(method: Any) -> StochasticMethod:
   return method
 
 
+def _check_no_memory(method: StochasticMethod, *at: Any) -> None:
+  """Only ``method.parts`` are used: what needs a memory would be lost."""
+  if jax.tree.leaves(jax.eval_shape(method.init, *at)):
+    raise ValueError(
+      "method must have no memory, such as soba_directions, neumann_directions, bome_directions or "
+      "f2sa_directions with power=0; got one whose init(variables, batch) returns arrays."
+    )
+
+
 class _Table(NamedTuple):
   """Directions of every batch when it was last seen, and their weighted sum."""
 
@@ -57,13 +66,16 @@ def saga(method: StochasticMethod, *, num_inner: int, num_outer: int) -> Stochas
     num_outer: number of outer batches; static.
 
   Returns:
-    ``StochasticMethod`` whose batches need ``inner_index`` and ``outer_index``.
+    ``StochasticMethod`` whose batches need ``inner_index`` and ``outer_index``; a table of one
+    batch needs none.
 
   Raises:
     TypeError: when ``method`` is no ``StochasticMethod``, or a number no static integer.
-    ValueError: when a number is below 1.
+    ValueError: when a number is below 1, ``method`` has a memory, or an index is missing or, where
+      it is known while tracing, out of range.
 
   Note:
+    Under ``jit`` a batch whose index is out of range is taken as one never seen, and not kept.
     The tables start at 0. They hold every direction of every batch: for an outer variable as large
     as the data (weights of examples) that is num_inner times as much.
 
@@ -89,6 +101,7 @@ def saga(method: StochasticMethod, *, num_inner: int, num_outer: int) -> Stochas
   )
 
   def init(variables: BilevelVariables, batch: BilevelBatch) -> tuple[_Table, _Table]:
+    _check_no_memory(method, variables, batch)
     shapes = jax.eval_shape(method.parts, variables, batch)
 
     def table(part: PyTree, count: int) -> _Table:
@@ -97,19 +110,24 @@ def saga(method: StochasticMethod, *, num_inner: int, num_outer: int) -> Stochas
 
     return table(shapes.inner, counts[0]), table(shapes.outer, counts[1])
 
-  def reduce(new: PyTree, table: _Table, index: ArrayLike, count: int) -> tuple[PyTree, _Table]:
-    index = _checks.check_integers("index of the batch", index, low=0, high=count, rank=0)
-    old = jax.tree.map(lambda rows: rows[index], table.rows)
+  def reduce(
+    new: PyTree, table: _Table, name: str, index: ArrayLike | None, count: int
+  ) -> tuple[PyTree, _Table]:
+    if index is None and count > 1:
+      raise ValueError(f"batch.{name} must be the number of the batch, below {count}; got None.")
+    number = 0 if index is None else index
+    index = _checks.check_index(f"batch.{name}", number, shape=(), num_examples=count)
+    old = jax.tree.map(lambda rows: rows.at[index].get(mode="fill", fill_value=0), table.rows)
     change = jax.tree.map(jnp.subtract, new, old)
     direction = jax.tree.map(jnp.add, change, table.mean)
-    rows = jax.tree.map(lambda rows, a: rows.at[index].set(a), table.rows, new)
-    mean = jax.tree.map(lambda m, c: m + c / count, table.mean, change)
-    return direction, _Table(rows, mean)
+    rows = jax.tree.map(lambda rows, a: rows.at[index].set(a, mode="drop"), table.rows, new)
+    share = lambda m, c: jnp.where(index < count, m + c / count, m)
+    return direction, _Table(rows, jax.tree.map(share, table.mean, change))
 
   def directions(variables: BilevelVariables, memory: tuple, batch: BilevelBatch) -> tuple:
     found = method.parts(variables, batch)
-    inner, first = reduce(found.inner, memory[0], batch.inner_index, counts[0])
-    outer, second = reduce(found.outer, memory[1], batch.outer_index, counts[1])
+    inner, first = reduce(found.inner, memory[0], "inner_index", batch.inner_index, counts[0])
+    outer, second = reduce(found.outer, memory[1], "outer_index", batch.outer_index, counts[1])
     return jax.tree.map(jnp.add, inner, outer), (first, second), found.value
 
   return StochasticMethod(init, method.parts, directions)
@@ -124,7 +142,7 @@ def _recursive(
   """
 
   def init(variables: BilevelVariables, batch: BilevelBatch) -> _Recursion:
-    del batch
+    _check_no_memory(method, variables, batch)
     zeros = jax.tree.map(jnp.zeros_like, variables)
     return _Recursion(variables, zeros, jnp.zeros((), jnp.int32))
 
@@ -168,7 +186,8 @@ def storm(
 
   Raises:
     TypeError: when ``method`` is no ``StochasticMethod``.
-    ValueError: when ``rate`` is out of its range, or ``parts`` names something else.
+    ValueError: when ``rate`` is out of its range, ``parts`` names something else, or ``method`` has
+      a memory.
 
   Example:
     >>> inner = lambda y, x, b: 0.5 * jnp.sum((y - b) ** 2) + 0.5 * x * jnp.sum(y**2)
@@ -208,7 +227,10 @@ def spider(method: StochasticMethod, *, period: int) -> StochasticMethod:
 
   Raises:
     TypeError: when ``method`` is no ``StochasticMethod``, or ``period`` no static integer.
-    ValueError: when ``period`` is below 1.
+    ValueError: when ``period`` is below 1, or ``method`` has a memory.
+
+  Note:
+    With ``inner_steps`` = T of ``stochastic_bilevel`` every move counts, T an outer step.
 
   Example:
     >>> inner = lambda y, x, b: 0.5 * jnp.sum((y - b) ** 2) + 0.5 * x * jnp.sum(y**2)
