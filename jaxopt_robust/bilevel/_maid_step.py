@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust._units import tree_norm
-from jaxopt_robust.bilevel.error_bounds import outer_value_interval
-from jaxopt_robust.bilevel.hypergradients import HypergradientInfo, hypergradient
+from jaxopt_robust.bilevel.error_bounds import interval_of
+from jaxopt_robust.bilevel.hypergradients import HypergradientInfo, hypergradient, next_change
 from jaxopt_robust.bilevel.inner_solver import constant_at
 from jaxopt_robust.bilevel.products import scalar_of
 from jaxopt_robust.bilevel.types import BilevelPoint, MaidInfo, MaidState
@@ -101,9 +101,7 @@ class Problem(NamedTuple):
     smooth = constant_at("outer_smoothness", self.settings.outer_smoothness, x, data, value.dtype)
     distance = inner_gradient.astype(value.dtype) / mu
     size = outer_gradient.astype(value.dtype)
-    return outer_value_interval(
-      value, size, distance, smoothness=smooth, convex=self.settings.convex
-    )
+    return interval_of(value, size, distance, smooth, self.settings.convex)
 
   def interval_at(self, y: PyTree, x: PyTree, data: tuple) -> tuple[Array, Array]:
     """The same at a point of which nothing is known yet."""
@@ -171,7 +169,9 @@ def _line_search(
     y, steps = problem.solve(gradient.y, moved, eps, data)
     _, high = problem.interval_at(y, moved, data)
     size = tree_norm(jax.tree.map(jnp.subtract, moved, x)).astype(high.dtype)
-    psi = high - low + jnp.asarray(settings.decrease, high.dtype) * size**2 / alpha
+    psi = (
+      high - low + jnp.asarray(settings.decrease, high.dtype) * size**2 / alpha.astype(high.dtype)
+    )
     # A step that is rounding alone proves nothing.
     psi = jnp.where(size > 0, psi, jnp.inf)
     return _Trial(
@@ -235,7 +235,10 @@ def maid_step(problem: Problem, state: MaidState, data: tuple) -> tuple[MaidStat
   )
   dtype = done.low.dtype
   omega = gradient.info.bound
-  error = tree_norm(gradient.grad) + jnp.where(jnp.isfinite(omega), omega, 0)
+  missing = omega
+  if settings.constants is None:
+    missing = next_change(problem.inner, problem.outer, gradient.y, x, gradient.info.adjoint, data)
+  error = jnp.minimum(tree_norm(gradient.grad) + missing, jnp.finfo(dtype).max)
   info = MaidInfo(
     error.astype(dtype), gradient.info.value, done.low, trial.high, trial.psi,
     omega, jnp.where(ok, trial.stepsize, 0), gradient.accuracy, gradient.residual,

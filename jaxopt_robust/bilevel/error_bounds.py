@@ -107,17 +107,27 @@ def hypergradient_bound(
     optimization with application to hyperparameter learning, 2025, theorem 2.1; the term of a
     direct dependence on x is ours.
   """
-  if not isinstance(constants, BilevelConstants):
-    raise TypeError(f"constants must be BilevelConstants; got {_checks.describe(constants)}.")
+  check_constants(constants)
   numbers = {
     "distance": distance, "residual": residual, "outer_gradient_norm": outer_gradient_norm
   }  # fmt: skip
   for name, value in numbers.items():
     _checks.check_non_negative(name, value, scalar=True)
+  eps, delta, size = (_checks.check_float_array(k, v, rank=0) for k, v in numbers.items())
+  return bound_of(eps, delta, size, constants)
+
+
+def check_constants(constants: BilevelConstants) -> None:
+  """The numbers are in their ranges, where known."""
+  if not isinstance(constants, BilevelConstants):
+    raise TypeError(f"constants must be BilevelConstants; got {_checks.describe(constants)}.")
   for name, value in constants._asdict().items():
     check = _checks.check_positive if name == "strong_convexity" else _checks.check_non_negative
     check(f"constants.{name}", value, scalar=True)
-  eps, delta, size = (_checks.check_float_array(k, v, rank=0) for k, v in numbers.items())
+
+
+def bound_of(eps: Array, delta: Array, size: Array, constants: BilevelConstants) -> Array:
+  """``hypergradient_bound`` of numbers that may be NaN."""
   mu, smooth, cross, inverse, bend, direct = (jnp.asarray(c, eps.dtype) for c in constants)
   slope = smooth * cross / mu + inverse * size * cross + bend * size / mu + direct
   return slope * eps + cross / mu * delta + bend * smooth / mu * eps**2
@@ -138,7 +148,7 @@ def unrolled_bound(
   Args:
     num_steps: K >= 0.
     stepsize: s > 0.
-    strong_convexity: mu > 0, with s mu <= 1.
+    strong_convexity: mu > 0, with s mu <= 1; NaN where a traced one is larger.
     jacobian_norm: ||J*||_2 >= 0, of the exact Jacobian dy*/dx.
 
   Returns:
@@ -160,7 +170,9 @@ def unrolled_bound(
     _checks.check_positive(name, value, scalar=True)
   _checks.check_non_negative("jacobian_norm", jacobian_norm, scalar=True)
   rate = 1 - _checks.check_float_array("stepsize", stepsize) * jnp.asarray(strong_convexity)
-  _checks.check_holds(rate >= 0, "stepsize times strong_convexity must be at most 1.")
+  slack = -4 * jnp.finfo(rate.dtype).eps  # s = 1 / mu times mu is 1 up to rounding
+  _checks.check_holds(rate >= slack, "stepsize times strong_convexity must be at most 1.")
+  rate = jnp.where(rate >= slack, jnp.maximum(rate, 0), jnp.nan)
   return rate ** jnp.asarray(num_steps) * jnp.asarray(jacobian_norm, rate.dtype)
 
 
@@ -263,6 +275,13 @@ def outer_value_interval(
   ):  # fmt: skip
     _checks.check_non_negative(name, number, scalar=True)
   value = _checks.check_float_array("value", value, rank=0)
+  return interval_of(value, gradient_norm, distance, smoothness, convex)
+
+
+def interval_of(
+  value: Array, gradient_norm: ArrayLike, distance: ArrayLike, smoothness: ArrayLike, convex: bool
+) -> tuple[Array, Array]:
+  """``outer_value_interval`` of numbers that may be NaN."""
   slope = jnp.asarray(gradient_norm, value.dtype) * jnp.asarray(distance, value.dtype)
   bend = 0.5 * jnp.asarray(smoothness, value.dtype) * jnp.asarray(distance, value.dtype) ** 2
   return value - slope - (0 if convex else bend), value + slope + bend

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 
 from jaxopt_robust import _arguments, _checks
 from jaxopt_robust._units import tree_norm
-from jaxopt_robust.bilevel.hypergradients import hypergradient
+from jaxopt_robust.bilevel.hypergradients import hypergradient, next_change
 from jaxopt_robust.bilevel.products import scalar_of
-from jaxopt_robust.bilevel.types import BilevelPoint, HoagInfo, HoagState
+from jaxopt_robust.bilevel.types import BilevelPoint, HoagInfo, HoagState, check_point
 from jaxopt_robust.numerics import tree_where
 from jaxopt_robust.solvers import Solver, run_until
+from jaxopt_robust.solvers._common import hashable
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
 __all__ = ["geometric_accuracy", "hoag", "polynomial_accuracy"]
@@ -73,6 +74,7 @@ def polynomial_accuracy(first: ArrayLike = 0.01, *, power: ArrayLike = 2.0) -> S
   return lambda count: jnp.asarray(first) / (jnp.asarray(count) + 1.0) ** jnp.asarray(power)
 
 
+@hashable
 def hoag(
   inner: Callable[..., Any],
   outer: Callable[..., Any],
@@ -96,14 +98,18 @@ def hoag(
      f_+ >= f + 0.2 |f|: rejected, L_{k+1} = 2 L_k, all further accuracies are halved;
      in between: accepted, L_{k+1} = L_k.
 
-  The stopping quantity ``info.error`` is ||z||_2 at the point before the step; nothing tells how
-  far z is from the hypergradient (``maid`` does).
+  The stopping quantity ``info.error`` is ||z||_2 + the change that one more step of the linear
+  solve would make of z, at the point before the step; nothing proves how far z is from the
+  hypergradient (``maid`` does).
 
   Args:
     inner: ``inner(y, x, *data) -> scalar``, g, strongly convex in y and twice differentiable.
     outer: ``outer(y, x, *data) -> scalar``, f.
     inner_solver: ``Solver`` whose params are y, whose hyper is x and whose error is ||grad_y g||:
-      ``strongly_convex_descent``, ``solvers.from_optax`` of any optimizer, ...
+      ``strongly_convex_descent``, or any other. Solvers of an objective without hyper take x as
+      data: with ``base = solvers.from_optax(inner, optax.lbfgs())`` it is
+      ``Solver(lambda y, x, *data: base.init(y, None, x, *data),
+      lambda state, x, *data: base.step(state, None, x, *data))``.
     accuracy: ``accuracy(count) -> eps`` > 0 with a finite sum: ``geometric_accuracy``,
       ``polynomial_accuracy``; None: ``geometric_accuracy()``. A constant one does not converge.
     stepsize: 1 / L_0 > 0; may be traced. None: the first step has the length sqrt(n) for n
@@ -154,8 +160,7 @@ def hoag(
 
   def init(params: BilevelPoint, hyper: None, *data: PyTree) -> HoagState:
     del hyper
-    if not isinstance(params, BilevelPoint):
-      raise TypeError(f"params must be a BilevelPoint; got {_checks.describe(params)}.")
+    params = check_point(params)
     dtype = jnp.result_type(*jax.tree.leaves(params))
     zero = jax.tree.map(jnp.zeros_like, params.y)
     grad = jax.grad(scalar_of("inner", inner))(params.y, params.x, *data)
@@ -166,9 +171,9 @@ def hoag(
     )  # fmt: skip
 
   def solve(y: PyTree, x: PyTree, eps: Array, state: HoagState, data: tuple) -> tuple:
-    y, info = run_until(
-      inner_solver, y, x, *data, tol=eps * state.reference, max_steps=max_inner_steps
-    )
+    tol = eps * state.reference
+    tol = jnp.where(jnp.isnan(tol), 0, tol)  # NaN ends the run as such
+    y, info = run_until(inner_solver, y, x, *data, tol=tol, max_steps=max_inner_steps)
     return y, info.steps
 
   def step(state: HoagState, hyper: None, *data: PyTree) -> tuple[HoagState, HoagInfo]:
@@ -201,8 +206,10 @@ def hoag(
       state.reference,
       state.count + 1,
     )
+    missing = next_change(inner, outer, y, x, found.adjoint, data).astype(dtype)
+    error = jnp.minimum(size + missing, jnp.finfo(dtype).max)
     info = HoagInfo(
-      size, value, new, jnp.where(taken, 1 / lipschitz, 0), eps, steps + more, found.steps, taken
+      error, value, new, jnp.where(taken, 1 / lipschitz, 0), eps, steps + more, found.steps, taken
     )
     return state, info
 

@@ -5,13 +5,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxopt_robust import _arguments, _checks
-from jaxopt_robust._units import tree_norm
+from jaxopt_robust._units import in_units, tree_norm
 from jaxopt_robust.bilevel.error_bounds import (
   BilevelConstants,
-  hypergradient_bound,
-  inner_distance_bound,
+  bound_of,
+  check_constants,
 )
 from jaxopt_robust.bilevel.products import (
   SecondOrderProducts,
@@ -51,7 +52,8 @@ class HypergradientInfo(NamedTuple):
     inner_gradient: ||grad_y g(y, x)||_2 (of the fixed-point system: ||T(y, x) - y||_2).
     outer_gradient: ||grad_y f(y, x)||_2.
     steps: int32, products of the solve, that of its start among them; -1 where it does not count.
-    status: int32, 0 the residual is at most the tolerance, 1 not so, 2 a number is not finite.
+    status: int32, 0 the residual is at most the tolerance, 1 not so, 2 a number is not finite, of
+      the gradient, the solution, f or the inner gradient.
     bound: on the distance from the exact hypergradient, by ``hypergradient_bound``; infinite where
       the constants were not given.
   """
@@ -68,6 +70,14 @@ class HypergradientInfo(NamedTuple):
 
 def _subtract(a: PyTree, b: PyTree) -> PyTree:
   return jax.tree.map(jnp.subtract, a, b)
+
+
+def _mask_of(mask: PyTree, y: PyTree) -> PyTree:
+  given: Any = jax.tree.structure(mask)
+  if given != jax.tree.structure(y):
+    raise ValueError(f"support(y) must be a mask like y; got {given}.")
+  check = lambda m, leaf: _checks.check_mask("support(y)", m, shape=leaf.shape)
+  return jax.tree.map(check, mask, y)
 
 
 def _status(residual: Array, tolerance: Array, tree: PyTree) -> Array:
@@ -92,7 +102,8 @@ def _solve(
     state = solver.init(zero, None, b)
     good = state.unit * tree_norm(state.residual) <= tolerance  # a warm start may need no step
     limit = jnp.where(good, 0, jnp.asarray(limit))
-    state, info = run_state(solver, state, None, b, tol=tolerance, max_steps=limit)
+    reached = jnp.where(jnp.isnan(tolerance), 0, tolerance)  # NaN ends the run as such
+    state, info = run_state(solver, state, None, b, tol=reached, max_steps=limit)
     return state.params, info.steps + 1
   _arguments.check_callable("linear_solve", linear_solve)
   uncounted = jnp.full((), -1, jnp.int32)
@@ -140,8 +151,9 @@ def hypergradient(
       ``finite_difference_products``.
     support: ``support(y) -> mask`` of booleans like y, for an inner objective that is smooth on the
       support of its sparse solution only: ``lambda y: y != 0``. The system is masked,
-      m H m + (1 - m) I. None: all of y.
-    tol: >= 0, residual relative to ||grad_y f||_2 at which conjugate gradients stop.
+      (m H m + (1 - m) I) v = m grad_y f. None: all of y.
+    tol: >= 0, residual relative to ||grad_y f||_2, on the support, at which conjugate gradients
+      stop.
     atol: >= 0, absolute residual; the larger of both counts. For an absolute criterion set tol = 0.
     max_steps: >= 0, of conjugate gradients; None: ten times the size of y.
     constants: ``BilevelConstants``, for ``info.bound``.
@@ -150,8 +162,9 @@ def hypergradient(
     ``(grad, info)``: a pytree like x and ``HypergradientInfo``.
 
   Raises:
-    TypeError: when an objective or solve is not a function, or a tree holds anything but numbers.
-    ValueError: when an objective is no scalar, or ``adjoint`` is not like y.
+    TypeError: when an objective or solve is not a function, a tree holds anything but numbers, or
+      ``support`` returns anything but booleans.
+    ValueError: when an objective is no scalar, or ``adjoint`` or the mask is not like y.
 
   Note:
     With one Neumann term and step s, v = s grad_y f: one-step (Jacobian-free) differentiation of a
@@ -180,7 +193,7 @@ def hypergradient(
   value, (outer_y, outer_x) = jax.value_and_grad(value_of, argnums=(0, 1))(y, x, *data)
   if support is not None:
     _arguments.check_callable("support", support)
-    mask = support(y)
+    mask = _mask_of(support(y), y)
     on = lambda tree: jax.tree.map(lambda m, leaf: jnp.where(m, leaf, 0), mask, tree)
   else:
     on = lambda tree: tree
@@ -195,8 +208,10 @@ def hypergradient(
     return image, found.cross
 
   right = on(outer_y)
-  size = tree_norm(outer_y)
-  tolerance = jnp.maximum(jnp.asarray(tol, size.dtype) * size, jnp.asarray(atol, size.dtype))
+  size, reach = tree_norm(outer_y), tree_norm(right)
+  tolerance = jnp.maximum(jnp.asarray(tol, size.dtype) * reach, jnp.asarray(atol, size.dtype))
+  if start is not None:  # of 0 the solution is 0, which rounding hides from any other start
+    start = jax.tree.map(lambda a: jnp.where(reach == 0, 0, a), start)
   matvec = lambda v: system(v)[0]
   v, steps = _solve(matvec, right, start, linear_solve, tolerance, max_steps)
   image, cross = system(v)
@@ -206,11 +221,31 @@ def hypergradient(
   inner_size = tree_norm(on(inner_y))
   bound = jnp.full_like(residual, jnp.inf)
   if constants is not None:
-    mu = getattr(constants, "strong_convexity", 1.0)
-    distance = inner_distance_bound(inner_size, strong_convexity=mu)
-    bound = hypergradient_bound(distance, residual, size, constants=constants)
-  status = _status(residual, tolerance, (grad, v))
+    check_constants(constants)
+    distance = inner_size / jnp.asarray(constants.strong_convexity, inner_size.dtype)
+    bound = bound_of(distance, residual, size, constants).astype(residual.dtype)
+  status = _status(residual, tolerance, (grad, v, value, inner_size))
   return grad, HypergradientInfo(value, v, residual, inner_size, size, steps, status, bound)
+
+
+def next_change(
+  inner: Callable[..., Any], outer: Callable[..., Any], y: PyTree, x: PyTree, v: PyTree, data: tuple
+) -> Array:
+  """By how much one more step of conjugate gradients would change the hypergradient.
+
+  ||B^T a r||_2 with r = grad_y f - H v, a = ||r||^2 / <r, H r>: what was left out where the linear
+  system was hardly solved. Infinite along a direction of no positive curvature.
+  """
+  product = product_at(second_order_products, inner, y, x, *data)
+  left = _subtract(jax.grad(scalar_of("outer", outer))(y, x, *data), product(v).hessian)
+  scaled, unit = in_units(left)
+  found = product(jax.tree.map(lambda a, b: a.astype(b.dtype), scaled, left))
+  square = optax.tree.vdot(scaled, scaled)
+  curvature = optax.tree.vdot(scaled, found.hessian)
+  good = (curvature > 0) | jnp.isnan(curvature)
+  step = jnp.where(good, square / jnp.where(good, curvature, 1), jnp.inf)
+  cross = tree_norm(found.cross)
+  return jnp.where(square == 0, 0, unit * step * jnp.where(good, cross, 1))
 
 
 def fixed_point_hypergradient(
@@ -278,7 +313,7 @@ def fixed_point_hypergradient(
   residual = tree_norm(_subtract(matvec(v), outer_y))
   moved = tree_norm(_subtract(image, y))
   bound = jnp.full_like(residual, jnp.inf)
-  status = _status(residual, tolerance, (grad, v))
+  status = _status(residual, tolerance, (grad, v, value, moved))
   return grad, HypergradientInfo(value, v, residual, moved, size, steps, status, bound)
 
 

@@ -10,6 +10,7 @@ from jaxopt_robust import _checks
 from jaxopt_robust._units import tree_norm
 from jaxopt_robust.bilevel.products import scalar_of
 from jaxopt_robust.solvers import Solver
+from jaxopt_robust.solvers._common import hashable
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
 __all__ = ["StronglyConvexInfo", "StronglyConvexState", "strongly_convex_descent"]
@@ -58,6 +59,7 @@ def constant_at(name: str, value: Any, x: PyTree, data: tuple, dtype: Any) -> Ar
   return number.astype(dtype)
 
 
+@hashable
 def strongly_convex_descent(
   inner: Callable[..., Any], *, strong_convexity: Constant, smoothness: Constant
 ) -> Solver:

@@ -11,13 +11,15 @@ from jaxopt_robust.bilevel._maid_step import Problem, Settings, maid_step
 from jaxopt_robust.bilevel.error_bounds import BilevelConstants
 from jaxopt_robust.bilevel.inner_solver import check_constant
 from jaxopt_robust.bilevel.products import scalar_of
-from jaxopt_robust.bilevel.types import BilevelPoint, MaidState
+from jaxopt_robust.bilevel.types import BilevelPoint, MaidState, check_point
 from jaxopt_robust.solvers import Solver
+from jaxopt_robust.solvers._common import hashable
 from jaxopt_robust.typing import ArrayLike, PyTree
 
 __all__ = ["maid"]
 
 
+@hashable
 def maid(
   inner: Callable[..., Any],
   outer: Callable[..., Any],
@@ -58,7 +60,8 @@ def maid(
   4. After a success alpha grows by 10/9, eps and delta by 1.05.
 
   The stopping quantity ``info.error`` is ||z||_2 + omega at the point before the step, a bound on
-  ||grad F(x)||; without ``constants`` it is ||z||_2.
+  ||grad F(x)||; without ``constants`` it is ||z||_2 + the change that one more step of the linear
+  solve would make of z, an estimate.
 
   Args:
     inner: ``inner(y, x, *data) -> scalar``, g, mu-strongly convex in y and twice differentiable.
@@ -74,8 +77,8 @@ def maid(
     project: projection of x on a convex set; None: none. The decrease is then
       lam ||x - x+||^2 / alpha.
     convex: static, whether f is convex in y: tighter intervals.
-    accuracy: eps_0 > 0.
-    residual: delta_0 > 0.
+    accuracy: eps_0 > 0, in the units of y.
+    residual: delta_0 > 0, in those of grad_y f.
     stepsize: alpha_0 > 0, in the units of x squared over F.
     shrink: in (0, 1), factor of a rejected step.
     growth: >= 1, factor of an accepted step.
@@ -85,8 +88,8 @@ def maid(
     decrease: lam > 0, below eta where the test of step 1 is made.
     max_backtracks: >= 1, static.
     max_refinements: >= 0, static, of a step.
-    min_accuracy: > 0, static; finer accuracies are not asked for: the step is *stalled* (status 3).
-      None: 1e-13, in float32 1e-6.
+    min_accuracy: > 0, static, in the units of y; finer accuracies are not asked for: the step is
+      *stalled* (status 3). None: 1e-13, in float32 1e-6, for y of size 1.
     max_inner_steps: >= 1, static, of one call of the inner solver.
     max_products: >= 1, static, of one linear solve.
 
@@ -148,8 +151,7 @@ def maid(
 
   def init(params: BilevelPoint, hyper: None, *data: PyTree) -> MaidState:
     del hyper, data
-    if not isinstance(params, BilevelPoint):
-      raise TypeError(f"params must be a BilevelPoint; got {_checks.describe(params)}.")
+    params = check_point(params)
     dtype = jnp.result_type(*jax.tree.leaves(params))
     zero = jax.tree.map(jnp.zeros_like, params.y)
     eps, delta, alpha = (jnp.asarray(v, dtype) for v in (accuracy, residual, stepsize))

@@ -1,7 +1,8 @@
 """What the methods of this package carry from step to step, and what they tell."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from jaxopt_robust import _checks
 from jaxopt_robust.typing import Array, PyTree
 
 __all__ = ["BilevelPoint", "HoagInfo", "HoagState", "MaidInfo", "MaidState"]
@@ -17,6 +18,15 @@ class BilevelPoint(NamedTuple):
 
   x: PyTree
   y: PyTree
+
+
+def check_point(params: Any) -> BilevelPoint:
+  """A ``BilevelPoint`` of float arrays."""
+  if not isinstance(params, BilevelPoint):
+    raise TypeError(f"params must be a BilevelPoint; got {_checks.describe(params)}.")
+  return BilevelPoint(
+    _checks.check_float_tree("params.x", params.x), _checks.check_float_tree("params.y", params.y)
+  )
 
 
 class MaidState(NamedTuple):
@@ -44,7 +54,7 @@ class MaidInfo(NamedTuple):
 
   Attributes:
     error: ||z||_2 + omega at the point before the step, at least ||grad F(x)||; without constants
-      ||z||_2 alone, which delta may have cut short.
+      an estimate, ||z||_2 + the change that one more step of the linear solve would make of z.
     value: f(y, x) there.
     low: lower end of the interval that holds F(x) there, by ``outer_value_interval``.
     high: upper end of the interval that holds F at the new x.
@@ -102,7 +112,8 @@ class HoagInfo(NamedTuple):
   """What a step did.
 
   Attributes:
-    error: ||z||_2, the approximate hypergradient at the point before the step.
+    error: ||z||_2, the approximate hypergradient at the point before the step, + the change that
+      one more step of the linear solve would make of it.
     value: f(y, x) there.
     next_value: f(y+, x+) at the trial point.
     stepsize: 1 / L, 0 where the step was rejected.

@@ -27,9 +27,9 @@ def zeroth_order_hypergradient(
     grad = grad_x f(y, x) + 1/Q sum_q <(y(x + r u_q) - y(x)) / r, grad_y f(y, x)> u_q,
 
   u_q standard normal, y(x) what the inner solver returns. The inner solver is not differentiated:
-  it may be any code that JAX can trace, or a ``jax.pure_callback``. Its mean over the draws goes
-  through the response smoothed by a Gaussian of width r: off by O(r^2), and by nothing for a
-  response that is affine in x.
+  it may be any code that JAX can trace, or a ``jax.pure_callback`` with a ``vmap_method``. Its mean
+  over the draws goes through the response smoothed by a Gaussian of width r: off by O(r^2), and by
+  nothing for a response that is affine in x.
 
   Args:
     solve: ``solve(x, *data) -> y``, the inner solver from a start of its own: a few steps from the
@@ -39,7 +39,7 @@ def zeroth_order_hypergradient(
     *data: what both take.
     key: typed PRNG key of the draws.
     num_directions: Q >= 1, static.
-    radius: r > 0, in the units of x; may be traced.
+    radius: r > 0, in the units of x and well above what rounding does to x and to y; may be traced.
 
   Returns:
     ``(grad, y)``: a pytree like x, and y(x), where the next call may start.
