@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.bilevel._maid_step import Problem, Settings, maid_step
@@ -135,6 +136,9 @@ def maid(
   for name, number in (("growth", growth), ("relax", relax)):
     _checks.check_interval(name, number, 1.0, float("inf"), closed="left", scalar=True)
   _checks.check_positive("decrease", decrease, scalar=True)
+  if constants is not None and _checks.is_concrete((decrease, descent)):
+    below = np.asarray(decrease) < np.asarray(descent)
+    _checks.check_holds(below, f"decrease must be below descent, {descent}; got {decrease}.")
   if min_accuracy is not None:
     _checks.check_positive("min_accuracy", min_accuracy, scalar=True)
   for name, function in (("constants", constants), ("project", project)):

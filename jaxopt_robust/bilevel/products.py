@@ -40,10 +40,12 @@ def scalar_of(name: str, fun: Callable[..., Any]) -> Callable[..., Array]:
   return checked
 
 
-def inner_arguments(y: PyTree, x: PyTree, v: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+def inner_arguments(
+  y: PyTree, x: PyTree, v: PyTree, name: str = "v"
+) -> tuple[PyTree, PyTree, PyTree]:
   """Variables and vector as float trees, v like y."""
-  y, x, v = (_checks.check_float_tree(name, tree) for name, tree in (("y", y), ("x", x), ("v", v)))
-  _checks.check_same_structure("v", v, "y", y)
+  y, x, v = (_checks.check_float_tree(k, tree) for k, tree in (("y", y), ("x", x), (name, v)))
+  _checks.check_same_structure(name, v, "y", y)
   return y, x, v
 
 
@@ -130,7 +132,7 @@ def finite_difference_products(
     *data: what else ``inner`` takes.
     radius: d ||v|| > 0, how far y is moved; may be traced. None: the cube root of machine epsilon
       (6e-6 in float64, 5e-3 in float32) times the larger of 1 and ||y||, which balances both errors
-      for functions of size 1.
+      for functions of size 1; for y far smaller than 1 give one in the units of y.
 
   Returns:
     ``SecondOrderProducts``; zeros for v = 0.

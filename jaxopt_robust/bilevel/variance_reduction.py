@@ -116,6 +116,7 @@ def saga(method: StochasticMethod, *, num_inner: int, num_outer: int) -> Stochas
     if index is None and count > 1:
       raise ValueError(f"batch.{name} must be the number of the batch, below {count}; got None.")
     number = 0 if index is None else index
+    table = jax.tree.map(jnp.asarray, table)  # a restored state may hold NumPy's
     index = _checks.check_index(f"batch.{name}", number, shape=(), num_examples=count)
     old = jax.tree.map(lambda rows: rows.at[index].get(mode="fill", fill_value=0), table.rows)
     change = jax.tree.map(jnp.subtract, new, old)

@@ -68,6 +68,13 @@ def test_the_tolerance_on_a_support_is_that_of_its_own_right_side():
     bilevel.hypergradient(ridge, distance, jnp.ones(2), 1.0, support=jnp.abs)
 
 
+def test_errors_name_the_argument():
+  with pytest.raises(ValueError, match="adjoint and y must agree"):
+    bilevel.hypergradient(ridge, distance, jnp.ones(2), 1.0, adjoint=jnp.ones(3))
+  with pytest.raises(ValueError, match="decrease must be below descent"):
+    outer_method("maid", ridge, distance, RIDGE, 1.0, decrease=0.5, constants=lambda y, x: None)
+
+
 def test_without_a_right_side_the_adjoint_is_zero_from_any_start():
   scales = jnp.array([1.0, 3.0, 7.0, 11.0])
   inner = lambda y, x: 0.5 * jnp.sum(scales * y**2) + x * jnp.sum(y)
@@ -226,6 +233,16 @@ def test_the_table_of_saga_keeps_its_mean_whatever_the_indices():
     np.testing.assert_allclose(np.mean(rows, axis=0), mean, atol=1e-5)
   with pytest.raises(ValueError, match=r"batch.inner_index must be the number of the batch"):
     run(method, batches._replace(inner_index=None))
+
+
+def test_a_state_of_numpy_arrays_goes_on_as_it_was():
+  batch = BilevelBatch(jnp.ones(4), jnp.ones(4), 1)
+  solver = bilevel.stochastic_bilevel(bilevel.saga(SOBA, num_inner=2, num_outer=1), SGD)
+  state, _ = solver.step(solver.init(START, None, batch), None, batch)
+  restored, _ = solver.step(jax.tree.map(np.asarray, state), None, batch)
+  straight, _ = solver.step(state, None, batch)
+  for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(straight), strict=True):
+    np.testing.assert_array_equal(a, b)
 
 
 def test_methods_with_a_memory_are_not_wrapped_in_silence():

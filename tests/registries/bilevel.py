@@ -49,7 +49,7 @@ _bad("hypergradient", "function", TypeError, "outer must be callable", _inner, N
 _bad("hypergradient", "no scalar", ValueError, "outer.* must be a scalar", _inner, _VECTOR, _Y, _X)
 _bad("hypergradient", "text", TypeError, "y must", _inner, _outer, "text", _X)
 for _option, _value, _error, _match in (
-  ("adjoint", jnp.ones(3), ValueError, "v and y"),
+  ("adjoint", jnp.ones(3), ValueError, "adjoint and y"),
   ("tol", -1.0, ValueError, "tol must be >= 0"),
   ("atol", -1.0, ValueError, "atol must be >= 0"),
   ("linear_solve", 1.0, TypeError, "linear_solve must be callable"),
