@@ -132,9 +132,33 @@ def target_surrogate(
     optimization, 2023, equations 3 to 5 for the squared distance; the other divergences are those
     of mirror descent.
   """
+  if weights is not None:
+    weights = jax.lax.stop_gradient(_checks.check_float_array("weights", weights))
+  return _surrogate(
+    outputs,
+    jax.lax.stop_gradient(_checks.check_float_array("anchor", anchor)),
+    jax.lax.stop_gradient(_checks.check_float_array("gradient", gradient)),
+    stepsize=stepsize,
+    weights=weights,
+    value=value,
+    divergence=divergence,
+  )
+
+
+def _surrogate(
+  outputs: ArrayLike,
+  anchor: ArrayLike,
+  gradient: ArrayLike,
+  *,
+  stepsize: ArrayLike,
+  weights: ArrayLike | None,
+  value: ArrayLike,
+  divergence: Divergence,
+) -> Array:
+  """``target_surrogate``, also as a function of the anchor, the gradient and the weights."""
   z = _checks.check_float_array("outputs", outputs)
-  b = jax.lax.stop_gradient(_checks.check_float_array("anchor", anchor)).astype(z.dtype)
-  u = jax.lax.stop_gradient(_checks.check_float_array("gradient", gradient)).astype(z.dtype)
+  b = _checks.check_float_array("anchor", anchor).astype(z.dtype)
+  u = _checks.check_float_array("gradient", gradient).astype(z.dtype)
   _checks.check_same_shape("outputs", z, "anchor", b)
   _checks.check_same_shape("outputs", z, "gradient", u)
   _checks.check_positive("stepsize", stepsize, scalar=True)
@@ -142,7 +166,7 @@ def target_surrogate(
   distance = _divergence(divergence)(z, b)
   if weights is not None:
     _checks.check_non_negative("weights", weights)
-    w = jax.lax.stop_gradient(_checks.check_float_array("weights", weights)).astype(z.dtype)
+    w = _checks.check_float_array("weights", weights).astype(z.dtype)
     distance = _fitting(w, distance.shape) * distance
   constant = _checks.check_float_array("value", value, rank=0).astype(z.dtype)
   return constant + jnp.sum(u * (z - b)) + jnp.sum(distance) / eta
@@ -256,14 +280,15 @@ def sso(
 
   def step(state: SSOState, hyper: PyTree, batch: TargetBatch) -> tuple[SSOState, SSOInfo]:
     batch, chain = _check_batch(batch), optimizer(hyper)
-    anchor = jax.lax.stop_gradient(outputs_of(state.params, batch))
+    # Constant for the inner derivatives, by parameters of their own, but not for outer ones.
+    anchor = outputs_of(state.params, batch)
     value, gradient = oracle(anchor, batch.targets)
     value_fn = lambda outputs: oracle(outputs, batch.targets)[0]
     point = TargetPoint(state.count, anchor, gradient, value, value_fn, batch)
     eta, weights, memory, evaluations = rule.update(state.memory, point)
 
     def surrogate(params: PyTree) -> Array:
-      return target_surrogate(
+      return _surrogate(
         outputs_of(params, batch), anchor, gradient, stepsize=eta, weights=weights, value=value,
         divergence=divergence,
       )  # fmt: skip

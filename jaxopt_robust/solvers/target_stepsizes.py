@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _arguments, _checks
+from jaxopt_robust._units import in_units
 from jaxopt_robust.numerics import safe_divide
-from jaxopt_robust.solvers._common import norm
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
 __all__ = [
@@ -145,7 +145,7 @@ def target_adagrad(stepsize: Schedule = 1.0) -> TargetStepsize:
     return jnp.zeros((), outputs.dtype)
 
   def update(memory: Array, point: TargetPoint) -> tuple:
-    root = jnp.hypot(memory, norm(point.gradient))  # of the sum of squares, which may overflow
+    root = _hypot(memory, point.gradient)  # of the sum of squares, which may overflow
     eta = _at(stepsize, point)
     # Without any gradient any step does: the surrogate is a distance alone.
     return safe_divide(eta, root, default=eta), None, root, jnp.zeros((), jnp.int32)
@@ -203,7 +203,8 @@ def target_example_adagrad(
     )
     memory = memory.at[index].add(point.gradient**2, mode="drop")
     sums = memory.at[index].get(mode="fill", fill_value=0)
-    return _at(stepsize, point), jnp.sqrt(sums), memory, jnp.zeros((), jnp.int32)
+    roots = jnp.where(sums == 0, 0, jnp.sqrt(jnp.where(sums == 0, 1, sums)))
+    return _at(stepsize, point), roots, memory, jnp.zeros((), jnp.int32)
 
   return TargetStepsize(init, update)
 
@@ -249,6 +250,15 @@ def target_curvature(
     return _at(stepsize, point), weights, memory, jnp.zeros((), jnp.int32)
 
   return TargetStepsize(lambda outputs: (), update)
+
+
+def _hypot(a: Array, vector: Array) -> Array:
+  """sqrt(a^2 + ||vector||_2^2) of any scale; the derivative by a zero vector is 0."""
+  scaled, unit = in_units(vector)
+  square = jnp.sum(scaled**2)
+  is_zero = square == 0
+  size = (unit * jnp.sqrt(jnp.where(is_zero, 1, square))).astype(a.dtype)
+  return jnp.where(is_zero, a, jnp.hypot(a, size))
 
 
 def _check_stepsize(stepsize: Schedule) -> None:

@@ -360,3 +360,29 @@ def test_weights_and_bounds_that_do_not_fit_are_refused():
     surrogate(weights=z)
   with pytest.raises(ValueError, match="min_stepsize must be <= max_stepsize"):
     solvers.target_search(min_stepsize=10.0, max_stepsize=1.0)
+
+
+RULES = {
+  "constant": lambda eta: eta,
+  "schedule": solvers.inverse_sqrt_schedule,
+  "adagrad": solvers.target_adagrad,
+  "example_adagrad": functools.partial(solvers.target_example_adagrad, num_examples=6),
+  "curvature": functools.partial(solvers.target_curvature, lambda z, y: 1 + z**2),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_derivatives_through_the_steps_are_those_of_differences(name, rng):
+  x, y = jnp.asarray(rng.standard_normal((6, 2))), jnp.asarray(rng.standard_normal(6))
+
+  def run(eta, size):
+    oracle, stepsize = jax.value_and_grad(HALF_SQUARE), RULES[name](eta)
+    solver = solvers.sso(LINEAR, oracle, stepsize=stepsize, inner=optax.sgd(0.02), num_inner=3)
+    batch = TargetBatch(x, size * y, jnp.arange(6))
+    return jnp.sum(solvers.run_steps(solver, jnp.zeros(2), None, batch, num_steps=3)[0] ** 2)
+
+  at, step, value = np.array([0.7, 1.3]), 1e-5, jax.jit(run)
+  slopes = jax.jit(jax.grad(run, (0, 1)))
+  for slope, e in zip(slopes(*at), step * np.eye(2), strict=True):
+    np.testing.assert_allclose(slope, (value(*(at + e)) - value(*(at - e))) / 2e-5, rtol=1e-6)
+  assert float(slopes(0.7, 0.0)[0]) == 0  # no gradient at all
