@@ -322,7 +322,7 @@ def _ridge_solve(moments: Array, ridge: Array, right: Array) -> Array:
 def _weight_gradient(rows: Array, upstream: Array, lam: Array, axis_name: str | None) -> Array:
   """(X^T X / b + lam I)^{-1} X^T G, by the smaller of the two systems, in units of size 1."""
   x, g = upcast(rows), upcast(upstream)
-  lam = lam.astype(x.dtype)
+  lam = jnp.asarray(lam, x.dtype)  # kept as a plain number under jax.checkpoint
   size = jnp.maximum(jnp.max(jnp.abs(x), initial=0), jnp.sqrt(lam))
   if axis_name is not None:
     size = jax.lax.pmax(size, axis_name)

@@ -78,7 +78,8 @@ def rsgs(
       parameters or no ``value_and_grad_fn``, or gradients of other shapes than the parameters'.
 
   Note:
-    With ``recovery`` the state holds a copy of the parameters. Batches whose examples are all
+    With ``recovery`` the state holds a copy of the parameters, to which an update leads back within
+    the rounding of the parameters that it is added to. Batches whose examples are all
     unreliable do not enter the average.
 
   Example:

@@ -325,3 +325,12 @@ def test_a_window_that_fits_nowhere_is_refused():
       tract_conv(x, w, padding="VALID", **options)
     with pytest.raises(ValueError, match=r"window of \(3, 2\).*must fit"):
       patch_gram(x, window=(3, 2), padding="VALID", **options)
+
+
+def test_checkpointed_layers_have_the_same_gradient(rng):
+  x, w = rng.standard_normal((2, 5, 4, 1)), rng.standard_normal((2, 2, 1, 3))
+  for layer, *args in ((tract_conv, x, w), (tract_dense, x.reshape(10, 4), w.reshape(4, 3))):
+    a, b = (jnp.asarray(v, jnp.float32) for v in args)
+    loss = lambda b, layer=layer, a=a: jnp.sum(layer(a, b) ** 2)
+    expected = jax.grad(loss)(b)
+    np.testing.assert_allclose(jax.grad(jax.checkpoint(loss))(b), expected, rtol=1e-5)
