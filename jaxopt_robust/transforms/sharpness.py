@@ -67,10 +67,11 @@ def sam(
       parameters or no ``grad_fn``, or gradients of other shapes than the parameters'.
 
   Note:
-    Where the gradient is zero it is taken at w itself: no NaN. Two gradients a step. Put masks
-    inside, ``sam(optax.masked(...))``: what lies outside of a mask would not reach ``grad_fn``.
-    With data on several devices average inside ``grad_fn``. Other extra arguments go on to
-    ``inner``.
+    Where the gradient is zero it is taken at w itself: no NaN. Two gradients a step. To train some
+    weights only, choose them inside, ``sam(optax.partition(...))`` with ``optax.set_to_zero()`` for
+    the others: what a mask around ``sam`` leaves out would not reach ``grad_fn``, and
+    ``optax.masked`` hands gradients on as they are, uphill. With data on several devices average
+    inside ``grad_fn``. Other extra arguments go on to ``inner``.
 
   Example:
     >>> grad_fn = jax.grad(lambda w, i: 0.5 * jnp.sum(w**2))
