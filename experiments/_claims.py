@@ -159,7 +159,7 @@ def evaluate(claim: Claim) -> dict[str, Any]:
   ratio = claim.scale == "ratio"
   margin = math.log(margin_of(claim)) if ratio else margin_of(claim)
   verdict = _verdict(claim.kind, interval.low, interval.high, margin)
-  show = math.exp if ratio else float
+  show = _ratio if ratio else float
   finite = bool(np.isfinite(gain).all())
   return {
     "key": claim.key,
@@ -178,6 +178,11 @@ def evaluate(claim: Claim) -> dict[str, Any]:
     "high": show(interval.high) if finite and math.isfinite(interval.high) else None,
     "verdict": verdict,
   }
+
+
+def _ratio(logarithm: float) -> float | None:
+  """Its exponential; None beyond the largest number, as for what is not finite."""
+  return math.exp(logarithm) if logarithm < math.log(np.finfo(float).max) else None
 
 
 def _center(claim: Claim, values: np.ndarray) -> float:

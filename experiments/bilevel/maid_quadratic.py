@@ -48,13 +48,13 @@ class Config(Settings):
   seeds: int = 8
   inner_size: int = 100
   outer_size: int = 10
-  condition: float = 10.0
+  condition: float = 30.0
   noise: float = 0.01
   steps: int = 400
   budget: int = 20_000
   accuracies: tuple[float, ...] = (0.1, 1e-2, 1e-4)
   fixed: tuple[float, ...] = (0.1, 1e-3, 1e-5)
-  stepsizes: tuple[float, ...] = (1e-3, 1e-2, 0.1, 1.0)
+  stepsizes: tuple[float, ...] = (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1000.0)
   first: float = 0.01
 
 
@@ -69,7 +69,7 @@ SIZES = {
     "condition number that is set.",
   ),
   "large": Size(
-    Config(inner_size=1000, condition=30.0, steps=2000, budget=200_000),
+    Config(inner_size=1000, steps=2000, budget=200_000),
     "Normal instead of uniform matrices, of a condition number that is set.",
   ),
 }  # fmt: skip

@@ -48,11 +48,11 @@ class Config(Settings):
   seeds: int = 8
   train: int = 300
   validation: int = 600
-  steps: int = 60
-  budget: int = 4000
+  steps: int = 40
+  budget: int = 2000
   accuracies: tuple[float, ...] = (0.1, 1e-2, 1e-3)
   fixed: tuple[float, ...] = (0.1, 1e-3)
-  stepsizes: tuple[float, ...] = (1.0, 10.0, 100.0, 1000.0)
+  stepsizes: tuple[float, ...] = (100.0, 1000.0, 1e4, 1e5)
   first: float = 0.01
 
 
@@ -110,7 +110,7 @@ def solution(theta: jax.Array, *data: jax.Array) -> jax.Array:
   """Coefficients of high accuracy."""
   solver = solvers.from_optax(inner, optax.lbfgs())
   w = start(*data).y
-  return solvers.run_until(solver, w, None, theta, *data, tol=1e-9, max_steps=1000)[0]
+  return solvers.run_until(solver, w, None, theta, *data, tol=1e-6, max_steps=500)[0]
 
 
 TASK = _accuracies.Task(

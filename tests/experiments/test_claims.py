@@ -109,6 +109,8 @@ def test_ratios_are_of_geometric_means():
   assert found["low"] == pytest.approx(found["gain"] / np.exp(half), rel=1e-8)
   assert judged([1.0, 2.0], [1.0, 2.0], scale="ratio")["margin"] == 1.0
   assert judged([1.0, 0.0], [1.0, 2.0], scale="ratio")["verdict"] == "open"  # log of 0
+  wide = judged([1e-300, 1e300], [1.0, 1.0], scale="ratio")  # its interval leaves the numbers
+  assert wide["verdict"] == "open" and wide["high"] is None and wide["gain"] == pytest.approx(1.0)
 
 
 def test_several_comparisons_need_wider_intervals():
