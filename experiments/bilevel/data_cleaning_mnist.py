@@ -46,13 +46,13 @@ class Config(Settings):
 
   wrong: float = 0.5
   batch: int = 50
-  calls: int = 6000
+  calls: int = 3000
   inner_steps: int = 10
   terms: int = 10
   period: int = 25
   radius: float = 10.0
   inner_rate: float = 0.3
-  outer_rates: tuple[float, ...] = (100.0, 300.0, 1000.0, 3000.0, 10_000.0, 30_000.0)
+  outer_rates: tuple[float, ...] = (100.0, 300.0, 1000.0, 3000.0, 10_000.0)
   records: int = 5
   mnist: bool = True
 

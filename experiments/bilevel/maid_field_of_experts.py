@@ -26,7 +26,7 @@ PAPER = Paper(
   section="Numerical experiments: denoising by a Field of Experts (figures only)",
   url=maid_tv_denoising.PAPER.url,
 )
-WEIGHT, SMOOTHING = -3.0, -3.5  # logarithms at the start, as in the authors' code
+WEIGHT, SMOOTHING = -1.5, -3.5  # logarithms at the start; in the authors' code -3 and -3.5
 LIMIT = 8.0  # of all outer variables
 
 
@@ -50,15 +50,15 @@ class Config(Settings):
 
   seeds: int = 8
   squares: int = 2
-  pixels: int = 24
+  pixels: int = 32
   noise: float = 0.1
-  filters: int = 6
-  side: int = 5
+  filters: int = 4
+  side: int = 3
   steps: int = 100
-  budget: int = 2000
+  budget: int = 3000
   accuracies: tuple[float, ...] = (1.0, 0.1, 1e-2)
   fixed: tuple[float, ...] = (0.1, 1e-2)
-  stepsizes: tuple[float, ...] = (1e-2, 0.1, 1.0, 10.0)
+  stepsizes: tuple[float, ...] = (1e-3, 1e-2, 0.1, 1.0)
   first: float = 0.01
 
 
@@ -69,7 +69,7 @@ SIZES = {
     "One square of 8 x 8 pixels, 2 filters of 3 x 3, 1 step.",
   ),
   "desk": Size(
-    Config(), "6 filters of 5 x 5 and 2 squares of 24 x 24 pixels; the paper has 48 of 7 x 7 and "
+    Config(), "4 filters of 3 x 3 and 2 squares of 32 x 32 pixels; the paper has 48 of 7 x 7 and "
     "20 photographs of 256 x 256.",
   ),
   "large": Size(

@@ -25,6 +25,10 @@ PAPER = Paper(
   section="Numerical experiments: linear least squares (figures only)",
   url=DENOISING.url,
 )
+TWICE = (
+  "Recorded twice on the report seeds: step sizes at the lower edge of the grid led to smaller ones, "
+  "and gaps are computed without the difference of two values, which was below 0 for some."
+)
 GAP = "F - min F after {} inner steps and products"
 
 
@@ -54,7 +58,7 @@ class Config(Settings):
   budget: int = 20_000
   accuracies: tuple[float, ...] = (0.1, 1e-2, 1e-4)
   fixed: tuple[float, ...] = (0.1, 1e-3, 1e-5)
-  stepsizes: tuple[float, ...] = (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1000.0)
+  stepsizes: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
   first: float = 0.01
 
 
@@ -76,7 +80,7 @@ SIZES = {
 
 
 def make_problem(config: Config, seed: int, draw: int) -> tuple[np.ndarray, ...]:
-  """A1, b1 of the outer, A2, A3, b2 of the inner objective, min F, and the curvature of f."""
+  """A1 and b1 of f; A2, A3 and b2 of g; A1 dy*/dx, the best x and the curvature of f."""
   n, m, rng = config.inner_size, config.outer_size, np.random.default_rng([seed, draw])
   normal = lambda *shape: rng.standard_normal(shape)
   a1, a3 = normal(n, n) / np.sqrt(n), normal(n, m) / np.sqrt(n)
@@ -86,8 +90,7 @@ def make_problem(config: Config, seed: int, draw: int) -> tuple[np.ndarray, ...]
   b1, b2 = a1 @ y + config.noise * normal(n), a2 @ y + a3 @ x + config.noise * normal(n)
   slope, offset = np.linalg.solve(a2, -a3), np.linalg.solve(a2, b2)  # y*(x) = offset + slope x
   best = np.linalg.lstsq(a1 @ slope, b1 - a1 @ offset)[0]
-  least = 0.5 * np.sum((a1 @ (offset + slope @ best) - b1) ** 2)
-  return a1, b1, a2, a3, b2, np.asarray(least), np.asarray(np.linalg.norm(a1, 2) ** 2)
+  return a1, b1, a2, a3, b2, a1 @ slope, best, np.asarray(np.linalg.norm(a1, 2) ** 2)
 
 
 def inner(y: jax.Array, x: jax.Array, *data: jax.Array) -> jax.Array:
@@ -102,9 +105,8 @@ def outer(y: jax.Array, x: jax.Array, *data: jax.Array) -> jax.Array:
 
 
 def value(x: jax.Array, *data: jax.Array) -> jax.Array:
-  """F(x) - min F, by a dense solve."""
-  y = jnp.linalg.solve(data[2], data[4] - data[3] @ x)
-  return outer(y, x, *data) - data[5]
+  """F(x) - min F = 1/2 ||A1 dy*/dx (x - best)||^2."""
+  return 0.5 * jnp.sum((data[5] @ (x - data[6])) ** 2)
 
 
 def task(config: Config) -> _accuracies.Task:
@@ -113,7 +115,7 @@ def task(config: Config) -> _accuracies.Task:
   lower = bilevel.strongly_convex_descent(inner, strong_convexity=mu, smoothness=1.0)
   ones = lambda *data: BilevelPoint(jnp.ones(data[3].shape[1]), jnp.zeros(data[2].shape[1]))
   constants = {
-    "strong_convexity": mu, "outer_smoothness": lambda x, *data: data[6], "convex": True
+    "strong_convexity": mu, "outer_smoothness": lambda x, *data: data[7], "convex": True
   }  # fmt: skip
   return _accuracies.Task(inner, outer, lower, ones, lambda x: x, constants, value)
 
@@ -156,7 +158,7 @@ def table(metrics: dict, config: Config) -> list[Row]:
   middle = _accuracies.middle(_accuracies.names(config)[0])
   base = Side(middle, metrics["loss"][middle])
   return [
-    Row(GAP.format(config.budget), Side(name, values), base, better="lower")
+    Row(GAP.format(config.budget), Side(name, values), base, better="lower", note=TWICE)
     for name, values in metrics["loss"].items()
     if name != middle
   ]

@@ -26,7 +26,7 @@ PAPER = Paper(
   url="https://jmlr.org/papers/v23/21-0486.html",
 )
 TRAIN, VALIDATION = 150, 150  # of 569 rows; the others are the test
-LOW, HIGH = np.log([1e-2, 1e-3]), np.log([1e2, 1.0])  # of the cost and of the inverse width
+LOW, HIGH = np.log([1e-2, 1e-4]), np.log([1e3, 1.0])  # of the cost and of the inverse width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Config(Settings):
     max_steps: limit of FISTA steps.
   """
 
-  seeds: int = 16
+  seeds: int = 12
   grid: int = 100
   steps: int = 25
   learning_rate: float = 0.3
