@@ -2,7 +2,8 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -114,8 +115,9 @@ def _repeated(rows: jax.Array, *, count: int) -> jax.Array:
 
 
 def compare(
-  task: Task, config: Any, tuning: tuple, data: tuple, evaluate: Any, progress: Progress
-) -> tuple[dict, dict, dict, list]:
+  task: Task, config: Any, tuning: tuple, data: tuple, evaluate: Any, progress: Progress,
+  variants: Mapping[str, Task] = MappingProxyType({}),
+) -> tuple[dict, dict, dict, list]:  # fmt: skip
   """Every method with every first step size on ``tuning``, the best of each on ``data``.
 
   Args:
@@ -125,22 +127,28 @@ def compare(
     data: the like, where methods are compared.
     evaluate: ``evaluator(task)``.
     progress: the runner's.
+    variants: label -> the problem with other constants, for MAID from the middle accuracy.
 
   Returns:
     Outer variables at the budget by method, [seeds, size]; values and work along the way of the
     first seed; the choices.
   """
+  free = functools.partial(adaptive, fixed=False)
   kinds = {
-    "MAID": (functools.partial(adaptive, fixed=False), "accuracy", config.accuracies),
-    "fixed": (functools.partial(adaptive, fixed=True), "accuracy", config.fixed),
-    "HOAG": (scheduled, "table", [
+    "MAID": (functools.partial(free, task), "accuracy", config.accuracies),
+    "fixed": (functools.partial(adaptive, task, fixed=True), "accuracy", config.fixed),
+    "HOAG": (functools.partial(scheduled, task), "table", [
       [config.first * rule(k) for k in range(config.steps + 1)] for rule in SCHEDULES.values()
     ]),
   }  # fmt: skip
-  labels = itertools.chain(*names(config))
+  kinds |= {
+    label: (functools.partial(free, other), "accuracy", [middle(config.accuracies)])
+    for label, other in variants.items()
+  }
+  labels = itertools.chain(*names(config), variants)
   points, curves, work, choices = {}, {}, {}, []
   for kind, (method, key, values) in progress.track(kinds.items(), "methods"):
-    one = lambda setting, data, method=method: method(task, setting, data, config)
+    one = lambda setting, data, method=method: method(setting, data, config)
     program = jax.jit(lambda settings, data, one=one: jax.lax.map(
       lambda d: jax.lax.map(lambda s: one(s, d), settings), data))  # fmt: skip
     for value in values:
@@ -192,6 +200,6 @@ def draw(axes: Any, metrics: dict, config: dict, *, ylabel: str) -> None:
   axes.legend(fontsize=7)
 
 
-def middle(labels: Sequence[str]) -> str:
+def middle(values: Sequence[Any]) -> Any:
   """The one that the others are compared with."""
-  return labels[len(labels) // 2]
+  return values[len(values) // 2]

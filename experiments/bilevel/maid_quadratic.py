@@ -26,7 +26,7 @@ PAPER = Paper(
   url=DENOISING.url,
 )
 TWICE = (
-  "Recorded twice on the report seeds: step sizes at the lower edge of the grid led to smaller ones, "
+  "Recorded twice on the report seeds: best step sizes at the edge of the grid led to a wider one, "
   "and gaps are computed without the difference of two values, which was below 0 for some."
 )
 GAP = "F - min F after {} inner steps and products"
