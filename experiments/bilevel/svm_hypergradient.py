@@ -89,7 +89,7 @@ def linear(theta: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
 
 def gaussian(theta: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
   """exp(-e^t ||a - b||^2) + 1."""
-  squares = jnp.sum(a**2, 1)[:, None] + jnp.sum(b**2, 1) - 2 * a @ b.T
+  squares = jnp.sum(a**2, 1)[:, None] + jnp.sum(b**2, 1)[None] - 2 * a @ b.T
   return jnp.exp(-jnp.exp(theta[1]) * jnp.maximum(squares, 0)) + 1
 
 
@@ -117,7 +117,7 @@ def make_search(kernel: Callable[..., Any], config: Config) -> tuple[Any, Any]:
     return jnp.clip(a, 0.0, cost)
 
   def gram_of(theta: jax.Array, data: Data) -> jax.Array:
-    return data.y[:, None] * kernel(theta, data.x, data.x) * data.y
+    return data.y[:, None] * kernel(theta, data.x, data.x) * data.y[None]
 
   def decision(a: jax.Array, theta: jax.Array, data: Data, rows: jax.Array) -> jax.Array:
     return kernel(theta, rows, data.x) @ (a * data.y)
