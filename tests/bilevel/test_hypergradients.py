@@ -258,6 +258,32 @@ def test_sparse_solutions_on_their_support_by_four_modes(rng):
 
 
 @pytest.mark.x64
+def test_both_strengths_of_the_elastic_net_on_its_support(rng):
+  """db_S/dl1 = -a1 H_S^{-1} sign(b_S), db_S/dl2 = -a2 H_S^{-1} b_S, H_S = X_S^T X_S / n + a2 I."""
+  x, y = lasso_problem(rng)
+  a1, a2 = float(0.2 * jnp.max(jnp.abs(x.T @ y)) / 60), 0.3
+  fun = lambda b, *_: 0.5 * jnp.mean((x @ b - y) ** 2)
+  step = 1 / float(np.linalg.norm(x, 2) ** 2 / 60)
+  solver = solvers.fista(lambda b: fun(b), prox.prox_elastic_net, stepsize=step)
+  b, _ = solvers.run_until(solver, jnp.zeros(100), (a1, a2 / a1), tol=1e-13, max_steps=20_000)
+  on = np.flatnonzero(np.asarray(b))
+  part, kept = np.asarray(x)[:, on], np.asarray(b)[on]
+  hessian = part.T @ part / 60 + a2 * np.eye(on.size)
+  exact = [
+    -2 * a * kept @ np.linalg.solve(hessian, v) for a, v in ((a1, np.sign(kept)), (a2, kept))
+  ]
+  l = jnp.log(jnp.array([a1, a2]))
+
+  def inner(b, l):
+    return fun(b) + jnp.exp(l[0]) * jnp.sum(jnp.abs(b)) + 0.5 * jnp.exp(l[1]) * jnp.sum(b**2)
+
+  outer = lambda b, l: jnp.sum(b**2)
+  grad, info = bilevel.hypergradient(inner, outer, b, l, support=lambda b: b != 0, tol=1e-13)
+  np.testing.assert_allclose(grad, exact, rtol=1e-9)
+  assert on.size < 60 and int(info.status) == 0
+
+
+@pytest.mark.x64
 def test_one_step_of_newtons_method_is_exact(data):
   w = newton_solution(H, data)
   newton = lambda w, h: (
