@@ -191,6 +191,23 @@ def further_with_the_same_work(
   ]  # fmt: skip
 
 
+def whatever_the_start(
+  values: Mapping[str, Any], config: Any, does: str, within: str, metric: str, **options: Any
+) -> list[Claim]:
+  """Controls: MAID from every accuracy does as from the middle one."""
+  labels = names(config)[0]
+  base = middle(labels)
+  return [
+    Claim(
+      f"start_{value:g}",
+      f"MAID started with the accuracy {value:g} {does} from {base.split()[1]} (within {within}).",
+      "control", metric, Side(name, values[name]), Side(base, values[base]), **options,
+    )
+    for name, value in zip(labels, config.accuracies, strict=True)
+    if name != base
+  ]  # fmt: skip
+
+
 def draw(axes: Any, metrics: dict, config: dict, *, ylabel: str) -> None:
   """Values of the first seed against work, a line a method, and where they are compared."""
   for name, curve in metrics["curve"].items():

@@ -136,20 +136,17 @@ def run(config: Config, progress: Progress) -> dict[str, Any]:
 
 def claims(metrics: dict, config: Config) -> list[Claim]:
   """Independence of the first accuracy; further than fixed and scheduled accuracies."""
-  adaptive = _accuracies.names(config)[0]
-  middle = _accuracies.middle(adaptive)
   metric = GAP.format(config.budget)
-  found = [
-    Claim(
-      f"start_{value:g}",
-      f"MAID started with the accuracy {value:g} comes as near as from {middle.split()[1]} "
-      "(within a factor of 2).",
-      "control", metric, Side(name, metrics["loss"][name]), Side(middle, metrics["loss"][middle]),
-      better="lower", scale="ratio", margin=2.0,
-    )
-    for name, value in zip(adaptive, config.accuracies, strict=True)
-    if name != middle
-  ]  # fmt: skip
+  found = _accuracies.whatever_the_start(
+    metrics["loss"],
+    config,
+    "comes as near as",
+    "a factor of 2",
+    metric,
+    better="lower",
+    scale="ratio",
+    margin=2.0,
+  )
   return found + _accuracies.further_with_the_same_work(metrics, config, metric)
 
 

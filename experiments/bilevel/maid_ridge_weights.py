@@ -163,20 +163,17 @@ def run(config: Config, progress: Progress) -> dict[str, Any]:
 
 def claims(metrics: dict, config: Config) -> list[Claim]:
   """Independence of the first accuracy; further than fixed and scheduled accuracies."""
-  adaptive = _accuracies.names(config)[0]
-  middle = _accuracies.middle(adaptive)
   metric = f"validation loss after {config.budget} inner steps and products"
-  found = [
-    Claim(
-      f"start_{value:g}",
-      f"MAID started with the accuracy {value:g} reaches the loss that it does from "
-      f"{middle.split()[1]} (within 5 %).",
-      "control", metric, Side(name, metrics["loss"][name]), Side(middle, metrics["loss"][middle]),
-      better="lower", scale="ratio", margin=1.05,
-    )
-    for name, value in zip(adaptive, config.accuracies, strict=True)
-    if name != middle
-  ]  # fmt: skip
+  found = _accuracies.whatever_the_start(
+    metrics["loss"],
+    config,
+    "reaches the loss that it does",
+    "5 %",
+    metric,
+    better="lower",
+    scale="ratio",
+    margin=1.05,
+  )
   found += _accuracies.further_with_the_same_work(metrics, config, metric)
   return found + [
     Claim(

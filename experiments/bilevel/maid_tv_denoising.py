@@ -155,19 +155,14 @@ def _side(metrics: dict, name: str, key: str = "loss") -> Side:
 
 def claims(metrics: dict, config: Config) -> list[Claim]:
   """Independence of the first accuracy; further than fixed and scheduled accuracies."""
-  adaptive = _accuracies.names(config)[0]
-  middle = _accuracies.middle(adaptive)
-  found = [
-    Claim(
-      f"start_{value:g}",
-      f"MAID started with the accuracy {value:g} denoises as well as from {middle.split()[1]} "
-      "(within 0.1 dB).",
-      "control", "PSNR of test squares in dB", _side(metrics, name, "psnr"),
-      _side(metrics, middle, "psnr"), margin=0.1,
-    )
-    for name, value in zip(adaptive, config.accuracies, strict=True)
-    if name != middle
-  ]  # fmt: skip
+  found = _accuracies.whatever_the_start(
+    metrics["psnr"],
+    config,
+    "denoises as well as",
+    "0.1 dB",
+    "PSNR of test squares in dB",
+    margin=0.1,
+  )
   metric = f"loss on the squares learned from after {config.budget} inner steps and products"
   return found + _accuracies.further_with_the_same_work(metrics, config, metric)
 
