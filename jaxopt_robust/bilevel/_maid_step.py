@@ -13,7 +13,7 @@ from jaxopt_robust.bilevel.inner_solver import constant_at
 from jaxopt_robust.bilevel.products import scalar_of
 from jaxopt_robust.bilevel.types import BilevelPoint, MaidInfo, MaidState
 from jaxopt_robust.numerics import tree_where
-from jaxopt_robust.solvers import Solver, run_until
+from jaxopt_robust.solvers import STEP_LIMIT, Solver, run_until
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
 
@@ -48,6 +48,7 @@ class _Gradient(NamedTuple):
   products: Array
   refinements: Array
   good: Array
+  unsolved: Array
 
 
 class _Trial(NamedTuple):
@@ -85,13 +86,15 @@ class Problem(NamedTuple):
     least = self.settings.min_accuracy
     return least if least is not None else 1e-13 if jnp.finfo(dtype).bits == 64 else 1e-6
 
-  def solve(self, y: PyTree, x: PyTree, accuracy: Array, data: tuple) -> tuple[PyTree, Array]:
-    """The inner variable to an accuracy, and the steps that it took."""
+  def solve(
+    self, y: PyTree, x: PyTree, accuracy: Array, data: tuple
+  ) -> tuple[PyTree, Array, Array]:
+    """The inner variable to an accuracy, the steps that it took, and whether they ran out."""
     mu = constant_at("strong_convexity", self.settings.strong_convexity, x, data, accuracy.dtype)
     y, info = run_until(
       self.solver, y, x, *data, tol=mu * accuracy, max_steps=self.settings.max_inner_steps
     )
-    return y, info.steps
+    return y, info.steps, info.status == STEP_LIMIT
 
   def interval(
     self, value: Array, outer_gradient: Array, inner_gradient: Array, x: PyTree, data: tuple
@@ -122,7 +125,7 @@ def _inexact_gradient(
     again = carry.refinements >= 0  # the first visit keeps the accuracies that it was given
     factor = jnp.where(again, jnp.asarray(settings.tighten, accuracy.dtype), 1)
     eps, delta = carry.accuracy * factor, carry.residual * factor
-    y, steps = problem.solve(carry.y, x, eps, data)
+    y, steps, unsolved = problem.solve(carry.y, x, eps, data)
     known = None if settings.constants is None else settings.constants(y, x, *data)
     grad, info = hypergradient(
       problem.inner, problem.outer, y, x, *data, adjoint=carry.info.adjoint, tol=0.0, atol=delta,
@@ -133,7 +136,7 @@ def _inexact_gradient(
       good = info.bound <= (1 - jnp.asarray(settings.descent)) * tree_norm(grad)
     return _Gradient(
       y, grad, info, eps, delta, carry.inner_steps + steps, carry.products + info.steps,
-      carry.refinements + 1, good,
+      carry.refinements + 1, good, unsolved,
     )  # fmt: skip
 
   shapes = jax.eval_shape(
@@ -142,7 +145,7 @@ def _inexact_gradient(
   blank = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
   first = _Gradient(
     y, blank[0], blank[1]._replace(adjoint=adjoint), accuracy, residual, zero, zero, zero - 1,
-    jnp.zeros((), bool),
+    jnp.zeros((), bool), jnp.zeros((), bool),
   )  # fmt: skip
   least = problem.floor(accuracy.dtype)
   return jax.lax.while_loop(
@@ -166,7 +169,7 @@ def _line_search(
     moved = settings.project(
       jax.tree.map(lambda a, g: a - alpha.astype(a.dtype) * g, x, gradient.grad)
     )
-    y, steps = problem.solve(gradient.y, moved, eps, data)
+    y, steps, _ = problem.solve(gradient.y, moved, eps, data)
     _, high = problem.interval_at(y, moved, data)
     size = tree_norm(jax.tree.map(jnp.subtract, moved, x)).astype(high.dtype)
     psi = (
@@ -238,10 +241,11 @@ def maid_step(problem: Problem, state: MaidState, data: tuple) -> tuple[MaidStat
   missing = omega
   if settings.constants is None:
     missing = next_change(problem.inner, problem.outer, gradient.y, x, gradient.info.adjoint, data)
+    missing = jnp.where(gradient.unsolved, jnp.inf, missing)
   error = jnp.minimum(tree_norm(gradient.grad) + missing, jnp.finfo(dtype).max)
   info = MaidInfo(
     error.astype(dtype), gradient.info.value, done.low, trial.high, trial.psi,
     omega, jnp.where(ok, trial.stepsize, 0), gradient.accuracy, gradient.residual,
-    done.inner_steps, done.products, done.backtracks - ok, done.refinements, ~ok,
+    done.inner_steps, done.products, done.backtracks - ok, done.refinements, ~ok, gradient.unsolved,
   )  # fmt: skip
   return new, info

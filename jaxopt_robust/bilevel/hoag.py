@@ -13,7 +13,7 @@ from jaxopt_robust.bilevel.hypergradients import hypergradient, next_change
 from jaxopt_robust.bilevel.products import scalar_of
 from jaxopt_robust.bilevel.types import BilevelPoint, HoagInfo, HoagState, check_point
 from jaxopt_robust.numerics import tree_where
-from jaxopt_robust.solvers import Solver, run_until
+from jaxopt_robust.solvers import STEP_LIMIT, Solver, run_until
 from jaxopt_robust.solvers._common import hashable
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
@@ -99,7 +99,8 @@ def hoag(
      in between: accepted, L_{k+1} = L_k.
 
   The stopping quantity ``info.error`` is ||z||_2 + the change that one more step of the linear
-  solve would make of z, at the point before the step; nothing proves how far z is from the
+  solve would make of z, at the point before the step, and the largest number where the inner solver
+  ended at its step limit there (``info.unsolved``); nothing proves how far z is from the
   hypergradient (``maid`` does).
 
   Args:
@@ -174,14 +175,14 @@ def hoag(
     tol = eps * state.reference
     tol = jnp.where(jnp.isnan(tol), 0, tol)  # NaN ends the run as such
     y, info = run_until(inner_solver, y, x, *data, tol=tol, max_steps=max_inner_steps)
-    return y, info.steps
+    return y, info.steps, info.status == STEP_LIMIT
 
   def step(state: HoagState, hyper: None, *data: PyTree) -> tuple[HoagState, HoagInfo]:
     del hyper
     x, dtype = state.params.x, state.lipschitz.dtype
     at = lambda count: jnp.asarray(accuracy(count), dtype) * state.tightening
     eps, following = at(state.count), at(state.count + 1)
-    y, steps = solve(state.params.y, x, eps, state, data)
+    y, steps, unsolved = solve(state.params.y, x, eps, state, data)
     grad, found = hypergradient(
       inner, outer, y, x, *data, adjoint=state.adjoint, tol=eps, max_steps=max_products
     )
@@ -190,7 +191,7 @@ def hoag(
     start = jnp.where(size > 0, size / math.sqrt(count), 1)
     lipschitz = jnp.where(state.lipschitz > 0, state.lipschitz, start)
     moved = on_set(jax.tree.map(lambda a, g: a - (g / lipschitz).astype(a.dtype), x, grad))
-    near, more = solve(y, moved, following, state, data)
+    near, more, later = solve(y, moved, following, state, data)
     value, new = found.value, value_of(near, moved, *data)
     d = tree_norm(jax.tree.map(jnp.subtract, moved, x)).astype(dtype)
     c = jnp.asarray(slack, dtype)
@@ -207,10 +208,12 @@ def hoag(
       state.count + 1,
     )
     missing = next_change(inner, outer, y, x, found.adjoint, data).astype(dtype)
-    error = jnp.minimum(size + missing, jnp.finfo(dtype).max)
+    largest = jnp.finfo(dtype).max
+    error = jnp.where(unsolved, largest, jnp.minimum(size + missing, largest))
     info = HoagInfo(
-      error, value, new, jnp.where(taken, 1 / lipschitz, 0), eps, steps + more, found.steps, taken
-    )
+      error, value, new, jnp.where(taken, 1 / lipschitz, 0), eps, steps + more, found.steps, taken,
+      unsolved | later,
+    )  # fmt: skip
     return state, info
 
   return Solver(init, step)

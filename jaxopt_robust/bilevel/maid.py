@@ -62,7 +62,8 @@ def maid(
 
   The stopping quantity ``info.error`` is ||z||_2 + omega at the point before the step, a bound on
   ||grad F(x)||; without ``constants`` it is ||z||_2 + the change that one more step of the linear
-  solve would make of z, an estimate.
+  solve would make of z, an estimate, and the largest number where the inner solver ended at its
+  step limit (``info.unsolved``).
 
   Args:
     inner: ``inner(y, x, *data) -> scalar``, g, mu-strongly convex in y and twice differentiable.

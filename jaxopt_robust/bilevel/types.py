@@ -70,6 +70,8 @@ class MaidInfo(NamedTuple):
     backtracks: int32, rejected trial steps.
     refinements: int32, how often eps and delta were tightened.
     stalled: bool, no step was accepted at the finest accuracy allowed: x is kept.
+    unsolved: bool, the inner solver ended at its step limit: y is further off than eps. Intervals
+      and bounds are those of the y that it left.
   """
 
   error: Array
@@ -86,6 +88,7 @@ class MaidInfo(NamedTuple):
   backtracks: Array
   refinements: Array
   stalled: Array
+  unsolved: Array
 
 
 class HoagState(NamedTuple):
@@ -121,6 +124,7 @@ class HoagInfo(NamedTuple):
     inner_steps: int32, steps of the inner solver.
     products: int32, products with the Hessian.
     accepted: bool, whether x moved.
+    unsolved: bool, the inner solver ended at its step limit before the step or at the trial point.
   """
 
   error: Array
@@ -131,3 +135,4 @@ class HoagInfo(NamedTuple):
   inner_steps: Array
   products: Array
   accepted: Array
+  unsolved: Array

@@ -114,6 +114,23 @@ def test_a_linear_system_that_nothing_solved_is_no_stationary_point(kind):
   assert float(info.error) > 1e30
 
 
+@pytest.mark.parametrize("kind", ["hoag", "maid"])
+def test_an_inner_problem_that_nothing_solved_is_no_stationary_point(kind):
+  """y* = x and f = y^2 / 2, so F' = x = 5; at y = 0, where the inner solver starts, f' is 0."""
+  inner, outer = lambda y, x: 0.5 * (y - x) ** 2, lambda y, x: 0.5 * y**2
+  start = BilevelPoint(jnp.array(5.0), jnp.array(0.0))
+  slow = bilevel.strongly_convex_descent(inner, strong_convexity=1.0, smoothness=1e9)
+  _, info = solve(kind, inner, outer, slow, start, mu=1.0, max_steps=3, max_inner_steps=5)
+  assert int(info.status) != solvers.CONVERGED
+  method = outer_method(kind, inner, outer, slow, 1.0, max_inner_steps=5)
+  assert bool(method.step(method.init(start, None), None)[1].unsolved)
+  good = bilevel.strongly_convex_descent(inner, strong_convexity=1.0, smoothness=1.0)
+  method = outer_method(kind, inner, outer, good, 1.0, stepsize=0.5)
+  assert not bool(method.step(method.init(start, None), None)[1].unsolved)
+  best, info = solve(kind, inner, outer, good, start, mu=1.0, stepsize=0.5)
+  assert int(info.status) == solvers.CONVERGED and abs(float(best.x)) <= 1e-3
+
+
 def test_an_accuracy_that_asks_for_nothing_does_not_end_a_run():
   # the first adjoint is 0, and so is z: not the hypergradient -0.15 of (0.5 - 0.8) / (1 + x)^2
   start = BilevelPoint(jnp.array(1.0), jnp.zeros(1))
