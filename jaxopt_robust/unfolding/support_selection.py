@@ -1,5 +1,6 @@
 """Support selection: large entries are surely part of the signal, and are not shrunk."""
 
+import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
@@ -48,10 +49,18 @@ def soft_threshold_except_largest(
   size = magnitude(x)
   share = _checks.check_float_array("support", support, rank=0).astype(size.dtype)
   count = jnp.round(share * x.shape[-1]).astype(jnp.int32)
-  order = jnp.argsort(-size, axis=-1, stable=True)
-  rank = jnp.argsort(order, axis=-1, stable=True)
-  chosen = (rank < count) & (size > jnp.asarray(threshold, size.dtype))
+  chosen = _largest(size, count) & (size > jnp.asarray(threshold, size.dtype))
   return jnp.where(chosen, x, shrunk)
+
+
+def _largest(size: Array, count: Array) -> Array:
+  """Which are the ``count`` largest of the last axis, the first of equals; one sort of values."""
+  size = jax.lax.stop_gradient(jnp.where(jnp.isnan(size), -1, size))
+  place = jnp.clip(size.shape[-1] - count, 0, size.shape[-1] - 1)
+  least = jnp.take(jnp.sort(size, axis=-1), place[None], axis=-1)
+  above, equal = size > least, size == least
+  left = count - jnp.sum(above, axis=-1, keepdims=True, dtype=jnp.int32)
+  return above | (equal & (jnp.cumsum(equal, axis=-1, dtype=jnp.int32) <= left))
 
 
 def support_schedule(
