@@ -16,6 +16,8 @@ from experiments.unfolding import _networks
 from experiments.unfolding._variants import VARIANTS, Problem, equilibrium
 from jaxopt_robust import prox, solvers, unfolding
 
+MATRICES = ("LISTA", "LISTA-CP", "LISTA-CPSS", "TiLISTA")  # what these learn in each layer, or once
+
 PAPER = Paper(
   title="ALISTA: analytic weights are as good as learned weights in LISTA",
   authors="Liu, Chen, Wang and Yin",
@@ -40,10 +42,12 @@ class Config(Settings):
     share: share of non-zeros, which are standard normal.
     noise: standard deviation of the measurements' noise.
     layers: of all networks.
-    steps: training steps of each stage, which adds a layer.
+    steps: training steps of each stage, which adds a layer, of networks that learn numbers.
+    weight_steps: of networks that learn matrices.
     batch: signals in a training step.
     signals: validation signals, and as many test signals.
     rates: step sizes of Adam, chosen for each network by the validation error.
+    weight_rates: of networks that learn matrices.
     strengths: thresholds at the start (ALISTA, TiLISTA), or strengths of the l1 norm, chosen too.
     penalties: strengths of the lasso, chosen by the validation error.
     equilibrium_steps: training steps of the equilibrium.
@@ -51,33 +55,36 @@ class Config(Settings):
     only: the networks; all when empty.
   """
 
-  measurements: int = 50
-  features: int = 100
+  measurements: int = 32
+  features: int = 64
   share: float = 0.1
   noise: float = 0.005
-  layers: int = 8
-  steps: int = 200
+  layers: int = 6
+  steps: int = 100
+  weight_steps: int = 200
   batch: int = 64
   signals: int = 300
-  rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-  strengths: tuple[float, ...] = (0.02, 0.1)
+  rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
+  weight_rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
+  strengths: tuple[float, ...] = (0.1,)
   penalties: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3)
-  equilibrium_steps: int = 100
-  max_steps: int = 200
+  equilibrium_steps: int = 150
+  max_steps: int = 500
   only: tuple[str, ...] = ()
 
 
 SIZES = {
   "toy": Size(
-    Config(seeds=2, measurements=10, features=20, layers=2, steps=10, batch=8, signals=20,
-           rates=(1e-3, 3e-3, 1e-2), strengths=(0.1,), penalties=(0.01, 0.1, 0.3),
+    Config(seeds=2, measurements=10, features=20, layers=2, steps=10, weight_steps=10, batch=8,
+           signals=20, rates=(0.01, 0.03, 0.1), weight_rates=(1e-3, 3e-3, 1e-2),
+           strengths=(0.1,), penalties=(0.01, 0.1, 0.3),
            equilibrium_steps=5, max_steps=50, only=("ALISTA", "LISTA-CP")),
     "20 coefficients, 2 layers and 10 steps.",
   ),
-  "desk": Size(Config(), "50 x 100 matrices and 8 layers; the papers have 250 x 500 and 16."),
+  "desk": Size(Config(), "32 x 64 matrices and 6 layers; the papers have 250 x 500 and 16."),
   "large": Size(
-    Config(measurements=250, features=500, layers=16, steps=2000, signals=1000),
-    "2000 steps a stage on fresh signals.",
+    Config(measurements=250, features=500, layers=16, steps=500, weight_steps=5000, signals=1000),
+    "5000 steps a stage on fresh signals for matrices.",
   ),
 }  # fmt: skip
 
@@ -102,7 +109,8 @@ def nmse(x: jax.Array, truth: jax.Array) -> jax.Array:
 
 def trainer(name: str, config: Config) -> Any:
   """``train(rate, strength, seed)``: errors on validation and test signals, layer by layer."""
-  variant, factor = VARIANTS[name], schedule("cosine", config.steps)
+  steps = config.weight_steps if name in MATRICES else config.steps
+  variant, factor = VARIANTS[name], schedule("cosine", steps)
 
   def train(rate: jax.Array, strength: jax.Array, seed: jax.Array) -> dict[str, jax.Array]:
     keys, problem = _networks.keys_of(seed), problem_of(config, seed)
@@ -115,7 +123,7 @@ def trainer(name: str, config: Config) -> Any:
       keys["training"], loss, variant.init(problem, strength, config.layers),
       optimizer=optax.adam(lambda count: rate * factor(count)),
       sampler=lambda key: signals_of(config, key, problem, config.batch),
-      num_layers=config.layers, num_steps=config.steps,
+      num_layers=config.layers, num_steps=steps,
     )  # fmt: skip
 
     def error(key: jax.Array, depth: Any) -> jax.Array:
@@ -161,7 +169,7 @@ def equilibria(config: Config) -> Any:
 
   def train(seed: jax.Array) -> dict[str, jax.Array]:
     keys, problem = _networks.keys_of(seed), problem_of(config, seed)
-    optimizer = optax.adam(0.05)
+    optimizer = optax.adam(0.1)
 
     def error(free: jax.Array, sample: Any) -> jax.Array:
       x = equilibrium(free, sample.y, problem, max_steps=config.max_steps)
@@ -186,22 +194,21 @@ def equilibria(config: Config) -> Any:
 def run(config: Config, progress: Progress) -> dict[str, Any]:
   """Every network at every rate and start, the best of each by its validation error."""
   seeds = jnp.asarray(config.seed_numbers(), jnp.int32)
-  rates, strengths = (jnp.asarray(v, jnp.float32) for v in (config.rates, config.strengths))
+  strengths = jnp.asarray(config.strengths, jnp.float32)
   metrics: dict[str, Any] = {"nmse": {}, "curve": {}, "failed": {}}
   choices = []
   for name in progress.track(config.only or VARIANTS, "networks"):
     one = jax.vmap(trainer(name, config), in_axes=(None, None, 0))
     each = lambda rate, one=one: jax.lax.map(lambda t: one(rate, t, seeds), strengths)
     program = jax.jit(lambda rates, each=each: jax.lax.map(each, rates))
-    found = jax.device_get(progress.clock.call(program, rates, name=name))
+    rates = config.weight_rates if name in MATRICES else config.rates
+    found = jax.device_get(progress.clock.call(program, jnp.asarray(rates), name=name))
     scores = found["validation"].mean(-1)  # [rates, strengths]
     scores = np.where(np.isfinite(scores), scores, np.inf)
     start = int(np.argmin(scores.min(0)))
-    choice = _statistics.choose(
-      f"step size of {name}", config.rates, scores[:, start], better="lower"
-    )
+    choice = _statistics.choose(f"step size of {name}", rates, scores[:, start], better="lower")
     choices.append(choice)
-    best = config.rates.index(choice.chosen), start
+    best = rates.index(choice.chosen), start
     metrics["curve"][name] = found["test"][best]
     metrics["nmse"][name] = found["test"][best][:, -1]
     metrics["failed"][name] = int(np.count_nonzero(found["status"][best]))
