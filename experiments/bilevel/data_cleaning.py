@@ -56,7 +56,7 @@ SIZES = {
   "toy": Size(
     Config(
       seeds=2, calls=320, outer_rates=(10.0, 100.0, 1000.0), records=2, inner_steps=2, terms=2,
-      only=("SOBA", "stocBiO"),
+      only=("SOBA",),
     ),
     "A few steps.",
   ),

@@ -85,7 +85,7 @@ def run(config: Config, progress: Progress) -> dict[str, Any]:
   sets = [_cleaning.make_data(x, y, sizes, config.wrong, s) for s in config.seed_numbers()]
   tried = _cleaning.methods(config, sizes, period=config.period, radius=config.radius)
   if not config.mnist:
-    tried = {name: tried[name] for name in ("SOBA", "FSLA")}
+    tried = {name: tried[name] for name in ("SOBA", "SRBA")}
   return _cleaning.compare(sets, config, sizes, tried, progress)
 
 
