@@ -208,8 +208,8 @@ def hoag(
       state.count + 1,
     )
     missing = next_change(inner, outer, y, x, found.adjoint, data).astype(dtype)
-    largest = jnp.finfo(dtype).max
-    error = jnp.where(unsolved, largest, jnp.minimum(size + missing, largest))
+    missing = jnp.where(unsolved, jnp.inf, missing)
+    error = jnp.minimum(size + missing, jnp.finfo(dtype).max)
     info = HoagInfo(
       error, value, new, jnp.where(taken, 1 / lipschitz, 0), eps, steps + more, found.steps, taken,
       unsolved | later,

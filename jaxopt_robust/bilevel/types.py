@@ -54,7 +54,8 @@ class MaidInfo(NamedTuple):
 
   Attributes:
     error: ||z||_2 + omega at the point before the step, at least ||grad F(x)||; without constants
-      an estimate, ||z||_2 + the change that one more step of the linear solve would make of z.
+      an estimate, ||z||_2 + the change that one more step of the linear solve would make of z; the
+      largest number where ``unsolved``.
     value: f(y, x) there.
     low: lower end of the interval that holds F(x) there, by ``outer_value_interval``.
     high: upper end of the interval that holds F at the new x.
@@ -116,7 +117,8 @@ class HoagInfo(NamedTuple):
 
   Attributes:
     error: ||z||_2, the approximate hypergradient at the point before the step, + the change that
-      one more step of the linear solve would make of it.
+      one more step of the linear solve would make of it; the largest number where the inner solver
+      ended at its step limit there.
     value: f(y, x) there.
     next_value: f(y+, x+) at the trial point.
     stepsize: 1 / L, 0 where the step was rejected.

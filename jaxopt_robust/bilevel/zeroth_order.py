@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.bilevel.products import scalar_of
@@ -70,15 +71,10 @@ def zeroth_order_hypergradient(
   _checks.check_positive("radius", radius, scalar=True)
   y = solve(x, *data)
   outer_y, outer_x = jax.grad(value_of, argnums=(0, 1))(y, x, *data)
-  leaves, structure = jax.tree.flatten(x)
   r = jnp.asarray(radius)
 
   def term(key: Array) -> PyTree:
-    draws = [
-      jax.random.normal(k, leaf.shape, leaf.dtype)
-      for k, leaf in zip(jax.random.split(key, len(leaves)), leaves, strict=True)
-    ]
-    u = jax.tree.unflatten(structure, draws)
+    u = optax.tree.random_like(key, x, jax.random.normal)
     moved = solve(jax.tree.map(lambda a, d: a + r.astype(a.dtype) * d, x, u), *data)
     change = jax.tree.map(
       lambda a, b, g: jnp.sum((a - b) / r.astype(a.dtype) * g), moved, y, outer_y
