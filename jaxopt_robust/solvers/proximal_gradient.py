@@ -10,6 +10,7 @@ import optax
 
 from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.numerics import tree_where
+from jaxopt_robust.solvers._backtracking import backtrack
 from jaxopt_robust.solvers._common import (
   add_scaled,
   check_stepsize,
@@ -87,12 +88,6 @@ class ProximalGradientInfo(NamedTuple):
   aux: Any = None
 
 
-class _Line(NamedTuple):
-  stepsize: Array
-  tries: Array
-  accepted: Array
-
-
 class _Step(NamedTuple):
   """A proximal gradient step: the point, the smooth part where it started, how it was found."""
 
@@ -155,17 +150,10 @@ def _search(
     model = inner_product(grad, step) + optax.tree.norm(step, squared=True) / (2 * s)
     return problem.value(optax.tree.add(anchor, step)) <= value + model + slack
 
-  def shorten(line: _Line) -> _Line:
-    # The first visit tests the step as given, later ones a shorter one.
-    s = jnp.where(line.tries == 0, line.stepsize, line.stepsize * settings.shrink)
-    return _Line(s, line.tries + 1, accepted(s))
-
-  line = jax.lax.while_loop(
-    lambda c: ~c.accepted & (c.tries <= settings.max_backtracks),
-    shorten,
-    _Line(stepsize, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.bool_)),
+  line = backtrack(
+    accepted, stepsize, shrink=settings.shrink, max_trials=settings.max_backtracks + 1
   )
-  return line.stepsize, ~line.accepted
+  return line.stepsize, ~line.found
 
 
 class _Settings(NamedTuple):
