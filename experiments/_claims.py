@@ -20,7 +20,7 @@ import numpy as np
 
 from experiments import _statistics
 
-KINDS = ("paper", "theory", "control")
+KINDS = ("paper", "theory", "control", "expected")
 VERDICTS = ("holds", "fails", "open")
 LEVEL = 0.95
 
@@ -43,8 +43,9 @@ class Claim(NamedTuple):
   Attributes:
     key: short name that stays the same when the wording changes.
     text: the statement, one sentence.
-    kind: ``"paper"`` (what the paper reports), ``"theory"`` (what is proved; asserted in tests too)
-      or ``"control"`` (where an effect must be absent).
+    kind: ``"paper"`` (what the paper reports), ``"theory"`` (what is proved; asserted in tests
+      too), ``"control"`` (where an effect must be absent) or ``"expected"`` (neither reported nor
+      proved: what the design leads one to expect; no verdict on a paper counts it).
     metric: what is compared, with data set and unit.
     ours: the method that the statement is about.
     baseline: what it is compared with; a number of the statement itself ("a slope of 1").
@@ -59,7 +60,7 @@ class Claim(NamedTuple):
 
   key: str
   text: str
-  kind: Literal["paper", "theory", "control"]
+  kind: Literal["paper", "theory", "control", "expected"]
   metric: str
   ours: Side
   baseline: Side

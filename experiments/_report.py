@@ -82,8 +82,8 @@ def _asked(claim: Mapping[str, Any]) -> str:
 
 
 def headline(claims: Sequence[Mapping[str, Any]]) -> str:
-  """The numbers of the first claim of the paper, short."""
-  first = next((c for c in claims if c["kind"] in ("paper", "theory")), None)
+  """The numbers of the first claim that is no control, short."""
+  first = next((c for c in claims if c["kind"] != "control"), None)
   if first is None:
     return ""
   ours, base = first["ours"], first["baseline"]
@@ -259,7 +259,7 @@ def line(record: dict[str, Any]) -> tuple[str, str]:
   verdict = _claims.paper_verdict(claims)
   text = f"{record['name']:<28} {verdict:<14} {holding} of {len(claims)} claims hold"
   time = f"{record['wall']['total_s']:.0f} s"
-  first = next((c for c in claims if c["kind"] in ("paper", "theory")), None)
+  first = next((c for c in claims if c["kind"] != "control"), None)
   if first:
     short = f"{number(first['ours']['center'])} / {number(first['baseline']['center'])}"
     text = f"{record['name']:<28} {verdict:<14} {holding}/{len(claims)}  {short}"

@@ -131,7 +131,7 @@ def test_a_number_of_the_statement_itself_stands_for_all_seeds():
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"kind": "hope"}, "kind must be one of paper, theory, control; got 'hope'"),
+    ({"kind": "hope"}, "kind must be one of paper, theory, control, expected; got 'hope'"),
     ({"better": "bigger"}, "better must be one of higher, lower"),
     ({"scale": "log"}, "scale must be one of"),
     ({"statistic": "mode"}, "statistic must be one of"),
@@ -155,6 +155,8 @@ def test_verdict_on_a_paper():
   assert verdict(made(("theory", "holds"), ("control", "fails"))) == "checked"
   assert verdict(made(("theory", "holds"), ("theory", "open"))) == "not reproduced"
   assert verdict(made(("control", "holds"))) == "no claim"
+  assert verdict(made(("expected", "holds"), ("expected", "fails"))) == "no claim"
+  assert verdict(made(("paper", "holds"), ("expected", "fails"))) == "reproduced"
 
 
 def test_what_changed_without_a_word():
