@@ -104,6 +104,10 @@ OPAQUE = {
   ("numerics.tree_all_finite", "tree"),  # any pytree, empty ones too
   ("numerics.tree_where", "a"),
   ("numerics.tree_where", "b"),
+  ("robustness.csfa_add_classes", "x"),
+  ("robustness.csfa_init", "x"),
+  ("robustness.csfa_logits", "x"),
+  ("robustness.csfa_stream_step", "x"),
   ("robustness.pgd_adversarial_training_loss", "params"),
   ("robustness.rss_objective", "params"),
   ("robustness.smooth_adversarial_comp_sum_training_loss", "params"),

@@ -116,7 +116,19 @@ def test_classes_are_documented_field_by_field(name, cls):
 @pytest.mark.parametrize(("name", "fn"), FUNCTIONS)
 def test_at_most_three_positional_arrays_and_keyword_hyperparameters(name, fn):
   # Functions, keys, states and operators come before or after the arrays and do not count.
-  others = {"apply_fn", "fun", "fn", "key", "matvec", "model", "objective", "op", "optimality"}
+  others = {
+    "apply_fn",
+    "encode",
+    "optimizer",
+    "fun",
+    "fn",
+    "key",
+    "matvec",
+    "model",
+    "objective",
+    "op",
+    "optimality",
+  }
   others |= {
     "fixed_point",
     "hyper",

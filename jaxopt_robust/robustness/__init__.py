@@ -16,6 +16,13 @@ from jaxopt_robust.robustness.drift import (
   stream_init,
   stream_step,
 )
+from jaxopt_robust.robustness.incremental import (
+  CsfaState,
+  csfa_add_classes,
+  csfa_init,
+  csfa_logits,
+  csfa_stream_step,
+)
 from jaxopt_robust.robustness.log_barrier import (
   PerturbationBox,
   implicit_direction,
@@ -50,6 +57,7 @@ from jaxopt_robust.robustness.wasserstein import (
 )
 
 __all__ = [
+  "CsfaState",
   "DoneInfo",
   "DoneState",
   "HyperPlane",
@@ -61,6 +69,10 @@ __all__ = [
   "WassersteinInfo",
   "calibrate_prototypes",
   "class_prototypes",
+  "csfa_add_classes",
+  "csfa_init",
+  "csfa_logits",
+  "csfa_stream_step",
   "done_init",
   "done_value_and_grad",
   "hyperplane_distance",

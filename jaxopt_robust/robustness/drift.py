@@ -20,7 +20,7 @@ __all__ = [
   "stream_step",
 ]
 
-_SHARE = 0.4  # of the largest entropy, log C: the bound of Niu et al., 2022 and 2023
+RELIABLE_SHARE = 0.4  # of the largest entropy, log C: the bound of Niu et al., 2022 and 2023
 
 
 class StreamState(NamedTuple):
@@ -108,7 +108,7 @@ def reliable_mask(logits: ArrayLike, *, threshold: ArrayLike | None = None) -> A
 
 def _bound(threshold: ArrayLike | None, num_classes: int, dtype: Any) -> Array:
   if threshold is None:
-    return _SHARE * jnp.log(jnp.asarray(num_classes, dtype))
+    return RELIABLE_SHARE * jnp.log(jnp.asarray(num_classes, dtype))
   return _checks.check_float_array("threshold", threshold, rank=0).astype(dtype)
 
 

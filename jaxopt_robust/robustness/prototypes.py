@@ -70,6 +70,7 @@ def calibrate_prototypes(
   *,
   temperature: ArrayLike = 16.0,
   weight: ArrayLike = 0.5,
+  where: ArrayLike | None = None,
 ) -> Array:
   r"""Moves the prototypes of classes with few examples towards those of similar known classes.
 
@@ -85,12 +86,13 @@ def calibrate_prototypes(
     temperature: tau >= 0, finite, a scalar; may be traced. 0 takes the mean of the base
       prototypes, a large one takes the nearest.
     weight: in [0, 1], a scalar; may be traced. 0 changes nothing (but lengths).
+    where: bool[b], which base prototypes there are; without any, directions do not change.
 
   Returns:
     float[n, d]; not of unit length, which ``prototype_logits`` does not mind.
 
   Raises:
-    TypeError: an array holds no real numbers.
+    TypeError: an array holds no real numbers, or where no booleans.
     ValueError: shapes do not agree, or a number is out of range and known.
 
   Note:
@@ -111,28 +113,40 @@ def calibrate_prototypes(
   _check_same_features("new", new_array, "base", base_array)
   _checks.check_interval("temperature", temperature, 0.0, float("inf"), closed="left", scalar=True)
   _checks.check_interval("weight", weight, 0.0, 1.0, scalar=True)
+  mask = _checks.check_mask("where", where, shape=base_array.shape[:1])
   c_new, c_base = _unit(numerics.upcast(new_array)), _unit(numerics.upcast(base_array))
   tau, a = (jnp.asarray(v, c_new.dtype) for v in (temperature, weight))
-  shares = jax.nn.softmax(tau * _products(c_new, c_base), axis=-1)
+  if mask is not None:
+    c_base = jnp.where(mask[:, None], c_base, 0)  # the others may hold anything
+  scores = tau * _products(c_new, c_base)
+  if mask is not None:
+    scores = jnp.where(mask[None], scores, jnp.finfo(scores.dtype).min)
+  shares = jax.nn.softmax(scores, axis=-1)
   towards = _unit(jnp.matmul(shares, c_base, precision=jax.lax.Precision.HIGHEST))
   return ((1 - a) * c_new + a * towards).astype(new_array.dtype)
 
 
 def prototype_logits(
-  features: ArrayLike, prototypes: ArrayLike, *, temperature: ArrayLike = 16.0
+  features: ArrayLike,
+  prototypes: ArrayLike,
+  *,
+  temperature: ArrayLike = 16.0,
+  where: ArrayLike | None = None,
 ) -> Array:
   r"""Logits of a classifier by angles, temperature * cos(feature, prototype).
 
   Args:
     features: float[n, d].
-    prototypes: float[classes, d]; those of unseen classes may be zeros.
+    prototypes: float[classes, d].
     temperature: > 0, finite, a scalar; may be traced.
+    where: bool[classes], which classes there are.
 
   Returns:
-    float[n, classes] in [-temperature, temperature]; 0 where a vector is zero.
+    float[n, classes] in [-temperature, temperature]; 0 where a vector is zero, -inf for the classes
+    that there are not.
 
   Raises:
-    TypeError: an array holds no real numbers.
+    TypeError: an array holds no real numbers, or where no booleans.
     ValueError: shapes do not agree, or a known temperature is out of range.
 
   Example:
@@ -149,8 +163,15 @@ def prototype_logits(
   _checks.check_interval(
     "temperature", temperature, 0.0, float("inf"), closed="neither", scalar=True
   )
-  cosines = _products(_unit(numerics.upcast(array)), _unit(numerics.upcast(centers)))
-  return (jnp.asarray(temperature, cosines.dtype) * cosines).astype(array.dtype)
+  mask = _checks.check_mask("where", where, shape=centers.shape[:1])
+  wide = numerics.upcast(centers)
+  if mask is not None:
+    wide = jnp.where(mask[:, None], wide, 0)  # what is left out may be anything
+  cosines = _products(_unit(numerics.upcast(array)), _unit(wide))
+  logits = jnp.asarray(temperature, cosines.dtype) * cosines
+  if mask is not None:
+    logits = jnp.where(mask[None], logits, -jnp.inf)
+  return logits.astype(array.dtype)
 
 
 def _check_same_features(name_a: str, a: Array, name_b: str, b: Array) -> None:

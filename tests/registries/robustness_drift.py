@@ -9,10 +9,15 @@ from jaxopt_robust import robustness
 from tests.helpers import BadInput
 
 COVERED = {
+  "CsfaState",
   "StreamInfo",
   "StreamState",
   "calibrate_prototypes",
   "class_prototypes",
+  "csfa_add_classes",
+  "csfa_init",
+  "csfa_logits",
+  "csfa_stream_step",
   "prediction_entropy",
   "prototype_logits",
   "reliable_mask",
@@ -81,7 +86,43 @@ _calibrate("columns", ValueError, "new and base must have the same number of col
 _calibrate("temperature", ValueError, "temperature must be in", _X, _X, temperature=-1.0)
 _calibrate("infinite", ValueError, "temperature must be in", _X, _X, temperature=float("inf"))
 _calibrate("weight", ValueError, "weight must be in", _X, _X, weight=1.5)
+_calibrate("mask", TypeError, "where must be a boolean mask", _X, _X, where=jnp.ones(2))
 _logits = functools.partial(_add, "prototype_logits")
+_logits("mask", ValueError, "where must have shape", _X, _X, where=jnp.ones(3, bool))
 _logits("dtype", TypeError, "features must be a floating-point", 1j * _X, _X)
 _logits("columns", ValueError, "features and prototypes must have the same", _X, _X.T)
 _logits("temperature", ValueError, "temperature must be in", _X, _X, temperature=0.0)
+_csfa = robustness.CsfaState(_STATE, _X, jnp.ones(2, bool), jnp.ones(2, bool))
+_flat = lambda w, x: x[0]
+_start = functools.partial(_add, "csfa_init")
+_start("encode", TypeError, "encode must be callable", 1, _SGD, _X[0], _X, _LABELS, num_classes=2)
+_start(
+  "features", ValueError, "encode: features must have rank 2", _flat, _SGD, _X[0], _X, _LABELS,
+  num_classes=2,
+)  # fmt: skip
+_start(
+  "range", ValueError, r"labels must lie in \[0, 2\)", _apply, _SGD, _X[0], _X, _LABELS + 2,
+  num_classes=2,
+)  # fmt: skip
+_start(
+  "num_classes", ValueError, "num_classes must be at least 1", _apply, _SGD, _X[0], _X, _LABELS,
+  num_classes=0,
+)  # fmt: skip
+_start(
+  "params", TypeError, "params must be an array or a pytree", _apply, _SGD, None, _X, _LABELS,
+  num_classes=2,
+)  # fmt: skip
+_arrive = functools.partial(_add, "csfa_add_classes")
+_arrive("state", TypeError, "state must be a CsfaState", _apply, _STATE, _X, _LABELS)
+_arrive("labels", ValueError, "labels must have shape", _apply, _csfa, _X, _LABELS[:1])
+_arrive("weight", ValueError, "weight must be in", _apply, _csfa, _X, _LABELS, weight=2.0)
+_add("csfa_logits", "state", TypeError, "state must be a CsfaState", _apply, _STATE, _X)
+_add(
+  "csfa_logits", "temperature", ValueError, "temperature must be in", _apply, _csfa, _X,
+  temperature=0.0,
+)  # fmt: skip
+_both = functools.partial(_add, "csfa_stream_step")
+_both("state", TypeError, "state must be a CsfaState", _apply, _SGD, _STATE, _X)
+_both("optimizer", TypeError, "optimizer must be an optax", _apply, 0.1, _csfa, _X)
+_both("threshold", ValueError, "threshold must have rank 0", _apply, _SGD, _csfa, _X, threshold=_X)
+_both("features", ValueError, "encode: features must have rank 2", _flat, _SGD, _csfa, _X)
