@@ -120,6 +120,7 @@ OPAQUE = {
   ("solvers.run_steps", "params"),
   ("solvers.run_until", "params"),
   ("surrogates.conservative_gap", "params"),
+  ("surrogates.conservative_objective", "params"),
   ("unfolding.unfold_solver", "hyper"),
   ("unfolding.unfold_solver", "params"),
 }

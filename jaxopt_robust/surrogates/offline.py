@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _arguments, _checks, numerics
+from jaxopt_robust.surrogates._searches import Bounds, confine_to, one_a_design
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
 __all__ = [
   "AscentInfo",
   "DesignScores",
   "TopDesigns",
-  "conservative_gap",
   "design_scores",
   "ensemble_prediction",
   "gradient_ascent_search",
@@ -69,7 +69,7 @@ def gradient_ascent_search(
   *,
   stepsize: ArrayLike | None = None,
   num_steps: int = 200,
-  bounds: tuple[ArrayLike, ArrayLike] | None = None,
+  bounds: Bounds = None,
 ) -> tuple[Array, AscentInfo]:
   r"""Gradient ascent of a model from several designs at once, within a box.
 
@@ -116,28 +116,8 @@ def gradient_ascent_search(
     stepsize = 0.01 * math.sqrt(start[0].size)
   _checks.check_positive("stepsize", stepsize, scalar=True)
   length = jnp.asarray(stepsize, start.dtype)
-  if bounds is not None:
-    parts = _arguments.parts(bounds, "low", "high", name="bounds", example="(-1.0, 1.0)")
-    low, high = (_checks.check_float_array("bounds", b).astype(start.dtype) for b in parts)
-    for bound in (low, high):
-      if bound.shape not in ((), start.shape[1:]):
-        raise ValueError(
-          f"bounds must be scalars or of one design's shape {start.shape[1:]}; got {bound.shape}."
-        )
-    low, high = (jnp.broadcast_to(b, start.shape[1:]) for b in (low, high))
-    _checks.check_holds(low <= high, "bounds must be a pair (low, high) with low <= high.")
-
-  def confine(designs: Array) -> Array:
-    return designs if bounds is None else jnp.clip(designs, low[None], high[None])
-
-  def predict(designs: Array) -> Array:
-    values = objective(designs)
-    if jnp.shape(values) != start.shape[:1]:
-      raise ValueError(
-        f"objective must return one number a design, shape {start.shape[:1]}; "
-        f"got {jnp.shape(values)}."
-      )
-    return values
+  confine = confine_to(bounds, start[0])
+  predict = one_a_design(objective, len(start))
 
   def total(designs: Array) -> tuple[Array, Array]:
     values = predict(designs)
@@ -290,54 +270,3 @@ def design_scores(
   scaled = lambda v: (v - bottom) / (top - bottom)
   middle = jnp.median(numerics.upcast(truth)).astype(truth.dtype)  # of two: their sum must fit
   return DesignScores(scaled(jnp.max(truth)), scaled(middle), jnp.mean(guess - truth))
-
-
-def conservative_gap(
-  apply_fn: Callable[[PyTree, Array], Array],
-  params: PyTree,
-  x: ArrayLike,
-  *,
-  stepsize: ArrayLike | None = None,
-  num_steps: int = 50,
-  bounds: tuple[ArrayLike, ArrayLike] | None = None,
-) -> Array:
-  r"""How much more a model promises where a search ends than on the data (the term of COMs).
-
-  Computes mean_i h(x'_i; w) - mean_i h(x_i; w) with x' found by ``gradient_ascent_search`` from x.
-  Adding a multiple of it to the training loss makes the model conservative; a multiplier that
-  moves by max(0, lam + rate (gap - bound)) keeps it near a bound.
-
-  Args:
-    apply_fn: ``apply_fn(params, x) -> float[batch]``, the model h.
-    params: pytree of parameters, w.
-    x: float[batch, ...], a batch of the data.
-    stepsize: of the search, as there.
-    num_steps: of the search, as there.
-    bounds: of the search, as there.
-
-  Returns:
-    float scalar. Its gradient in ``params`` holds x' fixed.
-
-  Raises:
-    ValueError: as ``gradient_ascent_search``.
-    TypeError: as ``gradient_ascent_search``.
-
-  Example:
-    >>> linear = lambda w, x: x @ w
-    >>> x = jnp.zeros((1, 2))
-    >>> conservative_gap(linear, jnp.array([1.0, 0.0]), x, stepsize=0.1, num_steps=10).round(4)
-    Array(1., dtype=float32)
-
-  Reference:
-    Trabucco, Kumar, Geng and Levine, Conservative objective models for effective offline
-    model-based optimization, 2021 (the conservative term of the training objective).
-  """
-  _arguments.check_callable("apply_fn", apply_fn)
-  designs = _checks.check_float_array("x", x, min_rank=1)
-  frozen = jax.lax.stop_gradient(params)
-  found, _ = gradient_ascent_search(
-    lambda v: apply_fn(frozen, v), designs, stepsize=stepsize, num_steps=num_steps, bounds=bounds
-  )
-  return jnp.mean(apply_fn(params, jax.lax.stop_gradient(found))) - jnp.mean(
-    apply_fn(params, designs)
-  )

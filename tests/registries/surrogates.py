@@ -9,13 +9,16 @@ from tests.helpers import BadInput
 
 COVERED = {
   "AscentInfo",
+  "ConservativeInfo",
   "DesignScores",
   "TopDesigns",
   "conservative_gap",
+  "conservative_objective",
   "design_scores",
   "ensemble_prediction",
   "gaussian_nll_loss",
   "gradient_ascent_search",
+  "multiplier_step",
   "soft_clip",
   "top_designs",
 }
@@ -33,6 +36,15 @@ def _search(objective=lambda x: jnp.sum(x, 1), x=_X, **options):
 
 def _gap(apply_fn=_linear, x=_X, **options):
   return surrogates.conservative_gap(apply_fn, jnp.ones(3), x, **{"num_steps": 1, **options})
+
+
+def _conservative(apply_fn=_linear, x=_X, targets=_VALUES, **options):
+  settings = {"multiplier": 1.0, "num_steps": 1, **options}
+  return surrogates.conservative_objective(apply_fn, jnp.ones(3), x, targets, **settings)
+
+
+def _dual(multiplier=_VALUES, value=_VALUES, bound=0.0, rate=1.0):
+  return surrogates.multiplier_step(multiplier, value, bound=bound, rate=rate)
 
 
 def _ensemble(apply_fn=_linear, params=_W, x=_X, **options):
@@ -86,6 +98,22 @@ _add(
   _gap,
   *_SEARCHES,
   ("callable", TypeError, "apply_fn must be callable", {"apply_fn": None}),
+)
+_add(
+  "conservative_objective",
+  _conservative,
+  *_SEARCHES,
+  ("callable", TypeError, "apply_fn must be callable", {"apply_fn": None}),
+  ("targets", ValueError, "targets must have shape", {"targets": jnp.ones(3)}),
+  ("multiplier", ValueError, "multiplier must be >= 0", {"multiplier": -1.0}),
+)
+_add(
+  "multiplier_step",
+  _dual,
+  ("shape", ValueError, "value and multiplier must have equal", {"value": jnp.ones(3)}),
+  ("bound", ValueError, "bound must be a scalar or of shape", {"bound": jnp.ones(3)}),
+  ("multiplier", ValueError, "multiplier must be >= 0", {"multiplier": -_VALUES}),
+  ("rate", ValueError, "rate must be > 0", {"rate": 0.0}),
 )
 _add(
   "ensemble_prediction",

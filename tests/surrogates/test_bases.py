@@ -1,0 +1,270 @@
+"""Searches of a model: closed forms, quadrature, enumeration, constraints that are kept."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.integrate
+import scipy.special
+import scipy.stats
+
+from jaxopt_robust import surrogates
+from jaxopt_robust.debug import count_traces
+from tests.helpers import central_difference
+
+STANDARD = surrogates.GaussianDesigns(jnp.zeros(2), jnp.zeros(2))
+
+
+@pytest.mark.x64
+def test_the_conservative_objective_of_a_linear_model(rng):
+  """T steps of length s move x by T s w: error + lam T s ||w||^2, but T s w held in its slope."""
+  w, x, y = rng.normal(size=3), rng.normal(size=(4, 3)), rng.normal(size=4)
+  found = functools.partial(
+    surrogates.conservative_objective, lambda w, x: x @ w, multiplier=0.7, stepsize=0.1, num_steps=5
+  )
+  (value, info), slope = jax.value_and_grad(found, has_aux=True)(jnp.asarray(w), x, y)
+  residual = x @ w - y
+  np.testing.assert_allclose(info.error, np.mean(residual**2), rtol=1e-12)
+  np.testing.assert_allclose(info.gap, 0.5 * w @ w, rtol=1e-12)
+  np.testing.assert_allclose(value, np.mean(residual**2) + 0.7 * 0.5 * w @ w, rtol=1e-12)
+  np.testing.assert_allclose(slope, 2 / 4 * x.T @ residual + 0.7 * 0.5 * w, rtol=1e-12)
+
+
+@pytest.mark.x64
+def test_no_weight_is_the_squared_error_alone(rng):
+  w, x, y = (jnp.asarray(rng.normal(size=s)) for s in (3, (4, 3), 4))
+  plain = lambda w: jnp.mean((jnp.tanh(x @ w) - y) ** 2)
+  found = lambda w: surrogates.conservative_objective(
+    lambda w, x: jnp.tanh(x @ w), w, x, y, multiplier=0.0, num_steps=3
+  )[0]
+  np.testing.assert_allclose(found(w), plain(w), rtol=1e-12)
+  np.testing.assert_allclose(jax.grad(found)(w), jax.grad(plain)(w), rtol=1e-12)
+
+
+@pytest.mark.x64
+def test_the_multiplier_finds_the_constrained_optimum():
+  """min (w - 2)^2 with the gap T s w^2 <= bound: w = sqrt(bound / (T s))."""
+  x, y = jnp.ones((1, 1)), jnp.full(1, 2.0)
+  model = lambda w, x: x @ w
+
+  def step(carry, _):
+    w, lam = carry
+    objective = lambda w: surrogates.conservative_objective(
+      model, w, x, y, multiplier=lam, stepsize=0.1, num_steps=10
+    )
+    (_, info), slope = jax.value_and_grad(objective, has_aux=True)(w)
+    lam = surrogates.multiplier_step(lam, info.gap, bound=0.25, rate=0.5)
+    return (w - 0.05 * slope, lam), None
+
+  (w, lam), _ = jax.lax.scan(step, (jnp.ones(1), jnp.zeros(())), None, length=3000)
+  np.testing.assert_allclose(w, 0.5, rtol=1e-6)  # T s = 1
+  np.testing.assert_allclose(lam, 2 * (2 - 0.5) / 0.5, rtol=1e-6)  # slope of the error + lam w = 0
+  slack = surrogates.multiplier_step(jnp.ones(2), jnp.array([-9.0, jnp.nan]), bound=1.0, rate=1.0)
+  np.testing.assert_array_equal(slack, [0, 1])
+
+
+@pytest.mark.x64
+@pytest.mark.parametrize("baseline", ["leave_one_out", "none"])
+def test_the_score_function_has_the_gradients_mean(rng, baseline):
+  """Over all 4^3 outcomes of three draws of a categorical variable, with their probabilities."""
+  logits, losses = jnp.asarray(rng.normal(size=4)), jnp.asarray(rng.normal(size=4))
+  outcomes = np.array(list(itertools.product(range(4), repeat=3)))
+
+  def surrogate(logits, drawn):
+    logs = jax.nn.log_softmax(logits)[drawn]
+    return surrogates.score_function_surrogate(logs, losses[drawn], baseline=baseline)
+
+  slopes = jax.jit(jax.vmap(jax.grad(surrogate), (None, 0)))(logits, outcomes)
+  weights = np.prod(np.asarray(jax.nn.softmax(logits))[outcomes], axis=1)
+  expected = central_difference(lambda v: jax.nn.softmax(v) @ losses, logits)
+  np.testing.assert_allclose(weights @ slopes, expected, atol=1e-9)
+
+
+@pytest.mark.x64
+def test_standardized_advantages_and_masks(rng):
+  logs, losses = rng.normal(size=(2, 6))
+  mask = np.arange(6) < 4
+  spoiled = np.where(mask, losses, np.nan)
+  found = functools.partial(surrogates.score_function_surrogate, where=jnp.asarray(mask))
+  slope = jax.grad(lambda v: found(v, spoiled, baseline="standardized"))(jnp.asarray(logs))
+  kept = losses[:4]
+  expected = np.concatenate([(kept - kept.mean()) / kept.std() / 4, [0, 0]])
+  np.testing.assert_allclose(slope, expected, rtol=1e-10)
+  for baseline in ("standardized", "leave_one_out"):
+    equal = jax.grad(lambda v, b=baseline: found(v, jnp.full(6, 0.1), baseline=b))(jnp.ones(6))
+    np.testing.assert_array_equal(equal, 0)
+    alone = surrogates.score_function_surrogate(
+      logs, losses, baseline=baseline, where=jnp.arange(6) == 0
+    )
+    assert float(alone) == 0
+
+
+@pytest.mark.x64
+def test_a_fit_is_the_weighted_likelihoods_maximum(rng):
+  x, logs = rng.normal(size=(7, 2)), rng.normal(size=7)
+  found = surrogates.fit_gaussian_designs(x, min_std=1e-3, log_weights=logs)
+  w = scipy.special.softmax(logs)
+  np.testing.assert_allclose(found.mean, w @ x, rtol=1e-12)
+  np.testing.assert_allclose(np.exp(found.log_std) ** 2, w @ (x - w @ x) ** 2, rtol=1e-12)
+  likelihood = lambda d: w @ surrogates.design_log_prob(d, x)
+  for leaf in jax.grad(likelihood)(found):
+    np.testing.assert_allclose(leaf, 0, atol=1e-12)
+  logs_of_scipy = scipy.stats.norm.logpdf(x, found.mean, np.exp(found.log_std)).sum(1)
+  np.testing.assert_allclose(surrogates.design_log_prob(found, x), logs_of_scipy, rtol=1e-12)
+  out = jnp.where(jnp.arange(7) < 6, 0, -jnp.inf)
+  wild = np.where(np.arange(7)[:, None] < 6, x, np.inf)
+  kept = surrogates.fit_gaussian_designs(wild, min_std=1e-3, log_weights=out)
+  np.testing.assert_allclose(kept.mean, x[:6].mean(0), rtol=1e-12)
+  same = surrogates.fit_gaussian_designs(jnp.ones((3, 1)), min_std=0.5)
+  np.testing.assert_allclose(same.log_std, np.log(0.5))
+  tiny = surrogates.fit_gaussian_designs(jnp.array([[1e-25], [-1e-25]], jnp.float32), min_std=1e-30)
+  np.testing.assert_allclose(np.exp(np.float64(tiny.log_std)), 1e-25, rtol=1e-4)
+
+
+def test_samples_have_the_distributions_moments(key):
+  designs = surrogates.GaussianDesigns(jnp.array([1.0, -2.0]), jnp.log(jnp.array([0.5, 3.0])))
+  x = np.asarray(surrogates.sample_designs(key, designs, num=20_000))
+  deviations = (x - [1.0, -2.0]) / [0.5, 3.0]
+  assert np.all(np.abs(deviations.mean(0)) < 5 / np.sqrt(20_000))
+  assert np.all(np.abs((deviations**2).mean(0) - 1) < 5 * np.sqrt(2 / 20_000))
+  assert abs(np.mean(deviations[:, 0] * deviations[:, 1])) < 5 / np.sqrt(20_000)
+  assert scipy.stats.kstest(deviations[:, 0], "norm").pvalue > 1e-4
+
+
+def test_reinforce_finds_the_peak_within_bounds_and_compiles_once(key):
+  peak = lambda x: -jnp.sum((x - jnp.array([[0.5, 3.0]])) ** 2, axis=1)
+
+  @count_traces
+  def search(key, start, rate):
+    return surrogates.reinforce_search(
+      peak, start, key, optimizer=optax.adam(rate), num_samples=128, num_steps=150,
+      bounds=(-1.0, 1.0),
+    )  # fmt: skip
+
+  run = jax.jit(search)
+  for rate in (0.03, 0.05):
+    found, info = run(key, STANDARD, rate)
+    assert abs(float(found.mean[0]) - 0.5) < 0.1
+    assert float(found.mean[1]) > 0.9  # beyond 1 nothing is gained
+    assert float(info.predictions[-1]) > float(info.predictions[0])
+    assert float(info.spreads[0]) == 1 and float(info.spreads[-1]) < 0.7
+  assert search.traces == 1
+  still, _ = surrogates.reinforce_search(
+    lambda x: jnp.full(4, jnp.nan), STANDARD, key, num_samples=4, num_steps=2
+  )
+  np.testing.assert_array_equal(still.mean, STANDARD.mean)  # nothing finite: it stays
+
+
+def test_a_reinforce_step_is_its_formula(key):
+  """One step of gradient descent with all samples known."""
+  found, info = surrogates.reinforce_search(
+    lambda x: x[:, 0] ** 3, STANDARD, key, optimizer=optax.sgd(0.1), num_samples=16, num_steps=1,
+    baseline="leave_one_out",
+  )  # fmt: skip
+  drawn = surrogates.sample_designs(jax.random.split(key, 1)[0], STANDARD, num=16)
+  x = np.asarray(drawn, np.float64)
+  values = x[:, 0] ** 3
+  advantages = (values - values.mean()) * 16 / 15
+  np.testing.assert_allclose(info.predictions, [values.mean()], rtol=1e-4)
+  np.testing.assert_allclose(found.mean, 0.1 * advantages @ x / 16, rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(
+    found.log_std, 0.1 * advantages @ (x**2 - 1) / 16, rtol=1e-4, atol=1e-6
+  )
+
+
+@pytest.mark.x64
+def test_cbas_weights_condition_the_prior_whatever_the_search_model():
+  """x ~ N(0, 1), y | x ~ N(x, s^2): moments of x | y >= t are known, by quadrature under any q."""
+  s, t = 0.5, 1.2
+  alpha = t / np.sqrt(1 + s**2)
+  hazard = scipy.stats.norm.pdf(alpha) / scipy.stats.norm.sf(alpha)
+  mean = hazard / np.sqrt(1 + s**2)
+  variance = 1 - hazard * (hazard - alpha) / (1 + s**2)
+  prior = surrogates.GaussianDesigns(jnp.zeros(1), jnp.zeros(1))
+  grid = jnp.linspace(-9, 9, 20_001)[:, None]
+  for center, spread in ((0.0, 1.0), (1.0, 0.7), (2.0, 2.0)):
+    q = surrogates.GaussianDesigns(jnp.full(1, center), jnp.log(jnp.full(1, spread)))
+    log_q = surrogates.design_log_prob(q, grid)
+    logs = surrogates.cbas_log_weights(
+      surrogates.design_log_prob(prior, grid), log_q, grid[:, 0], threshold=t, noise=s
+    )
+    found = surrogates.fit_gaussian_designs(grid, min_std=1e-6, log_weights=logs + log_q)
+    np.testing.assert_allclose(found.mean, [mean], rtol=1e-6)
+    np.testing.assert_allclose(np.exp(2 * found.log_std), [variance], rtol=1e-6)
+  sharp = surrogates.cbas_log_weights(
+    jnp.zeros(4), jnp.zeros(4), jnp.array([1.0, 2.0, 3.0, jnp.nan]), threshold=2.0, noise=0.0
+  )
+  np.testing.assert_array_equal(sharp, [-jnp.inf, 0, 0, -jnp.inf])
+  slope = jax.grad(lambda v: surrogates.cbas_log_weights(v, v, v, threshold=0.0, noise=0.0)[0])
+  np.testing.assert_array_equal(slope(jnp.ones(2)), 0)  # finite where the noise is 0
+
+
+def test_cbas_steps_condition_and_never_lower_the_threshold(key):
+  """With y = x and no noise a step fits the part of the samples above their quantile."""
+  prior = surrogates.GaussianDesigns(jnp.zeros(1), jnp.zeros(1))
+  search = jax.jit(
+    functools.partial(
+      surrogates.cbas_search, lambda x: x[:, 0], prior, num_samples=4000, num_steps=5
+    )
+  )
+  found, info = search(key, noise=0.0)
+  cut = scipy.stats.norm.ppf(0.8)
+  np.testing.assert_allclose(info.thresholds[0], cut, atol=0.1)
+  np.testing.assert_allclose(info.effective[0], 800, atol=2)
+  np.testing.assert_allclose(info.predictions[1], scipy.stats.norm.pdf(cut) / 0.2, atol=0.1)
+  assert np.all(np.diff(info.thresholds) >= 0)
+  assert float(found.mean[0]) > float(info.thresholds[-1])
+  # The ratio to the prior holds it back: a threshold nearly out of reach for the prior is exceeded
+  # by little (the overshoot of a normal variable is about 1 / threshold).
+  last = float(info.thresholds[-1])
+  assert float(found.mean[0]) - last < 1.5 / last
+
+
+def test_cbas_stays_where_nothing_counts(key):
+  prior = surrogates.GaussianDesigns(jnp.zeros(1), jnp.zeros(1))
+  found, info = surrogates.cbas_search(
+    lambda x: jnp.full(8, jnp.nan), prior, key, noise=1.0, num_samples=8, num_steps=2
+  )
+  np.testing.assert_array_equal(found.mean, 0)
+  np.testing.assert_array_equal(info.effective, 0)
+
+
+@pytest.mark.x64
+def test_expected_improvement_is_its_integral():
+  for mean, std, best in ((1.0, 0.7, 0.0), (-1.0, 0.7, 0.0), (0.3, 2.0, 0.5), (-4.0, 1.0, 0.0)):
+    density = lambda f, m=mean, s=std, b=best: (f - b) * scipy.stats.norm.pdf(f, m, s)
+    expected, _ = scipy.integrate.quad(density, best, mean + 40 * std, points=[best + std])
+    found = surrogates.expected_improvement(jnp.array([mean]), jnp.array([std]), best=best)
+    np.testing.assert_allclose(found, [expected], rtol=1e-8)
+  # d/dmean = Phi(z), d/dstd = phi(z); at std = 0 the derivative in the mean is that of the ramp
+  slope = jax.grad(lambda m, s: surrogates.expected_improvement(m, s, best=0.2), argnums=(0, 1))
+  z = (1.0 - 0.2) / 0.5
+  np.testing.assert_allclose(
+    slope(jnp.array(1.0), jnp.array(0.5)), [scipy.stats.norm.cdf(z), scipy.stats.norm.pdf(z)]
+  )
+  certain = surrogates.expected_improvement(jnp.array([1.0, -1.0]), jnp.zeros(2), best=0.0)
+  np.testing.assert_array_equal(certain, [1, 0])
+  assert np.all(np.isfinite(slope(jnp.array(1.0), jnp.array(0.0))))
+  far = surrogates.expected_improvement(jnp.float32([-13.5]), jnp.ones(1, jnp.float32), best=0.0)
+  assert float(far[0]) >= 0
+
+
+@pytest.mark.x64
+def test_joint_improvement_of_one_is_the_closed_form_and_of_several_is_between(rng):
+  quantiles = scipy.stats.norm.ppf((np.arange(200_000) + 0.5) / 200_000)
+  draws = 0.3 + 0.8 * quantiles[:, None]
+  one = surrogates.q_expected_improvement(draws, best=0.5)
+  closed = surrogates.expected_improvement(jnp.array(0.3), jnp.array(0.8), best=0.5)
+  np.testing.assert_allclose(one, closed, rtol=1e-4)
+  samples, best = rng.normal(size=(2, 50, 3)), np.array([0.1, -0.4])
+  found = surrogates.q_expected_improvement(samples, best=best)
+  by_hand = np.maximum(samples.max(-1) - best[:, None], 0).mean(-1)
+  np.testing.assert_allclose(found, by_hand, rtol=1e-12)
+  each = np.maximum(samples - best[:, None, None], 0).mean(1)
+  assert np.all(each.max(-1) <= found) and np.all(found <= each.sum(-1))
+  twice = surrogates.q_expected_improvement(samples[..., [0, 0]], best=best)
+  np.testing.assert_allclose(twice, each[:, 0], rtol=1e-12)  # the same design again gains nothing
