@@ -26,12 +26,13 @@ class Net(linen.Module):
   """A perceptron with layer normalisation before each activation."""
 
   features: tuple[int, ...]
+  outputs: int = 10
 
   @linen.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     for width in self.features:
       x = linen.relu(linen.LayerNorm()(linen.Dense(width)(x)))
-    return linen.Dense(10)(x)
+    return linen.Dense(self.outputs)(x)
 
 
 class Data(NamedTuple):

@@ -7,15 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from experiments import _figures
 from experiments._claims import Claim, Side
 from experiments._protocol import Paper, Progress, Row, Settings, Size, new_figure
 from experiments._statistics import choose
-from experiments._training import fit, grid, stack, train_all
-from experiments.robustness._digit_streams import STREAMS, Data, Net, load_split
-from jaxopt_robust import losses, robustness, transforms
+from experiments._training import stack, train_all
+from experiments.robustness._adaptation import METHODS, NONE, adapt, make_settings, train_network
+from experiments.robustness._digit_streams import STREAMS, Net, load_split
 
 PAPER = Paper(
   title="Generalized incremental learning under concept drift across evolving data streams",
@@ -27,16 +26,6 @@ PAPER = Paper(
   section="Abstract; experiments were not read, methods are put together from its sources",
   url="https://arxiv.org/abs/2506.05736",
 )
-NONE = "none"
-# name -> (filter by entropy, rho, alpha, recovery), in units of the settings
-METHODS: dict[str, tuple[bool, float, float, bool]] = {
-  "TENT": (False, 0, 0, False),
-  "filtered": (True, 0, 0, False),
-  "SAR": (True, 1, 0, False),
-  "RSGS": (True, 1, 1, False),
-  "SAR, recovery": (True, 1, 0, True),
-  "RSGS, recovery": (True, 1, 1, True),
-}
 # Learning rates that are too large for the stream, and what is compared there.
 STRESS = {
   "brightness, 8": 2.0,
@@ -120,64 +109,30 @@ SIZES = {
 }  # fmt: skip
 
 
-def train_network(_: Any, data: Data, config: Config) -> Any:
-  """Weights after training on clean images."""
-  model = Net(config.hidden)
-
-  def objective(params: Any, state: Any, rows: jax.Array) -> Any:
-    logits = model.apply(params, data.x[rows])
-    return jnp.mean(losses.cross_entropy_loss(logits, data.y[rows])), state
-
-  done = fit(
-    objective, data.params, data.rows, optax.adam(config.learning_rate),
-    evaluate=lambda params, state: jnp.zeros(()),
-  )  # fmt: skip
-  return done.params
-
-
-def adapt(setting: dict[str, jax.Array], data: tuple, config: Config) -> jax.Array:
-  """Online accuracy of one setting on one stream: answers come before the adaptation to them."""
-  params, x, y = data
-  model, weights = Net(config.hidden), params["params"]
-  norms = {name: part for name, part in weights.items() if name.startswith("LayerNorm")}
-  apply_fn = lambda norms, x: model.apply({"params": weights | norms}, x)
-  most = math.log(10)
-  optimizer = transforms.rsgs(
-    optax.sgd(setting["rate"] * x.shape[1] / 64, momentum=config.momentum),
-    rho=config.rho * setting["rho"], alpha=config.alpha * setting["alpha"],
-    recovery=jnp.where(setting["recovery"] > 0, config.recovery * most / math.log(1000), -1.0),
-  )  # fmt: skip
-  threshold = jnp.where(setting["filter"] > 0, config.share * most, jnp.inf)
-
-  def step(state: Any, batch: jax.Array) -> tuple[Any, jax.Array]:
-    state, info = robustness.stream_step(apply_fn, optimizer, state, batch, threshold=threshold)
-    return state, info.logits
-
-  _, logits = jax.lax.scan(step, robustness.stream_init(norms, optimizer), x)
-  return jnp.mean(jnp.argmax(logits, axis=-1) == y)
-
-
 def run(config: Config, progress: Progress) -> dict[str, Any]:
   """Online accuracy of every method at every rate; the rate of each is from development seeds."""
   tune, report = list(range(config.tune_seeds)), config.seed_numbers()
   data = stack([load_split(seed, config) for seed in tune + report])
-  dummy = {"none": np.zeros(1, np.float32)}
+  dummy, model = {"none": np.zeros(1, np.float32)}, Net(config.hidden)
   params = train_all(
-    progress, lambda s, d: train_network(s, d, config), dummy, data, name="training"
+    progress,
+    lambda s, d: train_network(model, d, config.learning_rate),
+    dummy,
+    data,
+    name="training",
   )
   params = jax.tree.map(lambda v: v[:, 0], params)
-  columns, shape = grid(method=range(len(METHODS)), rate=(0.0, *config.rates))
-  parts = np.float32([METHODS[list(METHODS)[i]] for i in columns.pop("method")])
-  setting = columns | dict(zip(("filter", "rho", "alpha", "recovery"), parts.T, strict=True))
+  setting, shape = make_settings(config.rates)
+  accuracy_of = lambda s, d: jnp.mean(adapt(s, d, model, 10, config))
   found, choices = {}, []
   accuracies = {}
   for batch in progress.track(sorted({STREAMS[name][1] for name in config.streams}), "batches"):
     names = [name for name in config.streams if STREAMS[name][1] == batch]
     together = lambda trees: jax.tree.map(lambda *v: jnp.concatenate(v), *trees)
     seen = together([(params, data.streams[name], data.labels[name]) for name in names])
-    accuracy = train_all(
-      progress, lambda s, d: adapt(s, d, config), setting, seen, name=f"batches of {batch}"
-    ).reshape(len(names), -1, *shape)
+    accuracy = train_all(progress, accuracy_of, setting, seen, name=f"batches of {batch}").reshape(
+      len(names), -1, *shape
+    )
     accuracies |= dict(zip(names, accuracy, strict=True))
   for name in config.streams:
     accuracy = accuracies[name]
