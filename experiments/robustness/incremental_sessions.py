@@ -44,6 +44,8 @@ KEYS = {
   "classes": "mean of classes",
 }
 STRESS = 2.0  # a learning rate that is too large
+NOTE = "The least rate is the best one where adaptation does nothing but harm. The drift of digits "
+NOTE += "was chosen on development seeds, so that answers without adaptation stay above chance."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +83,8 @@ class Config(Settings):
   seeds: int = 16
   data: tuple[str, ...] = ("digits", "covertype")
   base: int = 6
-  angle: float = 40.0
-  brightness: float = 0.3
+  angle: float = 20.0
+  brightness: float = 0.15
   labelled: int = 240
   shots: tuple[int, ...] = (1, 5)
   hidden: tuple[int, ...] = (64, 64)
@@ -246,7 +248,7 @@ def table(metrics: dict[str, Any], config: Config) -> list[Row]:
         base = _side(metrics, data, shots, NONE, key)
         for name in (*list(METHODS)[1:], JOINT):
           metric = f"online accuracy, {data}, {words}, mean of sessions, {shots} shot(s)"
-          rows.append(Row(metric, _side(metrics, data, shots, name, key), base))
+          rows.append(Row(metric, _side(metrics, data, shots, name, key), base, note=NOTE))
   return rows
 
 
