@@ -135,7 +135,7 @@ SIZES = {
 
 
 def run_data(name: str, config: Config, progress: Progress) -> tuple[dict[str, Any], list]:
-  """All methods on one data set: accuracies of the sessions after the base session."""
+  """All methods on one data set: accuracies by session, that of the base session first."""
   table = datasets.load(name) if name != "digits" else None
   tune, seeds = config.tune_seeds, list(range(config.tune_seeds)) + config.seed_numbers()
   data = stack([load_sessions(name, table, seed, config) for seed in seeds])
@@ -157,12 +157,11 @@ def run_data(name: str, config: Config, progress: Progress) -> tuple[dict[str, A
   found = train_all(
     progress, lambda s, d: run_sessions(s, d, name, config), setting, (params, data), name=name
   )
-  found = {key: v.reshape(len(seeds), *shape, -1)[..., 1:] for key, v in found.items()}
-  total, choices = found["all"].mean(-1), []
+  found = {key: v.reshape(len(seeds), *shape, -1) for key, v in found.items()}
+  total, choices = found["all"][..., 1:].mean(-1), []
   metrics: dict[str, Any] = {}
   for j, shots in enumerate(config.shots):
-    late = {key: v[tune:, 1:] for key, v in joint.items()}
-    metrics[str(shots)] = mine = {JOINT: late}
+    metrics[str(shots)] = mine = {JOINT: {key: v[tune:] for key, v in joint.items()}}
     for method, (tent, calibrated, adapted) in METHODS.items():
       place = 0
       if adapted:
@@ -189,9 +188,9 @@ def run(config: Config, progress: Progress) -> dict[str, Any]:
 
 
 def _side(metrics: dict[str, Any], data: str, shots: int, name: str, key: str) -> Side:
-  """Means over the sessions."""
+  """Means over the sessions after the base session."""
   values = np.asarray(metrics["data"][data][str(shots)][name][key], float)
-  return Side(name, values.mean(1))
+  return Side(name, values[:, 1:].mean(1))
 
 
 def _stress(metrics: dict[str, Any], data: str, name: str, config: Config) -> Side:
@@ -234,7 +233,7 @@ def claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
     gain = np.subtract(*(metrics["data"]["digits"]["5"][name]["all"] for name in (CSFA, NONE)))
     text = "On digits with 5 shots CSFA gains more over none in the last session than in the first."
     metric = "gain of CSFA in online accuracy, digits, all rows, 5 shots"
-    sides = Side("last session", gain[:, -1]), Side("first session", gain[:, 0])
+    sides = Side("last session", gain[:, -1]), Side("first session", gain[:, 1])
     made.append(Claim("growth", text, "expected", metric, *sides))
   return made
 
@@ -252,18 +251,20 @@ def table(metrics: dict[str, Any], config: Config) -> list[Row]:
   return rows
 
 
-def _lines(ax: Any, found: dict[str, Any], key: str, title: str) -> None:
-  """Means over the seeds with 95 % intervals, a line a method."""
+def _lines(ax: Any, found: dict[str, Any], key: str, title: str, *, legend: bool) -> None:
+  """Means over the seeds with 95 % intervals, a line a method; the base session is number 0."""
   for i, name in enumerate((*METHODS, JOINT)):
-    values = np.asarray(found[name][key], float)
+    values = np.asarray(found[name][key], float)[:, 1 if key == "new" else 0 :]
     center = [mean_interval(column) for column in values.T]
-    place = np.arange(1, len(center) + 1) + 0.06 * (i - len(METHODS) / 2)
+    sessions = np.arange(len(center)) + (key == "new")
     half = np.nan_to_num([c.high - c.estimate for c in center], posinf=0.0)
     ax.errorbar(
-      place, [c.estimate for c in center], half, marker="o", ms=3, lw=1, capsize=2, label=name
-    )
-  ax.set(xlabel="session", ylabel="online accuracy", title=title)
-  ax.legend(fontsize=7)
+      sessions + 0.06 * (i - len(METHODS) / 2), [c.estimate for c in center], half, marker="o",
+      ms=3, lw=1, capsize=2, label=name,
+    )  # fmt: skip
+  ax.set(xlabel="session", ylabel="online accuracy", title=title, xticks=sessions)
+  if legend:
+    ax.legend(fontsize=7)
 
 
 def figure(record: dict[str, Any]) -> Any:
@@ -272,7 +273,7 @@ def figure(record: dict[str, Any]) -> Any:
   fig, axes = new_figure(len(metrics), 4)
   for i, (data, found) in enumerate(metrics.items()):
     for ax, key in zip(axes[4 * i :], ("base", "new", "all"), strict=False):
-      _lines(ax, found["1"], key, f"{data}, {KEYS[key]}, 1 shot")
+      _lines(ax, found["1"], key, f"{data}, {KEYS[key]}, 1 shot", legend=key == "base")
     lines = {
       name: np.mean(np.asarray(found["1"][name]["sweep"], float), axis=0)
       for name in METHODS
