@@ -1,6 +1,8 @@
 """Sessions with new classes on a drifting stream: their data, training and a run through them."""
 
+import functools
 import itertools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -32,8 +34,9 @@ class Data(NamedTuple):
   """A seed; classes are numbered in the order of arrival.
 
   Attributes:
-    x, y, rows, params: labelled examples of the base session, minibatches, weights before training.
-    joint_x, joint_y, joint_rows: labelled examples of all sessions.
+    x, y: labelled examples of all sessions, those of the base session first.
+    rows: int32[2, epochs, steps, 64], minibatches of the base session and as many of all sessions.
+    params: weights before training.
     shots: float[sessions, examples, features]; shot_labels, shot_ranks: int32[sessions, examples],
       class and number of an example within its class; ``NEVER`` for those that only fill up.
     stream, labels: float[sessions, batches, batch, features], int32[sessions, batches, batch].
@@ -43,9 +46,6 @@ class Data(NamedTuple):
   y: Any
   rows: Any
   params: Any
-  joint_x: Any
-  joint_y: Any
-  joint_rows: Any
   shots: Any
   shot_labels: Any
   shot_ranks: Any
@@ -118,6 +118,17 @@ def _covertype(table: dict[str, np.ndarray], seed: int, config: Any) -> tuple:
   return _labelled(base), _labelled(joint), few, stream
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))  # one program for all seeds
+def initial(name: str, config: Any, width: int, seed: int) -> dict[str, Any]:
+  """Weights of the network, and a cosine classifier of all classes."""
+  net_key, head_key = jax.random.split(jax.random.key(seed))
+  classes = base_and_classes(name, config)[1]
+  return {
+    "net": Net(config.hidden, config.features).init(net_key, jnp.zeros((1, width))),
+    "head": jax.random.normal(head_key, (classes, config.features)),
+  }
+
+
 def load_sessions(name: str, table: Any, seed: int, config: Any) -> Data:
   """All sessions of a seed, scaled as the base session is."""
   parts = _digits(seed, config) if name == "digits" else _covertype(table, seed, config)
@@ -138,16 +149,11 @@ def load_sessions(name: str, table: Any, seed: int, config: Any) -> Data:
       place = slice(i * len(rows), (i + 1) * len(rows))
       shots[t, place], labels[t, place], ranks[t, place] = scale(rows), c, np.arange(len(rows))
   cut = lambda v: v.reshape(-1, config.batch, *v.shape[1:])
-  _, classes = base_and_classes(name, config)
-  net_key, head_key = jax.random.split(jax.random.key(seed))
-  params = {
-    "net": Net(config.hidden, config.features).init(net_key, jnp.zeros((1, width))),
-    "head": jax.random.normal(head_key, (classes, config.features)),
-  }
-  minibatches = lambda num: batches(num, 64, config.epochs, seed)
+  rows = batches(len(y), 64, config.epochs, seed)
+  passes = math.ceil(rows.size / (len(joint_y) // 64 * 64))
+  all_rows = np.resize(batches(len(joint_y), 64, passes, seed), rows.shape)
   fields = Data(
-    scale(x), y, minibatches(len(y)), params, scale(joint_x), joint_y,
-    batches(len(joint_y), 64, max(1, config.epochs * len(y) // len(joint_y)), seed),
+    scale(joint_x), joint_y, np.stack([rows, all_rows]), initial(name, config, width, seed),
     shots, labels, ranks, np.stack([cut(scale(v)) for v, _ in stream]),
     np.stack([cut(labels) for _, labels in stream]),
   )  # fmt: skip
@@ -159,19 +165,23 @@ def encode(config: Any, variables: Any, x: jax.Array) -> jax.Array:
   return jax.nn.relu(Net(config.hidden, config.features).apply(variables, x))
 
 
-def train(config: Any, params: Any, x: Any, y: Any, rows: Any, known: int) -> Any:
-  """Network and cosine classifier of the first ``known`` classes after training."""
-  where = jnp.arange(params["head"].shape[0]) < known
+def train_both(data: Data, name: str, config: Any) -> Any:
+  """Network and cosine classifier, trained on the base session (first) and on all sessions."""
+  base, classes = base_and_classes(name, config)
 
-  def objective(params: Any, state: Any, rows: jax.Array) -> Any:
-    features = encode(config, params["net"], x[rows])
-    logits = robustness.prototype_logits(
-      features, params["head"], temperature=config.temperature, where=where
-    )
-    return jnp.mean(losses.cross_entropy_loss(logits, y[rows])), state
+  def train(rows: jax.Array, known: jax.Array) -> Any:
+    def objective(params: Any, state: Any, rows: jax.Array) -> Any:
+      features = encode(config, params["net"], data.x[rows])
+      logits = robustness.prototype_logits(
+        features, params["head"], temperature=config.temperature, where=jnp.arange(classes) < known
+      )
+      return jnp.mean(losses.cross_entropy_loss(logits, data.y[rows])), state
 
-  adam = optax.adam(config.learning_rate)
-  return fit(objective, params, rows, adam, evaluate=lambda params, state: jnp.zeros(())).params
+    adam = optax.adam(config.learning_rate)
+    none = lambda params, state: jnp.zeros(())
+    return fit(objective, data.params, rows, adam, evaluate=none).params
+
+  return jax.vmap(train)(data.rows, jnp.array([base, classes]))
 
 
 def score(logits: jax.Array, labels: jax.Array, base: int) -> dict[str, jax.Array]:
@@ -192,12 +202,14 @@ def run_sessions(
   """Accuracies of all sessions, float[sessions]: answers come before the adaptation to them."""
   params, given = data
   base, classes = base_and_classes(name, config)
+  labelled = base * (SIDE if name == "digits" else config.labelled)
   weights = params["net"]["params"]
   features = lambda norms, x: encode(config, {"params": weights | norms}, x)
   optimizer = make_optimizer(setting, config.batch, classes, config)
   state = robustness.csfa_init(
-    features, optimizer, norms_of(weights), given.x, given.y, num_classes=classes
-  )
+    features, optimizer, norms_of(weights), given.x[:labelled], given.y[:labelled],
+    num_classes=classes,
+  )  # fmt: skip
 
   def session(state: Any, data: tuple) -> tuple[Any, dict[str, jax.Array]]:
     shots, shot_labels, ranks, stream, labels = data

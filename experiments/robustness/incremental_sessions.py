@@ -13,11 +13,10 @@ from experiments._protocol import Paper, Progress, Row, Settings, Size, new_figu
 from experiments._statistics import choose, mean_interval
 from experiments._training import grid, stack, train_all
 from experiments.robustness._sessions import (
-  base_and_classes,
   load_sessions,
   run_joint,
   run_sessions,
-  train,
+  train_both,
 )
 
 PAPER = Paper(
@@ -139,11 +138,11 @@ def run_data(name: str, config: Config, progress: Progress) -> tuple[dict[str, A
   table = datasets.load(name) if name != "digits" else None
   tune, seeds = config.tune_seeds, list(range(config.tune_seeds)) + config.seed_numbers()
   data = stack([load_sessions(name, table, seed, config) for seed in seeds])
-  base, classes = base_and_classes(name, config)
 
   def learn(_: Any, d: Any) -> tuple[Any, Any]:
-    joint = train(config, d.params, d.joint_x, d.joint_y, d.joint_rows, classes)
-    return train(config, d.params, d.x, d.y, d.rows, base), run_joint(joint, d, name, config)
+    params = train_both(d, name, config)
+    first, joint = (jax.tree.map(lambda v, i=i: v[i], params) for i in range(2))
+    return first, run_joint(joint, d, name, config)
 
   dummy = {"none": np.zeros(1, np.float32)}
   params, joint = jax.tree.map(

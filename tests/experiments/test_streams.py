@@ -54,11 +54,15 @@ def test_sessions_of_digits():
     assert data.shot_ranks[t].tolist() == list(range(5))
   for t in range(sessions):
     assert int(data.labels[t].min()) >= 0 and int(data.labels[t].max()) == config.base + t - 1
-  assert np.bincount(data.y).tolist() == [_sessions.SIDE] * config.base
-  np.testing.assert_allclose(np.mean(data.x), 0, atol=0.02)  # cut at five deviations
+  labelled = config.base * _sessions.SIDE
+  assert np.bincount(data.y[:labelled]).tolist() == [_sessions.SIDE] * config.base
+  np.testing.assert_allclose(np.mean(data.x[:labelled]), 0, atol=0.02)  # cut at five deviations
   # A class of the base session occurs once in each of five sessions, the last one in one.
-  counts = np.bincount(data.joint_y) // _sessions.SIDE
+  counts = np.bincount(data.y) // _sessions.SIDE
   assert counts.tolist() == [sessions] * config.base + list(range(sessions - 1, 0, -1))
+  base_rows, all_rows = data.rows
+  assert int(base_rows.max()) < labelled <= int(all_rows.max()) < len(data.y)
+  assert all(len(np.unique(batch)) == 64 for batch in np.reshape(data.rows, (-1, 64)))
 
 
 def test_drift_of_digits_is_none_at_first_and_a_brighter_turn_in_the_end():
