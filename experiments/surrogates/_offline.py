@@ -13,6 +13,7 @@ from experiments._training import batches
 from jaxopt_robust import nets, surrogates, sweeps, transforms
 
 ACKLEY, TANG = "Ackley", "Styblinski-Tang"
+COMS = "COMs"
 
 
 def true_values(function: str, x: np.ndarray) -> np.ndarray:
@@ -49,7 +50,8 @@ def make_data(config: Any, function: str, seed: int) -> dict[str, Any]:
   top = surrogates.top_designs(x[known], scaled[known], num=config.starts)
   return {
     "x": x[known], "y": scaled[known], "hidden": x[hidden], "hidden_y": scaled[hidden],
-    "rows": rows.reshape(-1, config.batch), "starts": top.designs, "mean": np.float32(mean),
+    "rows": rows.reshape(-1, config.batch), "starts": top.designs, "starts_y": top.values,
+    "seed": np.uint32(seed), "mean": np.float32(mean),
     "std": np.float32(std), "weights": _init(network(config), keys, x[:1]),
     "known best": np.float32(y[known].max()),
   }  # fmt: skip
@@ -78,6 +80,8 @@ def optimizer_of(kind: str, setting: dict) -> optax.GradientTransformationExtraA
 
 def make_trainer(kind: str, config: Any) -> Any:
   """``train(setting, data) -> weights``; every method sees the same batches."""
+  if kind == COMS:
+    return make_conservative_trainer(config)
   predict = apply_fn(config)
 
   def train(setting: dict, data: dict) -> Any:
@@ -95,6 +99,40 @@ def make_trainer(kind: str, config: Any) -> Any:
 
     weights = jax.tree.map(lambda v: v[setting["member"]], data["weights"])
     first = (weights, optimizer.init(weights))
+    return jax.lax.scan(step, first, data["rows"])[0][0]
+
+  return train
+
+
+def make_conservative_trainer(config: Any) -> Any:
+  """The same for COMs, plain and with all regularisers: one program for them."""
+  predict = apply_fn(config)
+
+  def train(setting: dict, data: dict) -> Any:
+    decay, strength = setting["decay"], setting["strength"]
+    choose = lambda moving, still: jnp.where(setting["adapts"], moving, still)
+    inner = optax.chain(optax.add_decayed_weights(decay), optax.adam(1e-3))
+    optimizer = transforms.ignite(
+      inner, rho=choose(0.05, 0.2), multiplier=choose(1e-3, strength),
+      multiplier_rate=choose(strength, 0.0),
+    )  # fmt: skip
+
+    def step(carry: tuple, rows: jax.Array) -> tuple[tuple, None]:
+      weights, state, multiplier = carry
+      x, y = data["x"][rows], data["y"][rows]
+      objective = lambda w: surrogates.conservative_objective(
+        predict, w, x, y, multiplier=multiplier, num_steps=config.conservative_steps,
+        stepsize=config.conservative_length(), bounds=(-1.0, 1.0),
+      )  # fmt: skip
+      slope, info = jax.grad(objective, has_aux=True)(weights)
+      updates, state = optimizer.update(
+        slope, state, weights, pred_grad_fn=jax.grad(lambda w: jnp.mean(predict(w, x)))
+      )
+      multiplier = surrogates.multiplier_step(multiplier, info.gap, bound=0.5, rate=0.01)
+      return (optax.apply_updates(weights, updates), state, multiplier), None
+
+    weights = jax.tree.map(lambda v: v[setting["member"]], data["weights"])
+    first = (weights, optimizer.init(weights), jnp.full((), 0.1, jnp.float32))
     return jax.lax.scan(step, first, data["rows"])[0][0]
 
   return train
@@ -148,6 +186,57 @@ def score(function: str, found: dict) -> dict[str, np.ndarray]:
   }  # fmt: skip
 
 
+def settings_of(runs: list[tuple[str, float, int]], kinds: dict[str, str]) -> dict[str, np.ndarray]:
+  """Runs (method, strength, member) as the arrays that a program takes."""
+  plain = np.array([kinds[name] == "plain" for name, *_ in runs])
+  strength = np.float32([value for _, value, _ in runs])
+  return {
+    "strength": strength, "member": np.int32([member for *_, member in runs]),
+    "adapts": np.array([kinds[name] == "ignite" for name, *_ in runs]),
+    "decay": np.where(plain, strength, np.float32(0)),
+  }  # fmt: skip
+
+
+def trained(
+  config: Any,
+  progress: Progress,
+  data: Any,
+  runs: list[tuple[str, float, int]],
+  kinds: dict[str, str],
+  name: str,
+) -> Any:
+  """Weights[seeds, runs, ...] of runs (method, strength, member), a program a kind."""
+  order, parts = [], []
+  for program in ("plain", "ignite", "sam"):
+    members = (program, "fixed") if program == "ignite" else (program,)
+    places = [i for i, run in enumerate(runs) if kinds[run[0]] in members]
+    if not places:
+      continue
+    setting = settings_of([runs[i] for i in places], kinds)
+    setting.pop("decay")
+    trainer = training_program(program, config)
+    parts.append(progress.clock.call(trainer, data, setting, name=f"{name}, {program}"))
+    order += places
+  back = np.argsort(order)
+  return jax.tree.map(lambda *v: np.concatenate(v, axis=1)[:, back], *parts)
+
+
+def trained_conservatively(
+  config: Any,
+  progress: Progress,
+  data: Any,
+  runs: list[tuple[str, float, int]],
+  kinds: dict[str, str],
+  name: str,
+) -> Any:
+  """The same of COMs, in one program."""
+  setting = settings_of(runs, kinds)
+  setting["strength"] = setting["strength"] - setting["decay"]  # decay is no multiplier
+  program = training_program(COMS, config)
+  found = progress.clock.call(program, data, setting, name=f"{name}, training of {COMS}")
+  return jax.tree.map(np.asarray, found)
+
+
 def searched(
   config: Any,
   progress: Progress,
@@ -157,20 +246,7 @@ def searched(
   name: str,
 ) -> tuple[Any, dict[str, np.ndarray]]:
   """Trains (method, strength, member) and searches: weights and results, [seeds, runs, ...]."""
-  order, parts = [], []
-  for program in ("plain", "ignite", "sam"):
-    members = (program, "fixed") if program == "ignite" else (program,)
-    places = [i for i, run in enumerate(runs) if kinds[run[0]] in members]
-    setting = {
-      "strength": np.float32([runs[i][1] for i in places]),
-      "member": np.int32([runs[i][2] for i in places]),
-      "adapts": np.array([kinds[runs[i][0]] == "ignite" for i in places]),
-    }
-    trainer = training_program(program, config)
-    parts.append(progress.clock.call(trainer, data, setting, name=f"{name}, {program}"))
-    order += places
-  back = np.argsort(order)
-  weights = jax.tree.map(lambda *v: np.concatenate(v, axis=1)[:, back], *parts)
+  weights = trained(config, progress, data, runs, kinds, name)
   alone = jax.tree.map(lambda v: v[:, :, None], weights)
   return weights, search_all(config, progress, "mean", alone, data, f"{name}, search")
 
