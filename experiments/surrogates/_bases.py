@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments._protocol import Progress
 from experiments.surrogates import _cma, _qei
-from experiments.surrogates._offline import COMS, apply_fn
+from experiments.surrogates._offline import COMS, apply_fn, flat_call
 from jaxopt_robust import surrogates, transforms
 
 ASCENT, REINFORCE, CMA, CBAS, QEI = "gradient ascent", "REINFORCE", "CMA-ES", "CbAS", "BO-qEI"
@@ -74,7 +74,7 @@ def search_designs(base: str, config: Any, predict: Predict, data: dict) -> jax.
 
 @functools.cache
 def base_program(base: str, config: Any) -> Any:
-  """Searches of weights[seeds, models, members] by one base: one program for all of them."""
+  """Searches of pairs of weights[members] and data by one base."""
   one = apply_fn(config)
   reduce = "min" if base == LEAST else "mean"
 
@@ -90,7 +90,7 @@ def base_program(base: str, config: Any) -> Any:
       "error": jnp.sqrt(jnp.mean(error**2)),
     }  # fmt: skip
 
-  return jax.jit(jax.vmap(jax.vmap(search, (0, None))))
+  return jax.jit(jax.vmap(search))
 
 
 def search_base(
@@ -98,5 +98,5 @@ def search_base(
 ) -> dict[str, np.ndarray]:
   """What a base finds with weights[seeds, models, members]; members beyond its own are left."""
   own = jax.tree.map(lambda v: v[:, :, : members_of(base, config)], weights)
-  found = progress.clock.call(base_program(base, config), own, data, name=f"{name}, {base}")
-  return jax.tree.map(np.asarray, found)
+  program = base_program(base, config)
+  return flat_call(progress, program, own, data, config.pairs(), f"{name}, {base}")

@@ -80,8 +80,6 @@ def optimizer_of(kind: str, setting: dict) -> optax.GradientTransformationExtraA
 
 def make_trainer(kind: str, config: Any) -> Any:
   """``train(setting, data) -> weights``; every method sees the same batches."""
-  if kind == COMS:
-    return make_conservative_trainer(config)
   predict = apply_fn(config)
 
   def train(setting: dict, data: dict) -> Any:
@@ -221,6 +219,31 @@ def trained(
   return jax.tree.map(lambda *v: np.concatenate(v, axis=1)[:, back], *parts)
 
 
+def flat_call(
+  progress: Progress, program: Any, stacked: Any, data: Any, chunk: int, name: str
+) -> Any:
+  """A program of ``chunk`` pairs, called for all pairs of stacked[seeds, models] and data[seeds].
+
+  So programs of other numbers of seeds and models are the same one, compiled once.
+  """
+  seeds, models = jax.tree.leaves(stacked)[0].shape[:2]
+  row = np.arange(seeds * models)
+  parts = []
+  for first in range(0, len(row), chunk):
+    at = np.resize(row[first : first + chunk], chunk)  # the last one is filled by repetition
+    own = jax.tree.map(lambda v, at=at: v.reshape(-1, *v.shape[2:])[at], stacked)
+    given = jax.tree.map(lambda v, at=at: v[at // models], data)
+    parts.append(progress.clock.call(program, own, given, name=name))
+  joined = jax.tree.map(lambda *v: np.concatenate([np.asarray(p) for p in v])[: len(row)], *parts)
+  return jax.tree.map(lambda v: v.reshape(seeds, models, *v.shape[1:]), joined)
+
+
+@functools.cache
+def conservative_program(config: Any) -> Any:
+  """Trains pairs of a setting and data."""
+  return jax.jit(jax.vmap(make_conservative_trainer(config)))
+
+
 def trained_conservatively(
   config: Any,
   progress: Progress,
@@ -229,12 +252,13 @@ def trained_conservatively(
   kinds: dict[str, str],
   name: str,
 ) -> Any:
-  """The same of COMs, in one program."""
+  """The same of COMs, in one program, ``config.pairs()`` networks at a time."""
   setting = settings_of(runs, kinds)
   setting["strength"] = setting["strength"] - setting["decay"]  # decay is no multiplier
-  program = training_program(COMS, config)
-  found = progress.clock.call(program, data, setting, name=f"{name}, training of {COMS}")
-  return jax.tree.map(np.asarray, found)
+  seeds = data["seed"].shape[0]
+  stacked = jax.tree.map(lambda v: np.broadcast_to(v, (seeds, *v.shape)), setting)
+  program, name = conservative_program(config), f"{name}, training of {COMS}"
+  return flat_call(progress, program, stacked, data, config.pairs(), name)
 
 
 def searched(

@@ -82,12 +82,12 @@ class Config(Settings):
   samples: int = 256
   generations: int = 100
   conditionings: int = 20
-  rounds: int = 8
-  round_designs: int = 8
+  rounds: int = 4
+  round_designs: int = 16
   restarts: int = 2
   climbs: int = 20
-  conservative_steps: int = 10
-  conservative_step: float = 0.05
+  conservative_steps: int = 5
+  conservative_step: float = 0.1
   rates: tuple[float, ...] = (1.0, 10.0, 100.0, 1000.0, 10_000.0)
   multipliers: tuple[float, ...] = (0.125, 0.5, 2.0, 8.0, 32.0)
   decays: tuple[float, ...] = (3e-3, 1e-2, 3e-2, 0.1, 0.3)
@@ -96,6 +96,10 @@ class Config(Settings):
   def grids(self) -> dict[str, tuple[float, ...]]:
     """What each method chooses from."""
     return {DECAY: self.decays, IGNITE: self.rates, FIXED: self.multipliers}
+
+  def pairs(self) -> int:
+    """How many networks are searched at a time: those of the record, a method a seed."""
+    return self.seeds * (1 + len(self.grids()))
 
   def conservative_length(self) -> float:
     """Of a step in the training of COMs."""
@@ -120,7 +124,7 @@ SIZES = {
   "large": Size(
     Config(
       designs=20_000, hidden=2048, starts=128, members=5, samples=2048, conservative_steps=50,
-      rounds=10, round_designs=32, restarts=10, climbs=200,
+      conservative_step=0.05, rounds=10, round_designs=32, restarts=10, climbs=200,
     ),
     "The Styblinski-Tang function of 10 variables instead of Design-Bench; squared error instead "
     "of a Gaussian head; no MINs.",
