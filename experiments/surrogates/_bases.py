@@ -96,7 +96,6 @@ def base_program(base: str, config: Any) -> Any:
 def search_base(
   base: str, config: Any, progress: Progress, weights: Any, data: Any, name: str
 ) -> dict[str, np.ndarray]:
-  """What a base finds with weights[seeds, models, members]; members beyond its own are left."""
-  own = jax.tree.map(lambda v: v[:, :, : members_of(base, config)], weights)
+  """What a base finds with weights[seeds, models, members]."""
   program = base_program(base, config)
-  return flat_call(progress, program, own, data, config.pairs(), f"{name}, {base}")
+  return flat_call(progress, program, weights, data, config.pairs(), f"{name}, {base}")

@@ -14,6 +14,7 @@ from jaxopt_robust import nets, surrogates, sweeps, transforms
 
 ACKLEY, TANG = "Ackley", "Styblinski-Tang"
 COMS = "COMs"
+RATE = 3.0  # of IGNITE's multiplier where its budget is chosen
 
 
 def true_values(function: str, x: np.ndarray) -> np.ndarray:
@@ -64,17 +65,15 @@ def _init(model: Any, keys: jax.Array, x: jax.Array) -> Any:
 
 def optimizer_of(kind: str, setting: dict) -> optax.GradientTransformationExtraArgs:
   adam = optax.adam(1e-3)
-  if kind == "plain":
-    decayed = optax.chain(optax.add_decayed_weights(setting["strength"]), adam)
-    return optax.with_extra_args_support(decayed)
   if kind == "sam":
     return transforms.sam(adam, rho=setting["strength"])
-  # "fixed" is "ignite" whose multiplier does not move: one program for both
-  adapts = setting["adapts"]
-  choose = lambda moving, still: jnp.where(adapts, moving, still)
+  decayed = optax.chain(optax.add_decayed_weights(setting["decay"]), adam)
+  if kind == "plain":
+    return optax.with_extra_args_support(decayed)
+  # "fixed" is "ignite" whose multiplier does not move: one program for both, and for COMs' plain
   return transforms.ignite(
-    adam, rho=choose(0.05, 0.2), multiplier=choose(1e-3, setting["strength"]),
-    multiplier_rate=choose(setting["strength"], 0.0),
+    decayed if kind == COMS else adam, rho=setting["rho"], budget=setting["budget"],
+    multiplier=setting["multiplier"], multiplier_rate=setting["rate"],
   )  # fmt: skip
 
 
@@ -82,52 +81,29 @@ def make_trainer(kind: str, config: Any) -> Any:
   """``train(setting, data) -> weights``; every method sees the same batches."""
   predict = apply_fn(config)
 
+  def loss(weights: Any, x: jax.Array, y: jax.Array, weight: jax.Array) -> tuple[jax.Array, Any]:
+    """Squared error; that of COMs has its own weight, which moves."""
+    if kind != COMS:
+      return jnp.mean((predict(weights, x) - y) ** 2), weight
+    value, info = surrogates.conservative_objective(
+      predict, weights, x, y, multiplier=weight, num_steps=config.conservative_steps,
+      stepsize=config.conservative_length(), bounds=(-1.0, 1.0),
+    )  # fmt: skip
+    return value, surrogates.multiplier_step(weight, info.gap, bound=0.5, rate=0.01)
+
   def train(setting: dict, data: dict) -> Any:
     optimizer = optimizer_of(kind, setting)
 
     def step(carry: tuple, rows: jax.Array) -> tuple[tuple, None]:
-      weights, state = carry
+      weights, state, weight = carry
       x, y = data["x"][rows], data["y"][rows]
-      slope = jax.grad(lambda w: jnp.mean((predict(w, x) - y) ** 2))
-      extra = {"plain": {}, "sam": {"grad_fn": lambda w, i: slope(w)}}.get(
+      slope = jax.grad(loss, has_aux=True)
+      extra = {"plain": {}, "sam": {"grad_fn": lambda w, i: slope(w, x, y, weight)[0]}}.get(
         kind, {"pred_grad_fn": jax.grad(lambda w: jnp.mean(predict(w, x)))}
       )
-      updates, state = optimizer.update(slope(weights), state, weights, **extra)
-      return (optax.apply_updates(weights, updates), state), None
-
-    weights = jax.tree.map(lambda v: v[setting["member"]], data["weights"])
-    first = (weights, optimizer.init(weights))
-    return jax.lax.scan(step, first, data["rows"])[0][0]
-
-  return train
-
-
-def make_conservative_trainer(config: Any) -> Any:
-  """The same for COMs, plain and with all regularisers: one program for them."""
-  predict = apply_fn(config)
-
-  def train(setting: dict, data: dict) -> Any:
-    decay, strength = setting["decay"], setting["strength"]
-    choose = lambda moving, still: jnp.where(setting["adapts"], moving, still)
-    inner = optax.chain(optax.add_decayed_weights(decay), optax.adam(1e-3))
-    optimizer = transforms.ignite(
-      inner, rho=choose(0.05, 0.2), multiplier=choose(1e-3, strength),
-      multiplier_rate=choose(strength, 0.0),
-    )  # fmt: skip
-
-    def step(carry: tuple, rows: jax.Array) -> tuple[tuple, None]:
-      weights, state, multiplier = carry
-      x, y = data["x"][rows], data["y"][rows]
-      objective = lambda w: surrogates.conservative_objective(
-        predict, w, x, y, multiplier=multiplier, num_steps=config.conservative_steps,
-        stepsize=config.conservative_length(), bounds=(-1.0, 1.0),
-      )  # fmt: skip
-      slope, info = jax.grad(objective, has_aux=True)(weights)
-      updates, state = optimizer.update(
-        slope, state, weights, pred_grad_fn=jax.grad(lambda w: jnp.mean(predict(w, x)))
-      )
-      multiplier = surrogates.multiplier_step(multiplier, info.gap, bound=0.5, rate=0.01)
-      return (optax.apply_updates(weights, updates), state, multiplier), None
+      grads, moved = slope(weights, x, y, weight)
+      updates, state = optimizer.update(grads, state, weights, **extra)
+      return (optax.apply_updates(weights, updates), state, moved), None
 
     weights = jax.tree.map(lambda v: v[setting["member"]], data["weights"])
     first = (weights, optimizer.init(weights), jnp.full((), 0.1, jnp.float32))
@@ -185,38 +161,36 @@ def score(function: str, found: dict) -> dict[str, np.ndarray]:
 
 
 def settings_of(runs: list[tuple[str, float, int]], kinds: dict[str, str]) -> dict[str, np.ndarray]:
-  """Runs (method, strength, member) as the arrays that a program takes."""
-  plain = np.array([kinds[name] == "plain" for name, *_ in runs])
-  strength = np.float32([value for _, value, _ in runs])
-  return {
-    "strength": strength, "member": np.int32([member for *_, member in runs]),
-    "adapts": np.array([kinds[name] == "ignite" for name, *_ in runs]),
-    "decay": np.where(plain, strength, np.float32(0)),
-  }  # fmt: skip
+  """Runs (method, strength, member) as the arrays that a program takes.
+
+  The strength of "ignite" is its multiplier's rate, that of "budget" its budget, that of "fixed"
+  its multiplier, that of "plain" weight decay.
+  """
+  values = {
+    "plain": lambda v: (v, 0.05, 0.0, 0.0, 0.1),
+    "sam": lambda v: (0.0, 0.05, 0.0, 0.0, 0.1),
+    "ignite": lambda v: (0.0, 0.05, 1e-3, v, 0.1),
+    "budget": lambda v: (0.0, 0.05, 1e-3, RATE, v),
+    "fixed": lambda v: (0.0, 0.2, v, 0.0, 0.3),
+  }
+  columns = np.float32([values[kinds[name]](value) for name, value, _ in runs]).T
+  names = ("decay", "rho", "multiplier", "rate", "budget")
+  return dict(zip(names, columns, strict=True)) | {
+    "strength": np.float32([value for _, value, _ in runs]),
+    "member": np.int32([member for *_, member in runs]),
+  }
 
 
-def trained(
-  config: Any,
-  progress: Progress,
-  data: Any,
-  runs: list[tuple[str, float, int]],
-  kinds: dict[str, str],
-  name: str,
-) -> Any:
-  """Weights[seeds, runs, ...] of runs (method, strength, member), a program a kind."""
-  order, parts = [], []
-  for program in ("plain", "ignite", "sam"):
-    members = (program, "fixed") if program == "ignite" else (program,)
-    places = [i for i, run in enumerate(runs) if kinds[run[0]] in members]
-    if not places:
-      continue
-    setting = settings_of([runs[i] for i in places], kinds)
-    setting.pop("decay")
-    trainer = training_program(program, config)
-    parts.append(progress.clock.call(trainer, data, setting, name=f"{name}, {program}"))
-    order += places
-  back = np.argsort(order)
-  return jax.tree.map(lambda *v: np.concatenate(v, axis=1)[:, back], *parts)
+def programs_of(
+  runs: list[tuple[str, float, int]], kinds: dict[str, str]
+) -> list[tuple[str, list[int]]]:
+  """Which program trains which runs."""
+  parts = {"plain": ("plain",), "ignite": ("ignite", "budget", "fixed"), "sam": ("sam",)}
+  found = [
+    (program, [i for i, run in enumerate(runs) if kinds[run[0]] in members])
+    for program, members in parts.items()
+  ]
+  return [(program, places) for program, places in found if places]
 
 
 def flat_call(
@@ -239,26 +213,34 @@ def flat_call(
 
 
 @functools.cache
-def conservative_program(config: Any) -> Any:
+def flat_program(kind: str, config: Any) -> Any:
   """Trains pairs of a setting and data."""
-  return jax.jit(jax.vmap(make_conservative_trainer(config)))
+  return jax.jit(jax.vmap(make_trainer(kind, config)))
 
 
-def trained_conservatively(
+def trained_flat(
   config: Any,
   progress: Progress,
   data: Any,
   runs: list[tuple[str, float, int]],
   kinds: dict[str, str],
   name: str,
+  *,
+  conservative: bool = False,
 ) -> Any:
-  """The same of COMs, in one program, ``config.pairs()`` networks at a time."""
-  setting = settings_of(runs, kinds)
-  setting["strength"] = setting["strength"] - setting["decay"]  # decay is no multiplier
-  seeds = data["seed"].shape[0]
-  stacked = jax.tree.map(lambda v: np.broadcast_to(v, (seeds, *v.shape)), setting)
-  program, name = conservative_program(config), f"{name}, training of {COMS}"
-  return flat_call(progress, program, stacked, data, config.pairs(), name)
+  """Weights[seeds, runs, ...] of (method, strength, member), ``config.pairs()`` at a time."""
+  groups = [(COMS, list(range(len(runs))))] if conservative else programs_of(runs, kinds)
+  order, parts = [], []
+  for kind, places in groups:
+    setting = settings_of([runs[i] for i in places], kinds)
+    each = jax.tree.map(lambda v: np.broadcast_to(v, (data["seed"].shape[0], *v.shape)), setting)
+    part = flat_call(
+      progress, flat_program(kind, config), each, data, config.pairs(), f"{name}, training {kind}"
+    )
+    parts.append(part)
+    order += places
+  back = np.argsort(order)
+  return jax.tree.map(lambda *v: np.concatenate(v, axis=1)[:, back], *parts)
 
 
 def searched(
@@ -270,7 +252,14 @@ def searched(
   name: str,
 ) -> tuple[Any, dict[str, np.ndarray]]:
   """Trains (method, strength, member) and searches: weights and results, [seeds, runs, ...]."""
-  weights = trained(config, progress, data, runs, kinds, name)
+  order, parts = [], []
+  for program, places in programs_of(runs, kinds):
+    setting = settings_of([runs[i] for i in places], kinds)
+    trainer = training_program(program, config)
+    parts.append(progress.clock.call(trainer, data, setting, name=f"{name}, {program}"))
+    order += places
+  back = np.argsort(order)
+  weights = jax.tree.map(lambda *v: np.concatenate(v, axis=1)[:, back], *parts)
   alone = jax.tree.map(lambda v: v[:, :, None], weights)
   return weights, search_all(config, progress, "mean", alone, data, f"{name}, search")
 

@@ -11,14 +11,20 @@ from experiments._claims import Claim, Side
 from experiments._protocol import Paper, Progress, Row, Settings, Size, new_figure
 from experiments._statistics import Choice, choose
 from experiments._training import stack
-from experiments.surrogates._bases import ASCENT, BASES, CMA, REINFORCE, search_base
+from experiments.surrogates._bases import (
+  ASCENT,
+  BASES,
+  CBAS,
+  REINFORCE,
+  members_of,
+  search_base,
+)
 from experiments.surrogates._offline import (
   COMS,
   TANG,
   make_data,
   score,
-  trained,
-  trained_conservatively,
+  trained_flat,
 )
 
 PAPER = Paper(
@@ -32,10 +38,10 @@ PAPER = Paper(
   url="https://arxiv.org/abs/2503.04242",
 )
 NONE, DECAY, IGNITE, FIXED = "alone", "weight decay", "IGNITE", "IGNITE-2"
-METHODS = {NONE: "plain", DECAY: "plain", IGNITE: "ignite", FIXED: "fixed"}
+METHODS = {NONE: "plain", DECAY: "plain", IGNITE: "budget", FIXED: "fixed"}
 NOTE = (
-  "Each base keeps its own settings. The strength of each regulariser (the rate of IGNITE's "
-  "multiplier, the multiplier of IGNITE-2, weight decay) was chosen for each base by the true "
+  "Each base keeps its own settings. The strength of each regulariser (the budget of IGNITE, "
+  "the multiplier of IGNITE-2, weight decay) was chosen for each base by the true "
   "value of its best design on development seeds, from five values for every method alike; nobody "
   "could do that in a real offline task."
 )
@@ -64,7 +70,7 @@ class Config(Settings):
     climbs: steps of each.
     conservative_steps: of the ascent in the training of COMs, and of their search.
     conservative_step: length of these, times sqrt(dimension).
-    rates: of IGNITE's multiplier; rho .05 and the budget .1 are the published ones.
+    budgets: of IGNITE; rho .05 is the published one, and its multiplier's rate is 3.
     multipliers: of IGNITE-2, whose rho is .2 as published.
     decays: of the squared weights, in the gradient.
     tuning_seeds: development seeds, from 50 on always, of the choices.
@@ -88,14 +94,14 @@ class Config(Settings):
   climbs: int = 20
   conservative_steps: int = 5
   conservative_step: float = 0.1
-  rates: tuple[float, ...] = (1.0, 10.0, 100.0, 1000.0, 10_000.0)
-  multipliers: tuple[float, ...] = (0.125, 0.5, 2.0, 8.0, 32.0)
-  decays: tuple[float, ...] = (3e-3, 1e-2, 3e-2, 0.1, 0.3)
+  budgets: tuple[float, ...] = (0.055, 0.065, 0.08, 0.11, 0.16)
+  multipliers: tuple[float, ...] = (0.03, 0.2, 1.2, 7.0, 40.0)
+  decays: tuple[float, ...] = (1e-3, 4e-3, 0.016, 0.064, 0.256)
   tuning_seeds: int = 4
 
   def grids(self) -> dict[str, tuple[float, ...]]:
     """What each method chooses from."""
-    return {DECAY: self.decays, IGNITE: self.rates, FIXED: self.multipliers}
+    return {DECAY: self.decays, IGNITE: self.budgets, FIXED: self.multipliers}
 
   def pairs(self) -> int:
     """How many networks are searched at a time: those of the record, a method a seed."""
@@ -109,9 +115,9 @@ class Config(Settings):
 SIZES = {
   "toy": Size(
     Config(
-      bases=(ASCENT, REINFORCE, CMA, COMS), seeds=2, dimension=3, designs=120, hidden=8, epochs=2,
-      batch=30, starts=6, members=1, steps=4, samples=8, generations=3, conservative_steps=2,
-      rates=(10.0,), multipliers=(2.0,), decays=(0.1,), tuning_seeds=2,
+      bases=(ASCENT, REINFORCE, CBAS, COMS), seeds=2, dimension=3, designs=120, hidden=8, epochs=2,
+      batch=30, starts=6, members=1, steps=4, samples=8, conditionings=2, conservative_steps=2,
+      budgets=(0.1,), multipliers=(2.0,), decays=(0.1,), tuning_seeds=2,
     ),
     "Two epochs, four bases; the Styblinski-Tang function instead of Design-Bench.",
   ),
@@ -136,20 +142,24 @@ def _searched(
   config: Config, progress: Progress, data: Any, chosen: dict[str, list], name: str
 ) -> dict[str, dict]:
   """What each base finds with its models (method, strength), [seeds, models, ...]."""
-  members = range(config.members)
-  wanted = sorted({model for base in config.bases if base != COMS for model in chosen[base]})
-  runs = [(*model, k) for model in wanted for k in members]
-  shape = (data["seed"].shape[0], len(wanted), config.members)
-  weights = trained(config, progress, data, runs, METHODS, name)
-  weights = jax.tree.map(lambda v: v.reshape(*shape, *v.shape[2:]), weights)
+  wanted = {
+    (*model, member)
+    for base in config.bases
+    if base != COMS
+    for model in chosen[base]
+    for member in range(members_of(base, config))
+  }
+  runs = sorted(wanted)
+  weights = trained_flat(config, progress, data, runs, METHODS, name)
   found = {}
   for base in config.bases:
+    models = [[(*model, k) for k in range(members_of(base, config))] for model in chosen[base]]
     if base == COMS:
-      alone = [(*model, 0) for model in chosen[base]]
-      own = trained_conservatively(config, progress, data, alone, METHODS, name)
+      alone = [model[0] for model in models]
+      own = trained_flat(config, progress, data, alone, METHODS, name, conservative=True)
       own = jax.tree.map(lambda v: v[:, :, None], own)
     else:
-      places = [wanted.index(model) for model in chosen[base]]
+      places = np.array([[runs.index(run) for run in model] for model in models])
       own = jax.tree.map(lambda v, places=places: v[:, places], weights)
     found[base] = search_base(base, config, progress, own, data, name)
   return found

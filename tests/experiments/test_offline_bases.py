@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
+from experiments._protocol import Progress
 from experiments.surrogates import _cma, _offline, _qei
 
 
@@ -95,9 +96,25 @@ def test_rounds_of_joint_improvement_climb():
   assert np.all(np.diff(values) <= 0) and float(values[-1]) >= float(objective(x)[1])
 
 
-def test_runs_become_settings_of_a_program():
-  kinds = {"a": "plain", "b": "ignite", "c": "fixed"}
-  found = _offline.settings_of([("a", 0.1, 0), ("b", 3.0, 1), ("c", 2.0, 0)], kinds)
-  np.testing.assert_array_equal(found["adapts"], [False, True, False])
-  np.testing.assert_array_equal(found["decay"], np.float32([0.1, 0, 0]))
-  np.testing.assert_array_equal(found["member"], [0, 1, 0])
+def test_runs_become_settings_of_programs():
+  kinds = {"a": "plain", "b": "ignite", "c": "fixed", "d": "budget"}
+  runs = [("a", 0.1, 0), ("b", 3.0, 1), ("c", 2.0, 0), ("d", 0.08, 0)]
+  found = _offline.settings_of(runs, kinds)
+  expected = {
+    "decay": [0.1, 0, 0, 0], "multiplier": [0, 1e-3, 2, 1e-3], "rho": [0.05, 0.05, 0.2, 0.05],
+    "rate": [0, 3, 0, _offline.RATE], "member": [0, 1, 0, 0],
+  }  # fmt: skip
+  for name, values in expected.items():
+    np.testing.assert_array_equal(found[name], np.asarray(values, found[name].dtype))
+  np.testing.assert_array_equal(found["budget"][[1, 3]], np.float32([0.1, 0.08]))
+  assert _offline.programs_of(runs, kinds) == [("plain", [0]), ("ignite", [1, 2, 3])]
+
+
+def test_pairs_are_chunks_of_one_program():
+  """Five pairs in chunks of two are what all of them are at once."""
+  program = jax.jit(jax.vmap(lambda w, data: w * data["x"]))
+  stacked, data = np.arange(5.0)[:, None] + 1, {"x": np.arange(5.0)}
+  progress = Progress()
+  found = _offline.flat_call(progress, program, jnp.asarray(stacked), data, 2, "pairs")
+  np.testing.assert_array_equal(found[:, 0], stacked[:, 0] * data["x"])
+  assert progress.clock.parts["pairs"]["calls"] == 3
