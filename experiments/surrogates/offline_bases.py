@@ -14,7 +14,6 @@ from experiments._training import stack
 from experiments.surrogates._bases import (
   ASCENT,
   BASES,
-  CBAS,
   REINFORCE,
   members_of,
   search_base,
