@@ -45,8 +45,8 @@ NOTE = (
   "real offline task. The ends of the grids are natural ones: a budget at or below rho = .05 "
   "cannot be kept, since the output's bias alone contributes rho, and at the other ends next to "
   "nothing is regularised, which suits CbAS best. The share of bases that gain counts seeds: in "
-  "REINFORCE and CMA-ES most seeds gain and some lose much. Weight decay, chosen alike, gains in as "
-  "many bases, and as much."
+  "REINFORCE and CMA-ES most seeds gain and some lose much. Weight decay, chosen alike, gains in "
+  "as many bases, and as much."
 )
 
 
