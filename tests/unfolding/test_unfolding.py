@@ -94,6 +94,33 @@ def test_initial_network_is_the_classical_iteration_bit_for_bit(name, dyadic):
   np.testing.assert_array_equal(last, want[-1])
 
 
+@pytest.mark.parametrize("penalty", [prox.lasso, prox.l0], ids=["ista", "iht"])
+def test_an_unfolded_solver_is_the_solver_bit_for_bit(general, penalty):
+  # The layers are the solver's own steps, with parameters of their own: rounding is the same.
+  matrix, y = (v.astype(jnp.float32) for v in general)
+  start = jnp.zeros(N, jnp.float32)
+  step = jnp.float32(1 / np.linalg.norm(matrix, 2) ** 2)
+
+  def make(layer):
+    return solvers.ista(misfit, penalty, stepsize=layer["step"])
+
+  @jax.jit
+  def network(layers, matrix, y):
+    return u.unfold_solver(make, layers, start, lambda layer: layer["lam"], matrix, y)[0]
+
+  @jax.jit
+  def iteration(step, matrix, y):
+    solver = make({"step": step})
+    return solvers.run_steps(solver, start, jnp.float32(0.3), matrix, y, num_steps=LAYERS)[0]
+
+  layers = {"step": jnp.full(LAYERS, step), "lam": jnp.full(LAYERS, 0.3, jnp.float32)}
+  got, want = network(layers, matrix, y[0]), iteration(step, matrix, y[0])
+  assert np.count_nonzero(want) > 2
+  np.testing.assert_array_equal(got, want)
+  layers["step"] = layers["step"].at[1].multiply(1.1)  # untied: another layer, another network
+  assert np.any(network(layers, matrix, y[0]) != want)
+
+
 @pytest.mark.parametrize("name", ["tied_ista", "iht"])
 def test_general_data_agree_to_rounding_in_float32(name, general):
   cell, _, penalty = NETS[name]
