@@ -57,6 +57,8 @@ def test_masks_leave_rows_out():
   logits = robustness.prototype_logits(new, both, where=mask)
   np.testing.assert_allclose(logits[:, mask], robustness.prototype_logits(new, base), rtol=1e-6)
   assert np.isneginf(logits[:, 1]).all()
+  half = robustness.prototype_logits(new, base, temperature=0.5)
+  np.testing.assert_allclose(32 * half, logits[:, mask], rtol=1e-6)
   slope = jax.grad(
     lambda v: robustness.prediction_entropy(robustness.prototype_logits(v, both, where=mask)).sum()
   )
