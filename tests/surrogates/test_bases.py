@@ -1,6 +1,7 @@
 """Searches of a model: closed forms, quadrature, enumeration, constraints that are kept."""
 
 import functools
+import inspect
 import itertools
 
 import jax
@@ -95,8 +96,10 @@ def test_standardized_advantages_and_masks(rng):
   expected = np.concatenate([(kept - kept.mean()) / kept.std() / 4, [0, 0]])
   np.testing.assert_allclose(slope, expected, rtol=1e-10)
   for baseline in ("standardized", "leave_one_out"):
-    equal = jax.grad(lambda v, b=baseline: found(v, jnp.full(6, 0.1), baseline=b))(jnp.ones(6))
-    np.testing.assert_array_equal(equal, 0)
+    same = lambda v, b=baseline: surrogates.score_function_surrogate(
+      v, jnp.full(6, 0.1), baseline=b
+    )  # a sum of six tenths is not six times a tenth
+    np.testing.assert_array_equal(jax.grad(same)(jnp.ones(6)), 0)
     alone = surrogates.score_function_surrogate(
       logs, losses, baseline=baseline, where=jnp.arange(6) == 0
     )
@@ -119,6 +122,7 @@ def test_a_fit_is_the_weighted_likelihoods_maximum(rng):
   wild = np.where(np.arange(7)[:, None] < 6, x, np.inf)
   kept = surrogates.fit_gaussian_designs(wild, min_std=1e-3, log_weights=out)
   np.testing.assert_allclose(kept.mean, x[:6].mean(0), rtol=1e-12)
+  np.testing.assert_allclose(np.exp(kept.log_std), x[:6].std(0), rtol=1e-12)
   same = surrogates.fit_gaussian_designs(jnp.ones((3, 1)), min_std=0.5)
   np.testing.assert_allclose(same.log_std, np.log(0.5))
   tiny = surrogates.fit_gaussian_designs(jnp.array([[1e-25], [-1e-25]], jnp.float32), min_std=1e-30)
@@ -222,6 +226,33 @@ def test_cbas_steps_condition_and_never_lower_the_threshold(key):
   # by little (the overshoot of a normal variable is about 1 / threshold).
   last = float(info.thresholds[-1])
   assert float(found.mean[0]) - last < 1.5 / last
+
+
+def test_cbas_keeps_a_part_of_the_priors_spread(key):
+  """All weight on the best of the samples: the spread is the floor, in units of the prior's."""
+  prior = surrogates.GaussianDesigns(jnp.zeros(1), jnp.log(jnp.full(1, 4.0)))
+  search = lambda **options: surrogates.cbas_search(
+    lambda x: x[:, 0], prior, key, noise=0.0, quantile=0.999, num_samples=8, num_steps=1, **options
+  )[0]
+  np.testing.assert_allclose(jnp.exp(search(floor=0.5).log_std), [2.0], rtol=1e-5)
+  np.testing.assert_allclose(jnp.exp(search().log_std), [0.04], rtol=1e-5)
+
+
+def test_default_steps_are_those_of_the_baselines(key):
+  """Adam's first step is its rate, .01; sizes are those of the published baselines."""
+  found, _ = surrogates.reinforce_search(
+    lambda x: x[:, 0], STANDARD, key, num_samples=32, num_steps=1
+  )
+  np.testing.assert_allclose(found.mean[0], 0.01, rtol=1e-4)
+  defaults = lambda fn: {n: p.default for n, p in inspect.signature(fn).parameters.items()}
+  assert defaults(surrogates.reinforce_search)["num_samples"] == 2048
+  assert defaults(surrogates.reinforce_search)["num_steps"] == 200
+  published = defaults(surrogates.cbas_search)
+  assert (published["quantile"], published["num_samples"], published["num_steps"]) == (
+    0.8,
+    1000,
+    20,
+  )
 
 
 def test_cbas_stays_where_nothing_counts(key):
