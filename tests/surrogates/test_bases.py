@@ -27,7 +27,8 @@ def test_the_conservative_objective_of_a_linear_model(rng):
   found = functools.partial(
     surrogates.conservative_objective, lambda w, x: x @ w, multiplier=0.7, stepsize=0.1, num_steps=5
   )
-  (value, info), slope = jax.value_and_grad(found, has_aux=True)(jnp.asarray(w), x, y)
+  slopes = jax.jit(jax.value_and_grad(found, has_aux=True))
+  (value, info), slope = slopes(jnp.asarray(w), x, y)
   residual = x @ w - y
   np.testing.assert_allclose(info.error, np.mean(residual**2), rtol=1e-12)
   np.testing.assert_allclose(info.gap, 0.5 * w @ w, rtol=1e-12)
@@ -42,8 +43,8 @@ def test_no_weight_is_the_squared_error_alone(rng):
   found = lambda w: surrogates.conservative_objective(
     lambda w, x: jnp.tanh(x @ w), w, x, y, multiplier=0.0, num_steps=3
   )[0]
-  np.testing.assert_allclose(found(w), plain(w), rtol=1e-12)
-  np.testing.assert_allclose(jax.grad(found)(w), jax.grad(plain)(w), rtol=1e-12)
+  for one, other in zip(*(jax.jit(jax.value_and_grad(f))(w) for f in (found, plain)), strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-12)
 
 
 @pytest.mark.x64
@@ -91,7 +92,8 @@ def test_standardized_advantages_and_masks(rng):
   mask = np.arange(6) < 4
   spoiled = np.where(mask, losses, np.nan)
   found = functools.partial(surrogates.score_function_surrogate, where=jnp.asarray(mask))
-  slope = jax.grad(lambda v: found(v, spoiled, baseline="standardized"))(jnp.asarray(logs))
+  standardized = lambda v: found(v, spoiled, baseline="standardized")
+  slope = jax.jit(jax.grad(standardized))(jnp.asarray(logs))
   kept = losses[:4]
   expected = np.concatenate([(kept - kept.mean()) / kept.std() / 4, [0, 0]])
   np.testing.assert_allclose(slope, expected, rtol=1e-10)
@@ -99,7 +101,7 @@ def test_standardized_advantages_and_masks(rng):
     same = lambda v, b=baseline: surrogates.score_function_surrogate(
       v, jnp.full(6, 0.1), baseline=b
     )  # a sum of six tenths is not six times a tenth
-    np.testing.assert_array_equal(jax.grad(same)(jnp.ones(6)), 0)
+    np.testing.assert_array_equal(jax.jit(jax.grad(same))(jnp.ones(6)), 0)
     alone = surrogates.score_function_surrogate(
       logs, losses, baseline=baseline, where=jnp.arange(6) == 0
     )
@@ -109,18 +111,19 @@ def test_standardized_advantages_and_masks(rng):
 @pytest.mark.x64
 def test_a_fit_is_the_weighted_likelihoods_maximum(rng):
   x, logs = rng.normal(size=(7, 2)), rng.normal(size=7)
-  found = surrogates.fit_gaussian_designs(x, min_std=1e-3, log_weights=logs)
+  fit = jax.jit(functools.partial(surrogates.fit_gaussian_designs, min_std=1e-3))
+  found = fit(x, log_weights=logs)
   w = scipy.special.softmax(logs)
   np.testing.assert_allclose(found.mean, w @ x, rtol=1e-12)
   np.testing.assert_allclose(np.exp(found.log_std) ** 2, w @ (x - w @ x) ** 2, rtol=1e-12)
   likelihood = lambda d: w @ surrogates.design_log_prob(d, x)
-  for leaf in jax.grad(likelihood)(found):
+  for leaf in jax.jit(jax.grad(likelihood))(found):
     np.testing.assert_allclose(leaf, 0, atol=1e-12)
   logs_of_scipy = scipy.stats.norm.logpdf(x, found.mean, np.exp(found.log_std)).sum(1)
   np.testing.assert_allclose(surrogates.design_log_prob(found, x), logs_of_scipy, rtol=1e-12)
   out = jnp.where(jnp.arange(7) < 6, 0, -jnp.inf)
   wild = np.where(np.arange(7)[:, None] < 6, x, np.inf)
-  kept = surrogates.fit_gaussian_designs(wild, min_std=1e-3, log_weights=out)
+  kept = fit(wild, log_weights=out)
   np.testing.assert_allclose(kept.mean, x[:6].mean(0), rtol=1e-12)
   np.testing.assert_allclose(np.exp(kept.log_std), x[:6].std(0), rtol=1e-12)
   same = surrogates.fit_gaussian_designs(jnp.ones((3, 1)), min_std=0.5)
@@ -190,13 +193,18 @@ def test_cbas_weights_condition_the_prior_whatever_the_search_model():
   variance = 1 - hazard * (hazard - alpha) / (1 + s**2)
   prior = surrogates.GaussianDesigns(jnp.zeros(1), jnp.zeros(1))
   grid = jnp.linspace(-9, 9, 20_001)[:, None]
-  for center, spread in ((0.0, 1.0), (1.0, 0.7), (2.0, 2.0)):
+
+  @jax.jit
+  def conditioned(center, spread):
     q = surrogates.GaussianDesigns(jnp.full(1, center), jnp.log(jnp.full(1, spread)))
     log_q = surrogates.design_log_prob(q, grid)
     logs = surrogates.cbas_log_weights(
       surrogates.design_log_prob(prior, grid), log_q, grid[:, 0], threshold=t, noise=s
     )
-    found = surrogates.fit_gaussian_designs(grid, min_std=1e-6, log_weights=logs + log_q)
+    return surrogates.fit_gaussian_designs(grid, min_std=1e-6, log_weights=logs + log_q)
+
+  for center, spread in ((0.0, 1.0), (1.0, 0.7), (2.0, 2.0)):
+    found = conditioned(center, spread)
     np.testing.assert_allclose(found.mean, [mean], rtol=1e-6)
     np.testing.assert_allclose(np.exp(2 * found.log_std), [variance], rtol=1e-6)
   sharp = surrogates.cbas_log_weights(
@@ -272,7 +280,9 @@ def test_expected_improvement_is_its_integral():
     found = surrogates.expected_improvement(jnp.array([mean]), jnp.array([std]), best=best)
     np.testing.assert_allclose(found, [expected], rtol=1e-8)
   # d/dmean = Phi(z), d/dstd = phi(z); at std = 0 the derivative in the mean is that of the ramp
-  slope = jax.grad(lambda m, s: surrogates.expected_improvement(m, s, best=0.2), argnums=(0, 1))
+  slope = jax.jit(
+    jax.grad(lambda m, s: surrogates.expected_improvement(m, s, best=0.2), argnums=(0, 1))
+  )
   z = (1.0 - 0.2) / 0.5
   np.testing.assert_allclose(
     slope(jnp.array(1.0), jnp.array(0.5)), [scipy.stats.norm.cdf(z), scipy.stats.norm.pdf(z)]
