@@ -226,6 +226,9 @@ class ConvICNN(linen.Module):
     alpha: >= 0; above 0 the gradient is a bijection.
     kernel_init: initializer of the weights that are free.
     nonnegative_init: initializer of those that are not, ``log_normal()`` by default.
+    conv_general_dilated: what convolves instead of ``jax.lax.conv_general_dilated``, with its
+      arguments, as in ``linen.Conv``. On CPUs training, which differentiates twice, is several
+      times as fast where patches are cut out and multiplied with the kernel as a matrix.
 
   Reference:
     Fang, Buchanan and Sulam, What's in a prior? Learned proximal networks for inverse problems,
@@ -238,15 +241,17 @@ class ConvICNN(linen.Module):
   alpha: ArrayLike = 0.01
   kernel_init: Callable[..., Array] = linen.initializers.lecun_normal()
   nonnegative_init: Callable[..., Array] | None = None
+  conv_general_dilated: Callable[..., Array] | None = None
 
   @linen.compact
   def __call__(self, x: Array) -> Array:
     _check_shape_of_potential(self.beta, self.alpha)
     positive = self.nonnegative_init or log_normal()
+    own = {"conv_general_dilated": self.conv_general_dilated}
     images = x.reshape(-1, *x.shape[-3:])
 
     def conv(name: str, x: Array, init: Callable[..., Array], **options: Any) -> Array:
-      return linen.Conv(self.features, (3, 3), kernel_init=init, name=name, **options)(x)
+      return linen.Conv(self.features, (3, 3), kernel_init=init, name=name, **own, **options)(x)
 
     z = _softplus(conv("input", images, self.kernel_init, use_bias=False), self.beta)
     for j, stride in enumerate(self.strides):

@@ -40,13 +40,13 @@ def make_square(seed: int, part: int, pixels: int) -> tuple[np.ndarray, np.ndarr
   return square, rng.standard_normal((2, pixels, pixels)).astype(np.float32)
 
 
-def make_patches(num: int, seed: int, part: int) -> np.ndarray:
-  """float32[num, 8, 8] from all pictures in turn."""
+def make_patches(num: int, seed: int, part: int, size: int = PATCH) -> np.ndarray:
+  """float32[num, size, size] from all pictures in turn."""
   rng, out = np.random.default_rng([seed, part, 1]), []
   for k in range(num):
     image = third(PICTURES[k % len(PICTURES)], part)
-    top, left = (int(rng.integers(0, size - PATCH + 1)) for size in image.shape)
-    out.append(image[top : top + PATCH, left : left + PATCH])
+    top, left = (int(rng.integers(0, side - size + 1)) for side in image.shape)
+    out.append(image[top : top + size, left : left + size])
   return np.stack(out)
 
 
@@ -118,14 +118,17 @@ def make_network(name: str, config: Any) -> Network:
   return Network(lambda key: mlp.init(key, flat), patch, averaged(patch, config.stride), None)
 
 
+Maker = Callable[[str, Any], Network]
+
+
 @functools.cache
-def make_training(name: str, config: Any) -> Callable[..., Any]:
+def make_training(name: str, config: Any, make: Maker = make_network) -> Callable[..., Any]:
   """``train(keys, patches)``: parameters of all seeds.
 
   The convex network learns by the absolute loss, then by proximal matching; the plain one, as
   denoisers for plug-and-play do, by the squared loss.
   """
-  network, steps = make_network(name, config), config.steps
+  network, steps = make(name, config), config.steps
   rate = optax.cosine_decay_schedule(
     config.learning_rate if name == LEARNED else config.plain_learning_rate, steps
   )
@@ -150,7 +153,7 @@ def make_training(name: str, config: Any) -> Callable[..., Any]:
       params, state = carry
       key_rows, key_noise = jax.random.split(jax.random.fold_in(key_steps, count))
       rows = jax.random.randint(key_rows, (config.batch,), 0, len(patches))
-      noise = jax.random.normal(key_noise, (config.batch, PATCH, PATCH))
+      noise = jax.random.normal(key_noise, (config.batch, *patches.shape[1:]))
       grads = jax.grad(loss)(params, patches[rows], noise, count)
       updates, state = optimizer.update(grads, state, params)
       return (optax.apply_updates(params, updates), state), None
@@ -222,14 +225,14 @@ class Solved(NamedTuple):
 
 
 @functools.cache
-def make_solve(name: str, config: Any) -> Callable[..., Solved]:
+def make_solve(name: str, config: Any, make: Maker = make_network) -> Callable[..., Solved]:
   """``solve(params, settings, backs, task)``: plug-and-play ADMM, or that of total variation.
 
   The setting is the weight of the augmented Lagrangian for networks, whose operator is the same at
   every weight, and the strength of the total variation.
   """
   if name != TV:
-    network = make_network(name, config)
+    network = make(name, config)
 
   def one(params: Any, setting: jax.Array, back: jax.Array, task: Task) -> Solved:
     if name == TV:
@@ -255,9 +258,9 @@ def make_solve(name: str, config: Any) -> Callable[..., Solved]:
 
 
 @functools.cache
-def make_descent(name: str, config: Any) -> Callable[..., jax.Array]:
+def make_descent(name: str, config: Any, make: Maker = make_network) -> Callable[..., jax.Array]:
   """``descend(params, backs, task)``: errors of plug-and-play proximal gradient, of step .9."""
-  network = make_network(name, config)
+  network = make(name, config)
   solver = solvers.ista(misfit, lambda v, params, s: network.image(params, v), stepsize=0.9)
 
   def one(params: Any, back: jax.Array, task: Task) -> jax.Array:

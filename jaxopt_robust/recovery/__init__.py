@@ -127,6 +127,7 @@ from jaxopt_robust.recovery.unmixing.metrics import (
   spectral_angle,
   unmixing_errors,
 )
+from jaxopt_robust.recovery.unmixing.palm import palm_unmixing
 from jaxopt_robust.recovery.unmixing.pure_pixels import (
   channel_noise,
   successive_projections,
@@ -222,6 +223,7 @@ __all__ = [
   "median_truncated_spectral",
   "mixed_noise",
   "nmf_unmixing",
+  "palm_unmixing",
   "pcp_admm",
   "pcp_ialm",
   "polyak",

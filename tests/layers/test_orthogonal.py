@@ -127,6 +127,18 @@ def test_bounds_hold_for_every_size_near_orthogonality(case, rng):
     assert float(low) <= values.min() and values.max() <= float(high)
 
 
+@pytest.mark.x64
+@pytest.mark.parametrize("axes", [1, 2])
+def test_the_bound_is_exact_for_one_filter_without_overlap(axes, rng):
+  """Blocks of k = S: W W^T = ||K||^2 I, and every singular value is ||K||."""
+  kernel = rng.standard_normal((1, 1, *(2,) * axes)) / 2**axes
+  low, high, distance = layers.singular_value_bounds(kernel, stride=2)
+  square = np.sum(kernel**2)
+  np.testing.assert_allclose(distance, abs(square - 1), rtol=1e-12)
+  np.testing.assert_allclose(low**2, 1 - abs(square - 1), rtol=1e-12)
+  np.testing.assert_allclose(high**2, 1 + abs(square - 1), rtol=1e-12)
+
+
 def _space_to_depth(stride, channels):
   """Kernels of size S that move every block of S x S pixels into channels."""
   count = channels * stride**2

@@ -17,6 +17,7 @@ COVERED = {
   "hoyer_sparseness",
   "l21_weights",
   "nmf_unmixing",
+  "palm_unmixing",
   "robust_unmixing",
   "sparse_nmf_unmixing",
   "spectral_angle",
@@ -87,6 +88,27 @@ BAD_INPUTS: list[BadInput] = [
     "sparse_nmf_unmixing", "exponent", lambda: recovery.sparse_nmf_unmixing(exponent=0.0),
     ValueError, "exponent must be in",
   ),
+  _bad(
+    "palm_unmixing", "exponent", lambda: recovery.palm_unmixing(exponent=-0.5), ValueError,
+    "exponent must be in",
+  ),
+  _bad(
+    "palm_unmixing", "exponent shape", _init(recovery.palm_unmixing(exponent=jnp.ones(3))),
+    ValueError, "exponent must be a number or have shape",
+  ),
+  _bad(
+    "palm_unmixing", "sum_weight", lambda: recovery.palm_unmixing(sum_weight=-1.0), ValueError,
+    "sum_weight must be",
+  ),
+  _bad(
+    "palm_unmixing", "safety", lambda: recovery.palm_unmixing(safety=1.0), ValueError,
+    "safety must be",
+  ),
+  _bad(
+    "palm_unmixing", "params", _init(recovery.palm_unmixing(), tuple(_START)), TypeError,
+    "params must be an Unmixing",
+  ),
+  _bad("palm_unmixing", "lam", _init(recovery.palm_unmixing(), lam=-1.0), ValueError, "lam"),
   _bad(
     "unmix", "too many", lambda: recovery.unmix(_Y, 4), ValueError, "num_spectra must be at most 3"
   ),

@@ -116,6 +116,14 @@ def test_cel0_codes_stay_under_hard_thresholding(problem):
   np.testing.assert_allclose(again, codes, atol=1e-10)
 
 
+@pytest.mark.x64
+def test_the_error_is_the_relative_change_of_the_codes(problem):
+  patches, atoms = problem
+  (one, _), (two, info) = (code(patches, atoms, 0.05, 0.1, rule="soft", steps=k) for k in (2, 3))
+  change = np.linalg.norm(two - one) / np.linalg.norm(two)
+  np.testing.assert_allclose(info.error, change, rtol=1e-10)
+
+
 def test_atoms_have_unit_norm_in_any_unit():
   atoms = jnp.array([[3.0, 3e-30, 0.0, 3e30], [4.0, 4e-30, 0.0, 4e30]])
   ours = unfolding.normalize_atoms(atoms)
@@ -142,6 +150,22 @@ def test_dictionary_step_is_sgd_on_the_misfit(problem):
   np.testing.assert_allclose(info.active, np.mean(np.sum(codes != 0, axis=1)))
   np.testing.assert_allclose(info.used, np.mean(np.any(codes != 0, axis=0)))
   assert int(info.steps) == 5 and int(info.status) == solvers.types.STEP_LIMIT
+
+
+def test_atoms_in_use_are_counted_over_patches():
+  """Two of four unit vectors, one of them in both patches: half are used, 1.5 a patch."""
+  optimizer = optax.sgd(0.1)
+  state = unfolding.init_dictionary(jax.random.key(0), 4, 4, optimizer=optimizer)
+  state = state._replace(params=jnp.eye(4))
+  patches = jnp.array([[1.0, 0.0, 0.0, 0.0], [2.0, -1.0, 0.0, 0.0]])
+  _, info = unfolding.dictionary_step(
+    state, patches, 0.1, prox=prox.lasso, optimizer=optimizer, stepsize=0.5, max_steps=5
+  )
+  assert (float(info.used), float(info.active)) == (0.5, 1.5)
+  half = unfolding.init_dictionary(
+    jax.random.key(0), 3, 2, optimizer=optimizer, dtype=jnp.bfloat16
+  )
+  assert half.params.dtype == jnp.bfloat16 and state.params.dtype == jnp.float32
 
 
 def test_planted_atoms_are_found(rng):

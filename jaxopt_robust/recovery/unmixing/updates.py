@@ -5,16 +5,27 @@ of squares (``nmf_unmixing``, ``sparse_nmf_unmixing``); the exponent of the spar
 fixed or learned pixel by pixel.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
 from jaxopt_robust._units import times
 from jaxopt_robust.numerics import safe_divide, safe_norm
 from jaxopt_robust.recovery.operators import wide_dot
-from jaxopt_robust.recovery.unmixing.metrics import hoyer_sparseness
+from jaxopt_robust.recovery.unmixing._objective import (
+  SMALL_NORM,
+  Terms,
+  channel_weights,
+  check_options,
+  data_term,
+  first_state,
+  make_terms,
+  next_state,
+  slope_of_powers,
+  sum_penalty,
+  tangent_powers,
+)
 from jaxopt_robust.recovery.unmixing.start import unmixing_start
 from jaxopt_robust.recovery.unmixing.types import (
   Unmixing,
@@ -33,137 +44,41 @@ from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = ["nmf_unmixing", "robust_unmixing", "sparse_nmf_unmixing", "unmix"]
 
-# Of the mean norm of a channel: below it a norm counts as a square. Without it a channel that fits
-# exactly would weigh more than all others together and keep the abundances where they are.
-_SMALL_NORM = 1e-3
-_SMALL_ABUNDANCE = 1e-3  # below it a power is replaced by its tangent
-_MAX_GUIDANCE = 0.9  # so that the exponent of a pure pixel is 0.1
-
-
-class _Terms(NamedTuple):
-  """Data in units of their size, and the numbers of the objective.
-
-  total: sum of the norms of the channels, or of their squares. floor: norm below which a square is
-  taken. lam, sum_weight: weights of a pixel.
-  """
-
-  pixels: Array
-  total: Array
-  floor: Array
-  lam: Array
-  sum_weight: Array
-
-
-def _terms(pixels: Array, lam: Array, sum_weight: Array, robust: bool) -> _Terms:
-  norms = row_norms(pixels)
-  total = jnp.sum(norms if robust else norms**2)
-  total = jnp.where(total > 0, total, 1)
-  floor = _SMALL_NORM * total / pixels.shape[0]
-  return _Terms(pixels, total, floor, lam / pixels.shape[1], sum_weight / pixels.shape[1])
-
-
-def _loss(terms: _Terms, residual: Array, robust: bool) -> Array:
-  norms = row_norms(residual)
-  if not robust:
-    return jnp.sum(norms**2) / (2 * terms.total)
-  small = norms**2 / (2 * terms.floor) + terms.floor / 2
-  return jnp.sum(jnp.where(norms < terms.floor, small, norms)) / terms.total
-
-
-def _weights(terms: _Terms, residual: Array, robust: bool) -> Array:
-  """Of the channels, float[channels, 1], in the quadratic that majorises the loss."""
-  if not robust:
-    return jnp.full((residual.shape[0], 1), 1 / terms.total)
-  return l21_weights(residual, axis=1, floor=terms.floor)[:, None] / terms.total
-
-
-def _penalty(terms: _Terms, abundances: Array, power: Array) -> Array:
-  """Powers, below the floor their tangents there, and the soft constraint on the sums."""
-  low = jnp.minimum(abundances - _SMALL_ABUNDANCE, 0)
-  kept = jnp.maximum(abundances, _SMALL_ABUNDANCE)
-  powers = jnp.sum(kept**power + low * power * _SMALL_ABUNDANCE ** (power - 1))
-  off = jnp.sum((1 - jnp.sum(abundances, axis=0)) ** 2)
-  return terms.lam * powers + terms.sum_weight / 2 * off
-
-
-def _slope(terms: _Terms, abundances: Array, power: Array) -> Array:
-  """Derivative of the powers."""
-  return terms.lam * power * jnp.maximum(abundances, _SMALL_ABUNDANCE) ** (power - 1)
-
-
-def _guidance(abundances: Array) -> Array:
-  return jnp.clip(hoyer_sparseness(abundances, axis=0), 0, _MAX_GUIDANCE)
-
 
 def _solver(
   *, robust: bool, exponent: ArrayLike | None, warm_up: ArrayLike, sum_weight: ArrayLike
 ) -> Solver:
-  if exponent is not None:
-    _checks.check_interval("exponent", exponent, 0.0, 1.0, closed="right")
-    if jnp.ndim(exponent) > 1:
-      raise ValueError(f"exponent must be a number or one a pixel; got shape {jnp.shape(exponent)}")
+  warm_up = check_options(exponent, warm_up)
   _checks.check_non_negative("sum_weight", sum_weight, scalar=True)
-  warm_up = _checks.check_integers("warm_up", warm_up, low=0, shape=())
 
-  def enter(lam: Any, pixels: ArrayLike) -> tuple[Array, _Terms]:
-    data = check_pixels(pixels, finite=False)
-    if lam is None:
-      lam = 0.0
-    _checks.check_non_negative("lam", lam, scalar=True)
-    unit = unit_of(data)
-    strength = jnp.asarray(lam, data.dtype)
-    scaled = jnp.maximum(data / unit, 0)  # NaN stays: the run ends with status 2
-    weight = jnp.asarray(sum_weight, data.dtype)
-    return unit, _terms(scaled, strength, weight, robust)
-
-  def first_guidance(abundances: Array) -> Array:
-    if exponent is None:
-      return _guidance(abundances)
-    power = jnp.asarray(exponent, abundances.dtype)
-    if power.ndim and power.shape != abundances.shape[1:]:
-      raise ValueError(
-        f"exponent must be a number or have shape {abundances.shape[1:]}; got {power.shape}."
-      )
-    return jnp.broadcast_to(1 - power, abundances.shape[1:])
+  def enter(lam: Any, pixels: ArrayLike) -> tuple[Array, Terms]:
+    return make_terms(lam, pixels, sum_weight, robust=robust)
 
   def init(params: Unmixing, lam: Any, pixels: ArrayLike) -> UnmixingState:
     unit, terms = enter(lam, pixels)
-    params = check_factors(params, terms.pixels)
-    residual = terms.pixels - wide_dot(params.spectra / unit, params.abundances)
-    loss, guidance = _loss(terms, residual, robust), first_guidance(params.abundances)
-    return UnmixingState(params, guidance, loss, jnp.zeros((), jnp.int32))
+    return first_state(check_factors(params, terms.pixels), exponent, terms, unit)
 
   def step(state: UnmixingState, lam: Any, pixels: ArrayLike) -> tuple[UnmixingState, UnmixingInfo]:
     unit, terms = enter(lam, pixels)
     y = terms.pixels
     spectra, abundances = times(state.params.spectra, 1 / unit), state.params.abundances
     power = (1 - state.guidance)[None, :]
-    previous = state.loss + _penalty(terms, abundances, power)
+    penalty = lambda a: tangent_powers(terms, a, power) + sum_penalty(terms, a)
+    previous = state.loss + penalty(abundances)
 
     # The weights of the channels cancel in the update of the spectra.
     gram = wide_dot(abundances, abundances.T)
     spectra = spectra * safe_divide(wide_dot(y, abundances.T), wide_dot(spectra, gram))
-    weighted = spectra * _weights(terms, y - wide_dot(spectra, abundances), robust)
+    weighted = spectra * channel_weights(terms, y - wide_dot(spectra, abundances))
     up = wide_dot(weighted.T, y) + terms.sum_weight
     down = wide_dot(wide_dot(weighted.T, spectra), abundances)
     down = down + terms.sum_weight * jnp.sum(abundances, axis=0, keepdims=True)
-    abundances = abundances * safe_divide(up, down + _slope(terms, abundances, power))
+    abundances = abundances * safe_divide(up, down + slope_of_powers(terms, abundances, power))
 
-    loss = _loss(terms, y - wide_dot(spectra, abundances), robust)
-    value = loss + _penalty(terms, abundances, power)
-    count = state.count + 1
-    guidance, drift = state.guidance, jnp.zeros_like(value)
-    if exponent is None:
-      learned = _guidance(abundances)
-      drift = jnp.mean(jnp.abs(learned - guidance))
-      guidance = jnp.where(count > warm_up, learned, guidance)
-    # A difference of two sums of this size is not known better than that.
-    fall = jnp.maximum(
-      safe_divide(jnp.abs(previous - value), value), 4 * jnp.finfo(value.dtype).eps
-    )
-    out = UnmixingState(Unmixing(times(spectra, unit), abundances), guidance, loss, count)
-    info = UnmixingInfo(jnp.maximum(fall, drift), value, previous)
-    return out, jax.lax.stop_gradient(info)
+    loss = data_term(terms, y - wide_dot(spectra, abundances))
+    params = Unmixing(times(spectra, unit), abundances)
+    values = (previous, loss + penalty(abundances))
+    return next_state(state, params, loss, values, learns=exponent is None, warm_up=warm_up)
 
   return Solver(init, step)
 
@@ -334,7 +249,7 @@ def unmix(
     pixels: float[channels, N], Y; an image of rows and columns is reshaped before. Negative entries
       count as 0.
     num_spectra: K, materials, at most the smaller side of Y; static.
-    solver: ``robust_unmixing()`` (what None takes), ``nmf_unmixing()`` or
+    solver: ``robust_unmixing()`` (what None takes), ``palm_unmixing()``, ``nmf_unmixing()`` or
       ``sparse_nmf_unmixing()``.
     lam: >= 0, strength of the sparsity; may be traced. In experiments .01 is good from this start,
       with norms and with squares; from even abundances the norms want ten times as much.
@@ -394,7 +309,7 @@ def unmix(
   residual = y - wide_dot(found.spectra / unit, found.abundances)
   typical = jnp.mean(row_norms(y))
   # The floor keeps a weight finite; data of zeros have no scale of their own.
-  floor = _SMALL_NORM * jnp.where(typical > 0, typical, 1)
+  floor = SMALL_NORM * jnp.where(typical > 0, typical, 1)
   weights = jnp.where(typical > 0, typical, 1) * l21_weights(residual, axis=1, floor=floor)
   record = UnmixingRecord(
     safe_divide(safe_norm(residual), safe_norm(y)).astype(dtype),
