@@ -1,4 +1,4 @@
-"""Convolutional denoisers of photographs, non-local means, and whether an operator is a gradient."""
+"""Convolutional denoisers of photographs, non-local means, and the shape of a Jacobian."""
 
 import functools
 from collections.abc import Callable
@@ -15,13 +15,15 @@ from jaxopt_robust import nets, prox, sweeps
 NLM = "non-local means"
 METHODS = (lib.LEARNED, lib.PLAIN, NLM, lib.TV)
 KERNEL = (3, 3)
-_WEIGHTS = np.array([1, 4, 6, 4, 1]) / 16
+# Piecewise linear framelets (Ron and Shen, 1997): one smooth filter and two of differences an axis.
+_LINE = np.array([[1, 2, 1], [2**0.5, 0, -(2**0.5)], [-1, 2, -1]]) / 4
+_FRAMELETS = np.einsum("ai,bj->ijab", _LINE, _LINE).reshape(3, 3, 1, 9)
 
 
 def convolve(
   x: jax.Array, kernel: jax.Array, strides: Any, padding: Any = "SAME", **_: Any
 ) -> jax.Array:
-  """Convolution as one matrix product of patches, NHWC and HWIO: fast on CPUs, twice derived too."""
+  """Convolution (NHWC, HWIO) as one product of patches and a matrix: fast on CPUs."""
   rows, cols, _, out = kernel.shape
   pads = jax.lax.padtype_to_pads(x.shape[1:3], (rows, cols), strides, padding)
   padded = jnp.pad(x, [(0, 0), *pads, (0, 0)])
@@ -34,13 +36,13 @@ def convolve(
   return jnp.concatenate(cut, axis=-1) @ kernel.reshape(-1, out)
 
 
-def smooth(x: jax.Array) -> jax.Array:
-  """Binomial weights over 5 x 5 pixels of an image with mirrored borders."""
-  for axis in (0, 1):
-    padded = jnp.pad(x, [(2, 2) if axis == a else (0, 0) for a in (0, 1)], "symmetric")
-    parts = [jax.lax.slice_in_dim(padded, k, k + x.shape[axis], axis=axis) for k in range(5)]
-    x = sum(float(w) * part for w, part in zip(_WEIGHTS, parts, strict=True))
-  return x
+def framelets(x: jax.Array) -> jax.Array:
+  """Coefficients float[rows, cols, 9] of an image with mirrored borders; the first is smooth.
+
+  Their squares sum to that of the image: nine filters W_k with sum_k W_k^T W_k = 1.
+  """
+  padded = jnp.pad(x, 1, "symmetric")[None, ..., None]
+  return convolve(padded, jnp.asarray(_FRAMELETS, x.dtype), (1, 1), "VALID")[0]
 
 
 class Plain(linen.Module):
@@ -60,10 +62,10 @@ class Plain(linen.Module):
 def make_network(name: str, config: Any) -> lib.Network:
   """The gradient of a convex convolutional network, or a plain network of as many weights.
 
-  Both see what smoothing takes away, in units of the noise, and leave the smooth part as it is (up
-  to a second smoothing in the convex one, whose quadratic is half the square of the smooth part).
+  Both see the eight framelets that are not smooth, in units of the noise, and leave the smooth part
+  as it is.
   """
-  s, example = config.sigma, jnp.zeros((8, 8, 1))
+  s, example = config.sigma, jnp.zeros((8, 8, 8))
   if name == lib.LEARNED:
     net = nets.ConvICNN(
       features=config.features, strides=(1,) * config.layers, beta=config.beta, alpha=0.0,
@@ -71,15 +73,15 @@ def make_network(name: str, config: Any) -> lib.Network:
     )  # fmt: skip
 
     def potential(params: Any, x: jax.Array) -> jax.Array:
-      low = smooth(x)
-      square = jnp.sum(low**2) / 2 + config.alpha * jnp.sum(x**2)
-      return s**2 * net.apply(params, (x - low)[..., None] / s) + square
+      parts = framelets(x)
+      square = jnp.sum(parts[..., 0] ** 2) / 2 + config.alpha * jnp.sum(x**2)
+      return s**2 * net.apply(params, parts[..., 1:] / s) + square
 
     operator = prox.make_prox_from_potential(potential)
     of = lambda params, x: operator(x, params)
     return lib.Network(lambda key: net.init(key, example), of, of, potential)
   plain = Plain(config.features, config.layers + 1)
-  of = lambda params, x: x - s * plain.apply(params, (x - smooth(x))[..., None] / s)[..., 0]
+  of = lambda params, x: x - s * plain.apply(params, framelets(x)[None, ..., 1:] / s)[0, ..., 0]
   return lib.Network(lambda key: plain.init(key, example), of, of, None)
 
 

@@ -58,6 +58,7 @@ def whiten(image: ArrayLike, *, cutoff: ArrayLike = _CUTOFF) -> Array:
   fx = jnp.fft.rfftfreq(width).astype(dtype)[None, :] * height
   radius = jnp.sqrt(fy**2 + fx**2)
   gain = radius / height * jnp.exp(-((radius / (jnp.asarray(cutoff, dtype) * height)) ** 4))
+  gain = gain.reshape((1,) * (image.ndim - 2) + gain.shape)  # for a stack of images
   filtered = jnp.fft.irfft2(jnp.fft.rfft2(centred) * gain, s=(height, width)).astype(dtype)
   # What is left of a constant image is rounding; it has no part in derivatives either.
   variance = jnp.mean(filtered**2, axis=(-2, -1), keepdims=True)  # the filter leaves no mean

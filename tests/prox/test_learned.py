@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.ndimage
 
 from jaxopt_robust import nets, prox
 from tests.helpers import assert_no_retrace, central_difference
@@ -42,6 +43,34 @@ def test_the_jacobian_of_the_convolutional_network_too(key, rng):
   np.testing.assert_allclose(jacobian, jacobian.T, atol=1e-14)
   assert np.linalg.eigvalsh(jacobian).min() >= 2 * ALPHA - 1e-6
   assert CONV.apply(params, jnp.stack([x, 2 * x])).shape == (2,)
+
+
+@pytest.mark.x64
+def test_the_convolutional_network_is_its_formula_with_any_convolution(key, rng):
+  """s(W_0 * x), s(W_1 * z + V_1 * x_1 + c_1), the sum over positions of <w, z>: by SciPy."""
+  used = []
+
+  def convolve(lhs, rhs, strides, padding, **options):
+    used.append(rhs.shape)
+    return jax.lax.conv_general_dilated(lhs, rhs, strides, padding, **options)
+
+  net = CONV.clone(strides=(1,), conv_general_dilated=convolve, beta=5.0)
+  x = rng.standard_normal((5, 6, 2))
+  params = net.init(key, jnp.asarray(x))
+  p = jax.tree.map(np.asarray, params["params"])
+  one = lambda x, k: scipy.ndimage.correlate(x, k, mode="constant")  # zeros around
+
+  def conv(x, k):
+    parts = [[one(x[..., c], k[..., c, o]) for c in range(k.shape[2])] for o in range(k.shape[3])]
+    return np.moveaxis(np.sum(parts, axis=1), 0, -1)
+
+  s = lambda t: np.log1p(np.exp(5 * t)) / 5
+  z = s(conv(x, p["input"]["kernel"]))
+  skip = conv(x, p["skip_0"]["kernel"]) + p["skip_0"]["bias"]
+  z = s(conv(z, p["nonnegative_core_0"]["kernel"]) + skip)
+  expected = np.sum(z @ p["nonnegative_output"]) + ALPHA * np.sum(x**2)
+  np.testing.assert_allclose(jax.jit(net.apply)(params, jnp.asarray(x)), expected, rtol=1e-12)
+  assert set(used) == {(3, 3, 2, 3), (3, 3, 3, 3)}
 
 
 @pytest.mark.x64

@@ -162,9 +162,7 @@ def test_atoms_in_use_are_counted_over_patches():
     state, patches, 0.1, prox=prox.lasso, optimizer=optimizer, stepsize=0.5, max_steps=5
   )
   assert (float(info.used), float(info.active)) == (0.5, 1.5)
-  half = unfolding.init_dictionary(
-    jax.random.key(0), 3, 2, optimizer=optimizer, dtype=jnp.bfloat16
-  )
+  half = unfolding.init_dictionary(jax.random.key(0), 3, 2, optimizer=optimizer, dtype=jnp.bfloat16)
   assert half.params.dtype == jnp.bfloat16 and state.params.dtype == jnp.float32
 
 
@@ -209,6 +207,14 @@ def test_whitening_has_the_filters_gain():
   np.testing.assert_allclose(np.std(unfolding.whiten(image)), 1, rtol=1e-5)
 
 
+def test_a_stack_is_whitened_image_by_image(rng):
+  stack = (
+    jnp.asarray(rng.standard_normal((3, 16, 16)), jnp.float32) + jnp.arange(3.0)[:, None, None]
+  )
+  each = jnp.stack([unfolding.whiten(image) for image in stack])
+  np.testing.assert_allclose(unfolding.whiten(stack), each, atol=1e-5)
+
+
 @pytest.mark.parametrize("factor", [1e-30, 1.0, 1e30])
 def test_whitening_has_no_unit_and_flat_images_stay_flat(factor):
   image = jax.random.normal(jax.random.key(0), (16, 16))
@@ -226,6 +232,10 @@ def test_random_patches_are_windows_of_the_image():
   distance = np.abs(patches[:, None] - windows[None]).max(-1)
   assert np.all(distance.min(1) < 1e-6)
   assert set(distance.argmin(1)) == set(range(8))  # every window is drawn
+  many = unfolding.random_patches(jax.random.key(3), image, size=4, count=4000)
+  nearest = np.abs(np.asarray(many)[:, None] - windows[None]).max(-1).argmin(1)
+  counts = np.bincount(nearest, minlength=8)  # and equally often
+  assert np.all(np.abs(counts - 500) < 5 * np.sqrt(4000 / 8 * 7 / 8)), counts
 
 
 def test_whitening_has_a_derivative_on_flat_images_and_takes_half_precision():

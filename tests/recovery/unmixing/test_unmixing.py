@@ -1,6 +1,7 @@
 """Spectral unmixing: descent, robustness to a channel, equality with plain formulas, metrics."""
 
 import functools
+import inspect
 import itertools
 
 import jax
@@ -196,7 +197,22 @@ def test_units_do_not_matter(factor):
 def test_zeros_give_zeros():
   found, record = _unmix(jnp.zeros((L, N)), 0.1, 100)
   assert float(jnp.max(jnp.abs(found.spectra))) == 0 and float(record.residual) == 0
-  assert np.all(np.isfinite(found.abundances)) and np.all(np.isfinite(record.channel_weights))
+  assert np.all(np.isfinite(found.abundances))
+  np.testing.assert_allclose(record.channel_weights, 1000, rtol=1e-6)  # no residual at all
+
+
+def test_defaults_and_dtypes_are_those_of_the_docstrings():
+  pixels, _ = _problem(2, rate=0.1)
+  start = _start(2, pixels)
+  solver = recovery.nmf_unmixing()
+  _, info = jax.jit(lambda: solver.step(solver.init(start, None, pixels), None, pixels))()
+  exact = _objective(start, pixels, lam=0.0, power=1.0, weight=0.25, robust=False)
+  np.testing.assert_allclose(info.previous, exact, rtol=1e-5)
+  assert inspect.signature(recovery.unmix).parameters["lam"].default == 0.01
+  for given, wanted in ((jnp.bfloat16, jnp.bfloat16), (jnp.int32, jnp.float32)):
+    shape = jax.ShapeDtypeStruct((4, 5), given)
+    found, record = jax.eval_shape(lambda y: recovery.unmix(y, 2), shape)
+    assert {x.dtype for x in (*found, record.residual, record.guidance)} == {jnp.dtype(wanted)}
 
 
 def test_status_and_bad_channels_show():
@@ -282,6 +298,8 @@ def test_l21_weights_majorise(rng):
   at = np.linalg.norm(residual, axis=-1)
   np.testing.assert_allclose(weights * at**2 / 2 + 1 / (2 * weights), at, rtol=1e-6)
   assert recovery.l21_weights(jnp.zeros((1, 2)), floor=0.5).tolist() == [2.0]
+  np.testing.assert_allclose(recovery.l21_weights(residual[0]), weights[0], rtol=1e-6)
+  np.testing.assert_allclose(recovery.l21_weights(residual.T, axis=0), weights, rtol=1e-6)
 
 
 @pytest.mark.x64
@@ -316,6 +334,10 @@ def test_errors_are_those_of_the_best_order(rng):
     _errors(found, truth, where=where).angle,
     rtol=1e-6,
   )
+  left = [Unmixing(part.spectra[:7], part.abundances) for part in (found, truth)]
+  np.testing.assert_allclose(
+    _errors(found, truth, where=where).angle, recovery.unmixing_errors(*left).angle, rtol=1e-6
+  )
   lost = _errors(jax.tree.map(lambda x: jnp.nan * x, found), truth)
   assert np.isnan(lost.angle)  # and it comes back
 
@@ -327,6 +349,8 @@ def test_pure_pixels_are_found(rng):
   mixed[:, pure] = np.eye(4)
   pixels = jnp.asarray(spectra @ mixed, jnp.float32)
   assert sorted(recovery.successive_projections(pixels, 4).tolist()) == pure
+  shares = np.asarray(recovery.unmixing_start(pixels, 4).abundances)[:, pure]
+  np.testing.assert_allclose(np.sort(shares, axis=0)[:3], 0.02, rtol=1e-6)  # what is 0 is raised
   for seed in range(3):
     found = _vertices(jax.random.key(seed), pixels, num_spectra=4)
     assert sorted(found.tolist()) == pure
@@ -345,6 +369,10 @@ def test_constrained_abundances_against_closed_form_and_a_general_solver(rng):
   edge = pair[:, 0] - pair[:, 1]
   share = np.clip(edge @ (pixels - pair[:, 1:]) / (edge @ edge), 0, 1)
   np.testing.assert_allclose(found, np.stack([share, 1 - share]), atol=1e-9)
+  alone = [
+    int(recovery.constrained_abundances(pixels[:, [n]], pair, tol=1e-12)[1].steps) for n in range(6)
+  ]
+  assert min(alone) + 1 < max(alone) <= int(info.steps) + 1, alone  # the slowest pixel counts
   spectra = rng.uniform(0, 1, (7, 3))
   found, _ = recovery.constrained_abundances(pixels, spectra, tol=1e-12)
   np.testing.assert_allclose(np.sum(found, axis=0), 1, rtol=1e-12)
