@@ -247,7 +247,7 @@ class ConvICNN(linen.Module):
   def __call__(self, x: Array) -> Array:
     _check_shape_of_potential(self.beta, self.alpha)
     positive = self.nonnegative_init or log_normal()
-    own = {"conv_general_dilated": self.conv_general_dilated}
+    own: dict[str, Any] = {"conv_general_dilated": self.conv_general_dilated}
     images = x.reshape(-1, *x.shape[-3:])
 
     def conv(name: str, x: Array, init: Callable[..., Array], **options: Any) -> Array:
