@@ -15,6 +15,8 @@ from jaxopt_robust import nets, prox, solvers, sweeps
 
 PICTURES = ("astronaut", "camera", "chelsea", "coffee", "coins", "rocket")
 LEARNED, PLAIN, TV = METHODS = ("learned proximal network", "plain network", "total variation")
+TASKS = ("deblurring", "compressed sensing")
+SHORT = {"deblurring": "deblurring", "compressed sensing": "sensing"}
 PATCH = 8
 BLOCK = 2  # pictures are averaged over blocks, which takes the sensor's noise away
 # Thirds of the pictures: report, tuning, training.
@@ -204,6 +206,14 @@ def observe(x: jax.Array, noise: jax.Array, task: Task, level: float) -> jax.Arr
   """A^T y of the measurements y = A x + noise: all that a reconstruction needs."""
   root = jnp.sqrt(task.weights)
   return inner(x, task.weights, task) + level * inner(noise, root, task)
+
+
+def measure(config: Any, truths: Any, noise: Any, task: str) -> tuple[Task, jax.Array]:
+  """The task's operator, and A^T y of each square."""
+  operator = make_task(task, config)
+  level = config.blur_noise if task == TASKS[0] else config.sensing_noise
+  of = jax.vmap(lambda x, e: observe(x, e, operator, level))
+  return operator, of(jnp.asarray(truths), jnp.asarray(noise)[:, TASKS.index(task)])
 
 
 def data_prox(v: jax.Array, hyper: tuple[jax.Array, Task], scaling: Any) -> jax.Array:

@@ -24,14 +24,13 @@ PAPER = Paper(
   section="Experiments on faces, computed tomography and handwritten digits",
   url="https://arxiv.org/abs/2310.14344",
 )
-TASKS = ("deblurring", "compressed sensing")
+TASKS, SHORT = lib.TASKS, lib.SHORT
 # Of the rows that the choices matter to.
 TWICE = (
   "Recorded twice on the report seeds: settings were chosen on squares of three of the six "
   "photographs at first, where that of total variation for deblurring came out half as large and "
   "the claim on it held."
 )
-SHORT = {"deblurring": "deblurring", "compressed sensing": "sensing"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,19 +136,11 @@ def restore(
   noise: Any, task: str,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
   """Decibels and pictures, for rows of (network, setting, square)."""
-  operator, backs = measure(config, truths, noise, task)
+  operator, backs = lib.measure(config, truths, noise, task)
   solve = lib.make_solve(name, config)
   arguments = (params, jnp.asarray(settings, jnp.float32), backs, operator)
   found = np.asarray(progress.clock.call(solve, *arguments, name=f"{name}, ADMM").image)
   return np.array([decibels(x, t) for x, t in zip(found, truths, strict=True)]), found
-
-
-def measure(config: Config, truths: Any, noise: Any, task: str) -> tuple[lib.Task, jax.Array]:
-  """The task's operator, and A^T y of each square."""
-  operator = lib.make_task(task, config)
-  level = config.blur_noise if task == TASKS[0] else config.sensing_noise
-  of = jax.vmap(lambda x, e: lib.observe(x, e, operator, level))
-  return operator, of(jnp.asarray(truths), jnp.asarray(noise)[:, TASKS.index(task)])
 
 
 def run_task(
@@ -183,7 +174,7 @@ def run_task(
     if name == lib.TV:
       continue
     first = slice(0, None, config.squares)  # one square a seed shows how the iterations end
-    operator, backs = measure(config, truths[first], noise[first], task)
+    operator, backs = lib.measure(config, truths[first], noise[first], task)
     descend = lib.make_descent(name, config)
     errors = progress.clock.call(descend, params, backs, operator, name=f"{name}, descent")
     result[name]["path"] = np.asarray(errors) / np.asarray(errors)[:, :1]
