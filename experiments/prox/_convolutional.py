@@ -17,7 +17,6 @@ METHODS = (lib.LEARNED, lib.PLAIN, NLM, lib.TV)
 KERNEL = (3, 3)
 # Piecewise linear framelets (Ron and Shen, 1997): one smooth filter and two of differences an axis.
 _LINE = np.array([[1, 2, 1], [2**0.5, 0, -(2**0.5)], [-1, 2, -1]]) / 4
-_FRAMELETS = np.einsum("ai,bj->ijab", _LINE, _LINE).reshape(3, 3, 1, 9)
 
 
 def convolve(
@@ -36,13 +35,26 @@ def convolve(
   return jnp.concatenate(cut, axis=-1) @ kernel.reshape(-1, out)
 
 
-def framelets(x: jax.Array) -> jax.Array:
-  """Coefficients float[rows, cols, 9] of an image with mirrored borders; the first is smooth.
+def framelets(x: jax.Array, levels: int) -> tuple[jax.Array, jax.Array]:
+  """The smooth part of an image with mirrored borders, and float[rows, cols, 8 levels] of details.
 
-  Their squares sum to that of the image: nine filters W_k with sum_k W_k^T W_k = 1.
+  Their squares sum to that of the image: at each level, whose filters are twice as far apart,
+  sum_k W_k^T W_k = 1.
   """
-  padded = jnp.pad(x, 1, "symmetric")[None, ..., None]
-  return convolve(padded, jnp.asarray(_FRAMELETS, x.dtype), (1, 1), "VALID")[0]
+  details = []
+  for step in (2**j for j in range(levels)):
+    padded, parts = jnp.pad(x, step, "symmetric"), []
+    rows = [padded[k * step : k * step + x.shape[0]] for k in range(3)]
+    for line in _LINE:
+      mixed = _mix(line, rows)
+      cols = [mixed[:, k * step : k * step + x.shape[1]] for k in range(3)]
+      parts += [_mix(other, cols) for other in _LINE]
+    x, details = parts[0], [*details, *parts[1:]]
+  return x, jnp.stack(details, axis=-1)
+
+
+def _mix(weights: np.ndarray, parts: list[jax.Array]) -> jax.Array:
+  return sum(float(w) * part for w, part in zip(weights, parts, strict=True) if w)
 
 
 class Plain(linen.Module):
@@ -62,10 +74,9 @@ class Plain(linen.Module):
 def make_network(name: str, config: Any) -> lib.Network:
   """The gradient of a convex convolutional network, or a plain network of as many weights.
 
-  Both see the eight framelets that are not smooth, in units of the noise, and leave the smooth part
-  as it is.
+  Both see the details of the image, divided by a scale, and leave its smooth part as it is.
   """
-  s, example = config.sigma, jnp.zeros((8, 8, 8))
+  s, example = config.scale, jnp.zeros((8, 8, 8 * config.levels))
   if name == lib.LEARNED:
     net = nets.ConvICNN(
       features=config.features, strides=(1,) * config.layers, beta=config.beta, alpha=0.0,
@@ -73,15 +84,20 @@ def make_network(name: str, config: Any) -> lib.Network:
     )  # fmt: skip
 
     def potential(params: Any, x: jax.Array) -> jax.Array:
-      parts = framelets(x)
-      square = jnp.sum(parts[..., 0] ** 2) / 2 + config.alpha * jnp.sum(x**2)
-      return s**2 * net.apply(params, parts[..., 1:] / s) + square
+      low, details = framelets(x, config.levels)
+      # The slope of the smooth part is 1 in all: above, iterations would raise it again and again.
+      square = (0.5 - config.alpha) * jnp.sum(low**2) + config.alpha * jnp.sum(x**2)
+      return s**2 * net.apply(params, details / s) + square
 
     operator = prox.make_prox_from_potential(potential)
     of = lambda params, x: operator(x, params)
     return lib.Network(lambda key: net.init(key, example), of, of, potential)
   plain = Plain(config.features, config.layers + 1)
-  of = lambda params, x: x - s * plain.apply(params, framelets(x)[None, ..., 1:] / s)[0, ..., 0]
+
+  def of(params: Any, x: jax.Array) -> jax.Array:
+    _, details = framelets(x, config.levels)
+    return x - s * plain.apply(params, details[None] / s)[0, ..., 0]
+
   return lib.Network(lambda key: plain.init(key, example), of, of, None)
 
 

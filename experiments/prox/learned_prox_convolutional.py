@@ -52,6 +52,8 @@ class Config(Settings):
     iterations: of each reconstruction.
     sigma: noise that the networks learn to remove, and that non-local means expect.
     filtering: filter width of non-local means over sigma.
+    levels: of the framelets that the networks see.
+    scale: by which these are divided.
     features: channels of the hidden layers.
     layers: convolutions from hidden to hidden, 3 x 3 each.
     beta: sharpness of the softplus.
@@ -63,7 +65,7 @@ class Config(Settings):
     steps: of Adam; the convex network's second half is proximal matching.
     learning_rate: of the convex network, along a cosine to 0.
     plain_learning_rate: of the plain one.
-    gamma: last of the widths of the matching loss, .04 times the side of a patch.
+    gamma: last of the widths of the matching loss, .08 times the side of a patch.
     stages: number of widths.
     points: patches a seed, of at most 12 x 12 pixels, at which Jacobians are taken.
   """
@@ -76,12 +78,14 @@ class Config(Settings):
   blur_noise: float = 0.02
   rate: float = 0.25
   sensing_noise: float = 0.02
-  weights: tuple[float, ...] = (0.000625, 0.01, 0.04, 0.08, 0.16, 0.32)
+  weights: tuple[float, ...] = (0.02, 0.08, 0.16, 0.32, 0.64, 1.28)
   strengths: tuple[float, ...] = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
   jump: float = 0.03
   iterations: int = 80
-  sigma: float = 0.05
-  filtering: float = 0.8
+  sigma: float = 0.1
+  filtering: float = 0.6
+  levels: int = 2
+  scale: float = 0.2
   features: int = 16
   layers: int = 1
   beta: float = 10.0
@@ -90,10 +94,10 @@ class Config(Settings):
   patch: int = 16
   patches: int = 6000
   batch: int = 8
-  steps: int = 1000
+  steps: int = 600
   learning_rate: float = 2e-2
-  plain_learning_rate: float = 3e-3
-  gamma: float = 0.64
+  plain_learning_rate: float = 1e-2
+  gamma: float = 1.28
   stages: int = 4
   points: int = 2
 
