@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen
 
+from experiments._protocol import Progress
 from experiments.prox import _learned_images as lib
+from experiments.prox._photographs import decibels
 from jaxopt_robust import nets, prox, sweeps
 
 NLM = "non-local means"
@@ -129,6 +131,27 @@ def plug_in(
     errors.append(np.hypot(np.linalg.norm(x - new), weight * np.linalg.norm(new - z)))
     z = new
   return lib.Solved(x, np.array(errors))
+
+
+def restore(
+  progress: Progress, name: str, config: Any, params: Any, settings: Any, truths: Any,
+  noise: Any, task: str,
+) -> tuple[np.ndarray, lib.Solved]:  # fmt: skip
+  """Decibels, and pictures with their errors, for rows of (network, setting, square)."""
+  operator, backs = lib.measure(config, truths, noise, task)
+  if name == NLM:
+    denoise = non_local_means(config)
+    done = [
+      plug_in(denoise, float(w), back, operator, config.iterations)
+      for w, back in zip(settings, np.asarray(backs), strict=True)
+    ]
+    found = lib.Solved(*(np.stack(part) for part in zip(*done, strict=True)))
+  else:
+    solve = lib.make_solve(name, config, make_network)
+    arguments = (params, jnp.asarray(settings, jnp.float32), backs, operator)
+    found = progress.clock.call(solve, *arguments, name=f"{name}, ADMM")
+  images = np.asarray(found.image)
+  return np.array([decibels(x, t) for x, t in zip(images, truths, strict=True)]), found
 
 
 @functools.cache

@@ -13,7 +13,6 @@ from experiments._pictures import decode, encode
 from experiments._protocol import Paper, Progress, Row, Settings, Size, new_figure
 from experiments.prox import _convolutional as conv
 from experiments.prox import _learned_images as lib
-from experiments.prox._photographs import decibels
 
 PAPER = Paper(
   title="What's in a Prior? Learned Proximal Networks for Inverse Problems",
@@ -26,6 +25,12 @@ PAPER = Paper(
   url="https://arxiv.org/abs/2310.14344",
 )
 TASKS, SHORT = lib.TASKS, lib.SHORT
+# Of the rows that this matters to.
+TWICE = (
+  "Recorded twice on the report seeds: at first, in steps of a factor of four, the network's "
+  "best weight for deblurring lay at the edge of the grid. It had 30.5 dB there, the plain network "
+  "and total variation 31.1; of the claims on these one was open and one failed."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +83,8 @@ class Config(Settings):
   blur_noise: float = 0.02
   rate: float = 0.25
   sensing_noise: float = 0.02
-  weights: tuple[float, ...] = (0.02, 0.08, 0.16, 0.32, 0.64, 1.28)
-  strengths: tuple[float, ...] = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
+  weights: tuple[float, ...] = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)
+  strengths: tuple[float, ...] = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
   jump: float = 0.03
   iterations: int = 80
   sigma: float = 0.1
@@ -111,7 +116,7 @@ networks = lambda config: [name for name in config.methods if name in (lib.LEARN
 SIZES = {
   "toy": Size(
     Config(
-      seeds=2, methods=(lib.LEARNED, conv.NLM, lib.TV), pixels=16, squares=1, tuning=1,
+      seeds=2, methods=(lib.LEARNED, conv.NLM, lib.TV), pixels=16, squares=1, tuning=1, levels=1,
       weights=(0.02, 0.08), strengths=(2e-3, 8e-3), iterations=5, features=4, patch=8, patches=50,
       batch=4, steps=16, points=1,
     ),
@@ -132,27 +137,6 @@ SIZES = {
 }  # fmt: skip
 
 
-def restore(
-  progress: Progress, name: str, config: Config, params: Any, settings: Any, truths: Any,
-  noise: Any, task: str,
-) -> tuple[np.ndarray, lib.Solved]:  # fmt: skip
-  """Decibels, and pictures with their errors, for rows of (network, setting, square)."""
-  operator, backs = lib.measure(config, truths, noise, task)
-  if name == conv.NLM:
-    denoise = conv.non_local_means(config)
-    done = [
-      conv.plug_in(denoise, float(w), back, operator, config.iterations)
-      for w, back in zip(settings, np.asarray(backs), strict=True)
-    ]
-    found = lib.Solved(*(np.stack(part) for part in zip(*done, strict=True)))
-  else:
-    solve = lib.make_solve(name, config, conv.make_network)
-    arguments = (params, jnp.asarray(settings, jnp.float32), backs, operator)
-    found = progress.clock.call(solve, *arguments, name=f"{name}, ADMM")
-  images = np.asarray(found.image)
-  return np.array([decibels(x, t) for x, t in zip(images, truths, strict=True)]), found
-
-
 def run_task(
   task: str, trained: dict[str, Any], config: Config, progress: Progress, choices: list
 ) -> dict[str, Any]:
@@ -171,14 +155,14 @@ def run_task(
     rows = np.repeat(few, len(grid))
     settings = np.tile(grid, len(few))
     truths, noise = stacked([tuning[k] for k in rows])
-    level, _ = restore(progress, name, config, pick(rows), settings, truths, noise, task)
+    level, _ = conv.restore(progress, name, config, pick(rows), settings, truths, noise, task)
     score = level.reshape(len(few), len(grid)).mean(0)
     what = "strength of total variation" if name == lib.TV else f"weight of {name}"
     choices.append(_statistics.choose(f"{what}, {task}", grid, score, better="higher"))
     rows = np.repeat(np.arange(config.seeds), config.squares)
     settings = np.full(len(rows), choices[-1].chosen)
     truths, noise = stacked(squares)
-    level, found = restore(progress, name, config, pick(rows), settings, truths, noise, task)
+    level, found = conv.restore(progress, name, config, pick(rows), settings, truths, noise, task)
     errors = np.asarray(found.errors)[:: config.squares]  # of one square a seed
     result[name] = {
       "psnr": level.reshape(config.seeds, config.squares).mean(1), "admm": errors / errors[:, :1],
@@ -264,7 +248,7 @@ def table(metrics: dict[str, Any], config: Config) -> list[Row]:
   """Signal-to-noise ratios, last residuals, and how far Jacobians are from symmetric."""
   level = lambda task, n: Side(n, metrics[task][n]["psnr"])
   rows = [
-    Row(f"PSNR in dB, {task}", level(task, lib.LEARNED), level(task, name))
+    Row(f"PSNR in dB, {task}", level(task, lib.LEARNED), level(task, name), note=TWICE)
     for task in TASKS for name in config.methods[1:]
   ]  # fmt: skip
   last = lambda task, n, key: Side(n, np.asarray(metrics[task][n][key], float)[:, -1])
@@ -274,9 +258,8 @@ def table(metrics: dict[str, Any], config: Config) -> list[Row]:
     for name in config.methods[1:]:
       sides = [last(task, other, "admm") for other in (lib.LEARNED, name)]
       rows.append(Row(f"last error over the first, ADMM, {task}", *sides, "lower"))
-  for key, what in (("asymmetry", "asymmetry of Jacobians"), ("least", "their least eigenvalue")):
-    sides = [*(Side(n, metrics["jacobian"][n][key]) for n in networks(config)), None][:2]
-    rows.append(Row(what, *sides, "lower" if key == "asymmetry" else "higher"))
+  sides = [*(Side(n, metrics["jacobian"][n]["asymmetry"]) for n in networks(config)), None][:2]
+  rows.append(Row("asymmetry of Jacobians", *sides, "lower"))
   return rows
 
 
