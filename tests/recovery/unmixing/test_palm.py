@@ -81,7 +81,7 @@ def test_no_step_increases_the_documented_objective(name, problem):
 
 
 @pytest.mark.x64
-@pytest.mark.parametrize("exponent", [0.5, 0.3, 1.0])
+@pytest.mark.parametrize("exponent", [0.5, "mixed"])
 def test_it_is_palm_with_a_block_for_each_channel(exponent, problem):
   pixels, start = problem
   pixels = np.maximum(pixels[:3], 0)
@@ -102,16 +102,20 @@ def test_it_is_palm_with_a_block_for_each_channel(exponent, problem):
     weights = 1 / jnp.linalg.norm(y - rows @ blocks[-1], axis=1)[:, None] / total
     return largest_eigenvalue_bound(rows.T @ (weights * rows) + WEIGHT / N)
 
-  operator = {
-    0.5: lambda v, lam, s: prox.prox_half(jnp.maximum(v, 0), lam, s),
-    0.3: lambda v, lam, s: prox.prox_lq(jnp.maximum(v, 0), (lam, 0.3), s),
-    1.0: prox.prox_non_negative_lasso,
-  }[exponent]
+  odd = np.arange(N) % 2 == 1
+
+  def operator(v, lam, s):
+    if exponent == 0.5:
+      return prox.prox_half(jnp.maximum(v, 0), lam, s)
+    curved = prox.prox_lq(jnp.maximum(v, 0), (lam, 0.3), s)
+    return jnp.where(odd[None], prox.prox_non_negative_lasso(v, lam, s), curved)
+
   peer = solvers.palm(
     fun, [lambda v, _, s: jnp.maximum(v, 0)] * count + [operator],
     [functools.partial(of_channel, l) for l in range(count)] + [of_abundances], safety=1.7,
   )  # fmt: skip
-  ours = recovery.palm_unmixing(exponent=exponent, safety=1.7)
+  powers = 0.5 if exponent == 0.5 else np.where(odd, 1.0, 0.3)
+  ours = recovery.palm_unmixing(exponent=powers, safety=1.7)
 
   @jax.jit
   def both(start, pixels):
@@ -152,10 +156,9 @@ def test_on_the_simplex_the_l1_norm_changes_nothing_and_powers_follow_their_tang
   @jax.jit
   def run(lam, exponent):
     solver = recovery.palm_unmixing(exponent=exponent, sum_weight=None)
-    return solvers.run_steps(solver, inside, lam, pixels, num_steps=5)[0]
+    return solver.step(solver.init(inside, lam, pixels), lam, pixels)[0].params
 
-  one, other = run(0.0, 1.0), run(0.7, 1.0)
-  np.testing.assert_allclose(one.abundances, other.abundances, atol=1e-12)
+  np.testing.assert_allclose(run(0.0, 1.0).abundances, run(0.7, 1.0).abundances, atol=1e-12)
   # one step written anew, the projection by the sorted sums
   y, (m, a) = np.maximum(pixels, 0), map(np.array, inside)
   total = np.linalg.norm(y, axis=1).sum()
@@ -167,10 +170,9 @@ def test_on_the_simplex_the_l1_norm_changes_nothing_and_powers_follow_their_tang
   ordered = -np.sort(-v, axis=0)
   tails = (np.cumsum(ordered, axis=0) - 1) / np.arange(1, K + 1)[:, None]
   expected = np.maximum(v - tails[np.sum(ordered > tails, axis=0) - 1, np.arange(N)], 0)
-  solver = SOLVERS["simplex"]
-  state, _ = jax.jit(lambda: solver.step(solver.init(inside, LAM, pixels), LAM, pixels))()
-  np.testing.assert_allclose(state.params.spectra, m, atol=1e-12)
-  np.testing.assert_allclose(state.params.abundances, expected, atol=1e-12)
+  found = run(LAM, 0.5)
+  np.testing.assert_allclose(found.spectra, m, atol=1e-12)
+  np.testing.assert_allclose(found.abundances, expected, atol=1e-12)
 
 
 @pytest.mark.x64
