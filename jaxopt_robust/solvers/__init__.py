@@ -31,6 +31,16 @@ from jaxopt_robust.solvers.coordinate import (
   BlockCoordinateState,
   block_coordinate_descent,
 )
+from jaxopt_robust.solvers.curvature import (
+  LowRankCurvature,
+  empirical_fisher,
+  exact_curvature,
+  gauss_newton_curvature,
+  log_sum_exp_curvature,
+  power_norm_curvature,
+  power_norm_fisher,
+  zero_curvature,
+)
 from jaxopt_robust.solvers.drive import (
   raise_if_failed,
   run_state,
@@ -50,6 +60,11 @@ from jaxopt_robust.solvers.fixed_points import (
   FixedPointState,
   anderson,
   fixed_point_iteration,
+)
+from jaxopt_robust.solvers.gns import (
+  GnsInfo,
+  GnsState,
+  gns_newton,
 )
 from jaxopt_robust.solvers.hard_thresholding import (
   HardThresholdingInfo,
@@ -161,10 +176,13 @@ __all__ = [
   "FistaState",
   "FixedPointInfo",
   "FixedPointState",
+  "GnsInfo",
+  "GnsState",
   "HardThresholdingInfo",
   "HardThresholdingState",
   "IstaState",
   "LineSearchInfo",
+  "LowRankCurvature",
   "MirrorDescentInfo",
   "MirrorDescentState",
   "OptaxInfo",
@@ -199,10 +217,14 @@ __all__ = [
   "davis_yin",
   "douglas_rachford",
   "elastic_net_duality_gap",
+  "empirical_fisher",
   "entropic_step",
+  "exact_curvature",
   "fista",
   "fixed_point_iteration",
   "from_optax",
+  "gauss_newton_curvature",
+  "gns_newton",
   "group_lasso_duality_gap",
   "htp",
   "iht",
@@ -212,6 +234,7 @@ __all__ = [
   "invert_potential",
   "ista",
   "lasso_duality_gap",
+  "log_sum_exp_curvature",
   "logistic_lasso_duality_gap",
   "make_potential_penalty",
   "make_projection_grad",
@@ -221,6 +244,8 @@ __all__ = [
   "operator_norm",
   "palm",
   "potential_regularizer",
+  "power_norm_curvature",
+  "power_norm_fisher",
   "projected_gradient",
   "prox_svrg",
   "proximal_residual",
@@ -243,6 +268,7 @@ __all__ = [
   "target_search",
   "target_surrogate",
   "working_set",
+  "zero_curvature",
 ]
 
 install_getattr(__name__)

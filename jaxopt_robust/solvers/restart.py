@@ -16,8 +16,9 @@ def at(
 
   The rule: everything is what ``solver.init(params, hyper, *data)`` makes it, so that momentum,
   anchors, gradients, multipliers and memories belong to ``params``; the step sizes, the weight of
-  an augmented Lagrangian and the count stay those of ``state``. With ``state._replace(params=...)``
-  instead, an accelerated method would step from its old anchor and forget the new parameters.
+  an augmented Lagrangian, the radius ``gamma`` and the count stay those of ``state``. With
+  ``state._replace(params=...)`` instead, an accelerated method would step from its old anchor and
+  forget the new parameters.
 
   Args:
     solver: the method that ``state`` belongs to.

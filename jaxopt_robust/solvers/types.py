@@ -13,7 +13,7 @@ NON_FINITE = 2
 STALLED = 3
 
 # Fields of a state that control its steps: no part of a fixed point, and kept by ``at``.
-CONTROL = ("count", "stepsize", "dual_stepsize", "weight")
+CONTROL = ("count", "stepsize", "dual_stepsize", "weight", "gamma")
 
 
 class Solver(NamedTuple):

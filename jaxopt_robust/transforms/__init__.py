@@ -10,6 +10,7 @@ from jaxopt_robust.transforms.first_layer import (
   tract_conv,
   tract_dense,
 )
+from jaxopt_robust.transforms.gns import GnsLinkState, scale_by_gns
 from jaxopt_robust.transforms.ignite import (
   IgniteState,
   ignite,
@@ -40,6 +41,7 @@ __all__ = [
   "ArmijoState",
   "EmaFirstState",
   "ExponentiatedGradientState",
+  "GnsLinkState",
   "IgniteState",
   "PdscaState",
   "PesgState",
@@ -69,6 +71,7 @@ __all__ = [
   "proximal",
   "rsgs",
   "sam",
+  "scale_by_gns",
   "scale_by_tract",
   "sparse_flow",
   "storm_momentum",

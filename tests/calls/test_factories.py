@@ -40,6 +40,13 @@ OTHERS = {
     PARAMS,
     {"value": 1.0, "value_fn": lambda p: optax.tree.norm(p, squared=True)},
   ),
+  "scale_by_gns": (
+    lambda: transforms.scale_by_gns(
+      solvers.exact_curvature(lambda p: optax.tree.norm(p, squared=True))
+    ),
+    PARAMS,
+    {"value": 1.0, "value_fn": lambda p: optax.tree.norm(p, squared=True)},
+  ),
   "min_max": (
     lambda: transforms.min_max(optax.sgd(0.1), optax.sgd(0.1), {"w": "min", "v": "max"}),
     MATRICES,

@@ -164,6 +164,11 @@ def one_step(problem: Problem) -> Callable:
   return move
 
 
+def with_penalty(problem: Problem) -> Callable:
+  """f + g as one function, for methods that know of no penalty."""
+  return lambda w, hyper, *data: problem.fun(w, *data) + problem.value(w, hyper)
+
+
 ALL = tuple(p.name for p in PROBLEMS)
 SOLVERS = [
   SolverCase(
@@ -243,6 +248,12 @@ SOLVERS = [
       half_mean_square, p.prox, stepsize=1 / p.lipschitz, min_size=16
     ),
     ALL[:-1],
+  ),
+  SolverCase(
+    "gns_newton",
+    lambda p: solvers.gns_newton(with_penalty(p), solvers.exact_curvature(with_penalty(p))),
+    ("ridge",), monotone=True,
+    pack=lambda p, hyper: (None, (hyper, *(jnp.asarray(d) for d in p.data))),
   ),
 ]  # fmt: skip
 

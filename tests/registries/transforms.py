@@ -78,11 +78,13 @@ TRANSFORMS = [
 ]
 # The saddle-point optimizers have parameters of their own: tests/transforms/test_auc_margin.py and
 # test_min_max.py. Masks and what trains through them: test_masks.py and test_sparse_flow.py. The
-# line search takes the objective of all parameters: test_armijo.py. Layers: test_first_layer.py.
+# line search and Newton steps take the objective of all parameters: test_armijo.py, test_gns.py.
+# Layers: test_first_layer.py.
 COVERED = {case.name for case in TRANSFORMS} | {
   "ArmijoState",
   "EmaFirstState",
   "ExponentiatedGradientState",
+  "GnsLinkState",
   "PdscaState",
   "PesgState",
   "ProximalState",
@@ -97,6 +99,7 @@ COVERED = {case.name for case in TRANSFORMS} | {
   "patch_gram",
   "pdsca",
   "pesg",
+  "scale_by_gns",
   "sparse_flow",
   "topk_mask",
   "tract_conv",
