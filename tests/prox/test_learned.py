@@ -23,7 +23,7 @@ JACOBIAN = jax.jit(jax.jacobian(prox.make_prox_from_potential(NET.apply)))
 
 @pytest.fixture
 def params(key):
-  return NET.init(key, jnp.zeros(3))
+  return jax.jit(NET.init)(key, jnp.zeros(3))  # in one program: op by op each would compile many
 
 
 @pytest.mark.x64
@@ -37,7 +37,7 @@ def test_the_jacobian_is_symmetric_and_at_least_twice_alpha(params, rng):
 @pytest.mark.x64
 def test_the_jacobian_of_the_convolutional_network_too(key, rng):
   x = jnp.asarray(rng.standard_normal((5, 6, 1)))
-  params = CONV.init(key, x)
+  params = jax.jit(CONV.init)(key, x)
   f = prox.make_prox_from_potential(CONV.apply)
   jacobian = jax.jit(jax.jacobian(f))(x, params).reshape(30, 30)
   np.testing.assert_allclose(jacobian, jacobian.T, atol=1e-14)
@@ -56,7 +56,7 @@ def test_the_convolutional_network_is_its_formula_with_any_convolution(key, rng)
 
   net = CONV.clone(strides=(1,), conv_general_dilated=convolve, beta=5.0)
   x = rng.standard_normal((5, 6, 2))
-  params = net.init(key, jnp.asarray(x))
+  params = jax.jit(net.init)(key, jnp.asarray(x))
   p = jax.tree.map(np.asarray, params["params"])
   one = lambda x, k: scipy.ndimage.correlate(x, k, mode="constant")  # zeros around
 
@@ -195,12 +195,15 @@ def test_the_best_prediction_goes_from_the_posterior_mean_to_its_mode():
   density /= density.sum()
   guesses = jnp.linspace(0.0, 2.0, 401)
 
-  def best(gamma):
+  @jax.jit
+  def argmin(gamma):
     grid = jnp.broadcast_to(guesses[:, None], (401, x.size))
     loss = prox.proximal_matching_loss(
       grid.reshape(-1, 1), jnp.broadcast_to(x, grid.shape).reshape(-1, 1), gamma=gamma
     )
-    return float(guesses[jnp.argmin(loss.reshape(grid.shape) @ density)])
+    return guesses[jnp.argmin(loss.reshape(grid.shape) @ density)]
+
+  best = lambda gamma: float(argmin(gamma))
 
   assert abs(best(50.0) - float(x @ density)) < 0.01
   assert abs(best(0.1) - 0.6) < 0.01
