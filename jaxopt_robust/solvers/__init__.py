@@ -93,6 +93,14 @@ from jaxopt_robust.solvers.mirror_descent import (
   mirror_descent,
   projected_gradient,
 )
+from jaxopt_robust.solvers.nonconvex_ag import (
+  NonconvexAGInfo,
+  NonconvexAGState,
+  PenaltySplit,
+  nonconvex_ag,
+  split_mcp,
+  split_scad,
+)
 from jaxopt_robust.solvers.optax_link import (
   OptaxInfo,
   OptaxState,
@@ -111,6 +119,11 @@ from jaxopt_robust.solvers.primal_dual import (
   PrimalDualState,
   chambolle_pock,
   condat_vu,
+)
+from jaxopt_robust.solvers.prox_ncg import (
+  ProxNcgInfo,
+  ProxNcgState,
+  prox_ncg,
 )
 from jaxopt_robust.solvers.proximal_gradient import (
   FistaState,
@@ -185,12 +198,17 @@ __all__ = [
   "LowRankCurvature",
   "MirrorDescentInfo",
   "MirrorDescentState",
+  "NonconvexAGInfo",
+  "NonconvexAGState",
   "OptaxInfo",
   "OptaxState",
   "PalmInfo",
   "PalmState",
+  "PenaltySplit",
   "PrimalDualInfo",
   "PrimalDualState",
+  "ProxNcgInfo",
+  "ProxNcgState",
   "ProximalGradientInfo",
   "SSOInfo",
   "SSOState",
@@ -241,12 +259,14 @@ __all__ = [
   "mirror_descent",
   "niht",
   "non_negative_lasso_duality_gap",
+  "nonconvex_ag",
   "operator_norm",
   "palm",
   "potential_regularizer",
   "power_norm_curvature",
   "power_norm_fisher",
   "projected_gradient",
+  "prox_ncg",
   "prox_svrg",
   "proximal_residual",
   "raise_if_failed",
@@ -259,6 +279,8 @@ __all__ = [
   "solve_gmres",
   "solve_neumann",
   "spectral_proximal_gradient",
+  "split_mcp",
+  "split_scad",
   "sso",
   "support_residual",
   "target_adagrad",

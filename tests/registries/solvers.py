@@ -250,6 +250,9 @@ SOLVERS = [
     ALL[:-1],
   ),
   SolverCase(
+    "prox_ncg", lambda p: solvers.prox_ncg(p.fun, Penalty(p.value, p.prox)), ALL, monotone=True
+  ),
+  SolverCase(
     "gns_newton",
     lambda p: solvers.gns_newton(with_penalty(p), solvers.exact_curvature(with_penalty(p))),
     ("ridge",), monotone=True,

@@ -53,6 +53,7 @@ MAKE = {
   ),
   "fista backtracking": lambda c: solvers.fista(half_mean_square, SOFT),
   "spectral": lambda c: solvers.spectral_proximal_gradient(half_mean_square, prox.lasso),
+  "conjugate": lambda c: solvers.prox_ncg(half_mean_square, prox.lasso),
   "coordinates": lambda c: solvers.block_coordinate_descent(SQUARE, SOFT, curvature=1 / N),
   "working set": lambda c: solvers.working_set(
     half_mean_square, SOFT, stepsize=1 / c, min_size=4, max_inner_steps=500
