@@ -30,6 +30,7 @@ _PUBLIC_MODULES = (
   "projections",
   "prox",
   "recovery",
+  "regression",
   "robustness",
   "solvers",
   "surrogates",
