@@ -242,6 +242,7 @@ HAS_A_SCALE = {
   "prox.penalty_scad",
   "recovery.l1_robust_pca",  # its residual is rounding, whose degree at one factor is chance
   "recovery.sign_rip_phi",  # a fixed norm beside the noise
+  "regression.stability_selection",  # strengths have the units of x y
   "surrogates.soft_clip",  # fixed bounds
 }
 # Zeros are no data here: a temperature of a state, the width of a box, thresholds at infinity, the

@@ -37,7 +37,7 @@ LAYERS = [
   {"_arguments"},
   {"numerics"},
   {"_linear_solve"},
-  {"_chain", "_units"},
+  {"_chain", "_designs", "_units"},
   {"_spectral"},
   {"linalg"},
   {"sweeps"},

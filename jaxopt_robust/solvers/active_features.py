@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _arguments, _checks
-from jaxopt_robust.solvers import _designs
+from jaxopt_robust import _arguments, _checks, _designs
 from jaxopt_robust.solvers._common import (
   hashable,
   operator_of,

@@ -5,9 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _checks, _designs
 from jaxopt_robust.numerics import upcast
-from jaxopt_robust.solvers import _designs
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = [
