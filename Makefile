@@ -37,7 +37,7 @@ help:
 	@echo "make mutants    plant small faults in MODULE=... and print those that no test sees"
 	@echo "make docs       build the documentation into docs/_build/html"
 	@echo "make bench      run the benchmarks; results/bench.json"
-	@echo "make notebooks  write notebooks/*.ipynb from their text form"
+	@echo "make notebooks  write and run notebooks/*.ipynb"
 	@echo "make format     format the code and repair what the linter can"
 	@echo "make clean      delete the environment and everything generated"
 
@@ -98,7 +98,11 @@ mutants: $(VENV)/.installed-test
 	@$(WITH_TEST_FLAGS) $(PY) tools/mutants.py $(MODULE) \
 	  --count $(COUNT) --seed $(SEED) --workers $(WORKERS) $(if $(FILE),--file $(FILE))
 
-docs: $(VENV)/.installed-docs
+NOTEBOOKS := $(patsubst %.py,%.ipynb,$(wildcard notebooks/*.py))
+notebooks/%.ipynb: notebooks/%.py tools/notebooks.py | $(VENV)/.installed-notebooks
+	@$(PY) tools/notebooks.py notebooks $* --run
+
+docs: $(VENV)/.installed-docs $(NOTEBOOKS)
 	$(BIN)/sphinx-build --fail-on-warning --quiet docs docs/_build/html
 	@echo "Written: docs/_build/html/index.html"
 
@@ -110,8 +114,8 @@ $(VENV)/.peers-tried: $(VENV)/.installed-test
 bench: $(VENV)/.peers-tried
 	$(PY) -m benchmarks --out results/bench.json
 
-notebooks: $(VENV)/.installed-test
-	$(BIN)/jupytext --quiet --to ipynb notebooks/*.py
+notebooks: $(VENV)/.installed-notebooks
+	$(PY) tools/notebooks.py notebooks --run
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff format .

@@ -11,6 +11,8 @@ import papers
 import pictures
 import reference
 
+from tools import notebooks as notebook_tool
+
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
 
@@ -45,7 +47,13 @@ def all_pages() -> dict[str, str | bytes]:
   pages["gallery.md"] = papers.gallery()
   notebooks = sorted(NOTEBOOKS.glob("*.py"))
   for path in notebooks:
-    pages[f"notebooks/{path.stem}.py"] = path.read_text()
+    run = path.with_suffix(".ipynb")
+    if run.exists() and run.stat().st_mtime >= path.stat().st_mtime:
+      pages[f"notebooks/{run.name}"] = run.read_text()
+    else:  # run by the build
+      address = notebook_tool.repository()
+      text = notebook_tool.with_address(path.read_text(), path.stem, address)
+      pages[f"notebooks/{path.name}"] = text
   pages["notebooks/index.md"] = _tree(
     "Notebooks", "Each runs top to bottom on a CPU in minutes.", [p.stem for p in notebooks]
   )
