@@ -33,6 +33,13 @@ def test_the_example_is_short():
   assert len([line for line in code.splitlines() if line.strip()]) <= 18
 
 
+def test_the_site_starts_with_the_same_example():
+  index = (ROOT / "docs" / "index.md").read_text()
+  cell = re.search(r"```\{code-cell\} python\n(import jax.*?)```", index, re.DOTALL)
+  assert cell and cell[1] == _blocks("python")[0]
+  assert len(TEXT.splitlines()) < 150
+
+
 def test_links_to_files_and_named_experiments_exist():
   for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
     if not target.startswith("https://"):

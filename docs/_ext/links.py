@@ -11,7 +11,7 @@ _GUIDE = "how-to-choose"
 
 
 class LinkNames(SphinxPostTransform):
-  """``jr.prox.prox_lasso`` in a code span links to its page."""
+  """``jr.prox.prox_lasso`` (and ``prox_lasso`` on pages of prox) in a code span links to its page."""
 
   default_priority = 5
 
@@ -19,9 +19,11 @@ class LinkNames(SphinxPostTransform):
     """Replaces the spans of one page."""
     docname = self.env.docname
     known = facts.facts()
+    # In the reference a module's own names go without it.
+    here = docname.split("/")[2] if docname.startswith("generated/reference/") else ""
     for node in list(self.document.findall(nodes.literal)):
-      match = re.fullmatch(r"jr\.(\w+\.\w+)(\(.*\))?", node.astext())
-      fact = known.get(match[1]) if match else None
+      match = re.fullmatch(r"(?:jr\.)?([\w.]+)(\(.*\))?", node.astext())
+      fact = (known.get(match[1]) or known.get(f"{here}.{match[1]}")) if match else None
       if fact is None or isinstance(node.parent, nodes.reference):
         continue
       target = f"generated/{facts.location(fact)}"
