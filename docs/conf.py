@@ -61,7 +61,12 @@ mathjax2_config = {
   "messageStyle": "none",
   # MyST keeps MathJax out of its pages but for these.
   "tex2jax": {"processClass": "tex2jax_process|mathjax_process|math|output_area"},
-  "HTML-CSS": {"scale": 90, "availableFonts": [], "webFont": "STIX-Web", "linebreaks": {"automatic": True}},
+  "HTML-CSS": {
+    "scale": 90,
+    "availableFonts": [],
+    "webFont": "STIX-Web",
+    "linebreaks": {"automatic": True},
+  },
 }
 html_theme_options = {
   "show_prev_next": False,

@@ -11,7 +11,7 @@ _GUIDE = "how-to-choose"
 
 
 class LinkNames(SphinxPostTransform):
-  """``jr.prox.prox_lasso`` (and ``prox_lasso`` on pages of prox) in a code span links to its page."""
+  """``jr.prox.prox_lasso`` (and ``prox_lasso`` on pages of prox) in a code span is a link."""
 
   default_priority = 5
 
