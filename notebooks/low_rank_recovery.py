@@ -237,10 +237,10 @@ for axis, (name, picture) in zip(
 plt.show()
 
 # %% [markdown]
-# An error of 1 is that of a black picture. A tenth of wrong measurements is enough to make the
-# squared loss useless. The absolute loss at full width is off by some percent, with or without
-# wrong measurements: that is the price of not knowing the rank with so few measurements, and more
-# steps would lower it. It lasts up to a share of about 0.3.
+# An error of 1 is that of a black picture. Without outliers the squared loss is exact; a tenth of
+# wrong measurements is enough to make it useless. The absolute loss at full width is off by some
+# percent after these steps, whether a tenth of the measurements is wrong or none, and degrades
+# slowly from a share of about 0.2 on.
 #
 # Of single entries, pursuit and the absolute loss bring the picture back where principal components
 # draw stripes. The one that knows the rank is exact up to higher shares, until it fails as well.
