@@ -58,7 +58,7 @@ WRONG = 0.5  # change me: this share of the labels is drawn anew. At 0.2 as many
 # found, with more false alarms, and there is little to win; at 0.8 the checked images alone are
 # best.
 TRAIN, CHECKED = (200, 100) if QUICK else (800, 100)
-MAID_STEPS, SOBA_STEPS, DRAWS = (2, 80, 2) if QUICK else (6, 4800, 5)
+MAID_STEPS, SOBA_STEPS, DRAWS = (1, 40, 2) if QUICK else (6, 4800, 5)
 RIDGE = 0.01  # of the inner problem, which it makes strongly convex
 
 # %% [markdown]
@@ -136,7 +136,9 @@ zero = np.zeros((65, 10), np.float32)
 
 def fit(shares, ridge, x, y):
   weights = shares, jnp.asarray(ridge)
-  return jr.solvers.run_until(descent, zero, weights, x, y, tol=3e-4, max_steps=2000)[0]
+  return jr.solvers.run_until(
+    descent, zero, weights, x, y, tol=3e-4, max_steps=100 if QUICK else 2000
+  )[0]
 
 
 def accuracy(w, x, y):
@@ -153,7 +155,7 @@ def accuracy(w, x, y):
 # wrong.
 
 # %%
-strengths = np.geomspace(1e-3, 1e-1, 7, dtype=np.float32)
+strengths = np.geomspace(1e-3, 1e-1, 3 if QUICK else 7, dtype=np.float32)
 
 
 @jax.jit
@@ -240,7 +242,7 @@ maid = jr.bilevel.maid(
   convex=True,
   stepsize=10.0 * TRAIN,
   growth=2.0,
-  max_inner_steps=1000,
+  max_inner_steps=100 if QUICK else 1000,
 )
 
 
@@ -269,7 +271,7 @@ for k in range(MAID_STEPS):
 # bounds too, chooses.
 
 # %%
-BATCH, RECORDS = 50, 8
+BATCH, RECORDS = 50, 2 if QUICK else 8
 rates = np.geomspace(100.0, 1000.0, 2 if QUICK else 5, dtype=np.float32)
 soba = jr.bilevel.stochastic_bilevel(
   jr.bilevel.soba_directions(inner, outer),

@@ -55,7 +55,7 @@ import jaxopt_robust as jr
 QUICK = "QUICK" in os.environ  # set by the tests: fewer epochs and seeds
 NOISE = 0.6  # change me: this share of the labels is drawn anew, so 54 % end up wrong. At 0.2 the
 # losses lie closer together; at 0.8 all learn less, and cross entropy much less.
-EPOCHS, SEEDS, BATCH, HIDDEN = (4, 2, 64, 32) if QUICK else (60, 5, 64, 128)
+EPOCHS, SEEDS, BATCH, HIDDEN = (4, 2, 64, 32) if QUICK else (40, 5, 64, 128)
 
 # %% [markdown]
 # ## Data and network
