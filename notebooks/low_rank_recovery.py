@@ -75,7 +75,7 @@ def low_rank(picture, pixels):
   square = picture[: pixels * block, : pixels * block]
   small = square.reshape(pixels, block, pixels, block).mean((1, 3))
   left, values, right = np.linalg.svd(small, full_matrices=False)
-  return np.float32((left[:, :RANK] * values[:RANK]) @ right[:RANK])
+  return np.float32((left[:, :RANK] * values[None, :RANK]) @ right[:RANK])
 
 
 both = [color.rgb2gray(data.astronaut()), data.camera() / 255]  # for tuning, for testing
@@ -173,7 +173,7 @@ def spoil(truth, share):
 
 def components(matrix):
   left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
-  return (left[:, :RANK] * values[:RANK]) @ right[:RANK]
+  return (left[:, :RANK] * values[None, :RANK]) @ right[:RANK]
 
 
 def pursuit(matrix, factor, where=None):
