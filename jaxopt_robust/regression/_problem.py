@@ -28,7 +28,7 @@ class Model(NamedTuple):
 
 
 class Params(NamedTuple):
-  """Coefficients of the scaled columns, and the intercept of the centred ones over its unit."""
+  """Coefficients of the scaled columns; the centred ones' intercept from the offset, in units."""
 
   coefficients: Array
   intercept: Array
@@ -46,7 +46,8 @@ class Problem(NamedTuple):
     scale: float[p], the columns are multiplied by it; 0 for columns that are constant.
     unit: scalar, the norm of the transformed design.
     column: scalar, the entries of the intercept's column: the same, or 0 without an intercept.
-    reference: scalar, a bound of the gradient of the loss at 0, the unit of errors.
+    offset: scalar, the prediction of the constant model, or a guess of it: predictions start here.
+    reference: scalar, a bound of the gradient there, the unit of errors.
   """
 
   x: Any
@@ -57,6 +58,7 @@ class Problem(NamedTuple):
   scale: Array
   unit: Array
   column: Array
+  offset: Array
   reference: Array
 
 
@@ -165,29 +167,43 @@ def make_problem(model: Model, inputs: Inputs) -> Problem:
   dead = spread <= 4 * jnp.finfo(dtype).eps * jnp.sqrt(jnp.asarray(x.shape[0], dtype)) * size
   scale = jnp.where(dead, 0, 1 / jnp.where(dead, 1, spread) if model.standardize else 1)
   scale = jnp.where(jnp.isnan(spread), jnp.nan, scale).astype(dtype)
-  problem = Problem(x, inputs.target, weights, inputs.loss_hyper, center, scale, one, 0 * one, one)
+  problem = Problem(
+    x, inputs.target, weights, inputs.loss_hyper, center, scale, one, 0 * one, 0 * one, one
+  )
 
   def weighted(v: Array) -> Array:
-    return jnp.sqrt(weights) * predict(problem, Params(v, 0 * one))
+    return jnp.sqrt(weights) * linear(problem, Params(v, 0 * one))
 
   # A fixed start of the power iteration: nothing here is random.
   unit = operator_norm(weighted, center, key=jax.random.key(0), num_steps=50)
   unit = jnp.where(unit > 0, unit, 1)
-  slopes = jax.grad(lambda z: total_loss(model.loss, z, inputs.target, weights, inputs.loss_hyper))(
-    jnp.zeros(x.shape[0], dtype)
-  )
-  typical = jnp.sqrt(jnp.sum(safe_divide(slopes**2, weights)))
-  lengths = spread * scale
-  reference = typical * jnp.maximum(jnp.sqrt(jnp.sum(lengths**2)), unit)
   unit = jnp.where(jnp.isnan(spread).any(), jnp.nan, unit)
-  column = unit if model.intercept else 0 * one
-  return problem._replace(unit=unit, column=column, reference=reference)
+  offset, column = 0 * one, 0 * one
+  if model.intercept:
+    column, offset = unit, jnp.asarray(model.loss.start(weights @ inputs.target), dtype)
+
+  def slope_at(prediction: Array) -> Array:
+    """Root mean square of l' where all predictions are the same."""
+    slopes = jax.grad(
+      lambda z: total_loss(model.loss, z, inputs.target, weights, inputs.loss_hyper)
+    )(jnp.full(x.shape[0], prediction))
+    return jnp.sqrt(jnp.sum(safe_divide(slopes**2, weights)))
+
+  # Of targets with a large mean rounding leaves no more than a share of their spread.
+  slope = jnp.maximum(slope_at(offset), jnp.sqrt(jnp.finfo(dtype).eps) * slope_at(0 * one))
+  length = jnp.maximum(jnp.sqrt(jnp.sum((spread * scale) ** 2)), unit)
+  return problem._replace(unit=unit, column=column, offset=offset, reference=slope * length)
+
+
+def linear(problem: Problem, params: Params) -> Array:
+  """Predictions of all rows less the offset: (x - center) scale w + column b."""
+  w = problem.scale * params.coefficients
+  return problem.x @ w + (problem.column * params.intercept - problem.center @ w)
 
 
 def predict(problem: Problem, params: Params) -> Array:
-  """Predictions of all rows: (x - center) scale w + column b."""
-  w = problem.scale * params.coefficients
-  return problem.x @ w + (problem.column * params.intercept - problem.center @ w)
+  """Predictions of all rows."""
+  return problem.offset + linear(problem, params)
 
 
 def smooth_part(model: Model) -> Any:
@@ -212,17 +228,12 @@ def on_coefficients(penalty: Penalty) -> Penalty:
   return Penalty(value, prox, penalty.convex)
 
 
-def start(model: Model, problem: Problem) -> Params:
-  """No coefficients, and the intercept of the constant model (or a guess of it)."""
-  dtype = problem.weights.dtype
-  zeros = jnp.zeros(problem.center.shape, dtype)
-  if not model.intercept:
-    return Params(zeros, jnp.zeros((), dtype))
-  mean = jnp.sum(problem.weights * problem.target)
-  return Params(zeros, model.loss.start(mean) / problem.unit)
+def start(problem: Problem) -> Params:
+  """No coefficients, and the intercept of the offset."""
+  return Params(jnp.zeros_like(problem.center), jnp.zeros_like(problem.unit))
 
 
 def original(problem: Problem, params: Params) -> tuple[Array, Array]:
   """Coefficients and intercept for the columns as they were given."""
   w = problem.scale * params.coefficients
-  return w, problem.column * params.intercept - problem.center @ w
+  return w, problem.offset + (problem.column * params.intercept - problem.center @ w)

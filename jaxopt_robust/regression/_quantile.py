@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxopt_robust.numerics import safe_divide
 from jaxopt_robust.prox import prox_pinball
-from jaxopt_robust.regression._problem import Model, Params, Problem, predict, start
+from jaxopt_robust.regression._problem import Model, Params, Problem, linear, start
 from jaxopt_robust.solvers import PrimalDualState, Solver, chambolle_pock, operator_norm
 from jaxopt_robust.typing import Array
 
@@ -26,11 +26,10 @@ class Scaled(NamedTuple):
   root: Array
 
 
-def scaled(model: Model, problem: Problem) -> Scaled:
-  """Targets are measured from the intercept of the start."""
+def scaled(problem: Problem) -> Scaled:
+  """Targets are measured from the offset."""
   n = problem.weights.shape[0]
-  offset = start(model, problem).intercept * problem.unit
-  moved = problem.target - offset
+  moved = problem.target - problem.offset
   sigma = jnp.sqrt(jnp.sum(problem.weights * moved**2))
   sigma = jnp.where(sigma > 0, sigma, 1)
   root = jnp.sqrt(jnp.asarray(n, sigma.dtype))
@@ -39,7 +38,7 @@ def scaled(model: Model, problem: Problem) -> Scaled:
 
 def image(params: Params, data: Scaled) -> Array:
   """K' w'."""
-  return predict(data.problem, params) / (data.problem.unit * data.root)
+  return linear(data.problem, params) / (data.problem.unit * data.root)
 
 
 def make_solver(model: Model, data: Scaled) -> Solver:
@@ -55,8 +54,7 @@ def make_solver(model: Model, data: Scaled) -> Solver:
   def prox_g(z: Array, hyper: Any, scaling: Any) -> Array:
     return data.target - prox_pinball(data.target - z, hyper, scaling)
 
-  example = Params(jnp.zeros_like(problem.center), jnp.zeros_like(problem.unit))
-  norm = operator_norm(image, example, data, key=jax.random.key(0), num_steps=50)
+  norm = operator_norm(image, start(problem), data, key=jax.random.key(0), num_steps=50)
   step = 0.99 * safe_divide(jnp.ones_like(norm), norm, default=1.0)
   return chambolle_pock(prox_f, prox_g, image, stepsize=step, dual_stepsize=step)
 
@@ -66,15 +64,12 @@ def hyper_of(hyper: Any, data: Scaled) -> Any:
   return hyper, (data.weights, data.problem.loss_hyper)
 
 
-def first_state(model: Model, solver: Solver, data: Scaled) -> PrimalDualState:
-  """No coefficients, and the intercept that the targets are measured from."""
-  del model
-  zeros = Params(jnp.zeros_like(data.problem.center), jnp.zeros_like(data.problem.unit))
-  return solver.init(zeros, (None, None), data)
+def first_state(solver: Solver, data: Scaled) -> PrimalDualState:
+  """No coefficients, and the intercept of the offset."""
+  return solver.init(start(data.problem), (None, None), data)
 
 
-def back(model: Model, data: Scaled, params: Params) -> Params:
+def back(data: Scaled, params: Params) -> Params:
   """In the units of the problem."""
   c = data.sigma / data.problem.unit
-  offset = start(model, data.problem).intercept
-  return Params(c * params.coefficients, c * params.intercept + offset)
+  return Params(c * params.coefficients, c * params.intercept)

@@ -89,13 +89,15 @@ def _poisson(prediction: Array, target: Array, hyper: Any) -> Array:
   return jnp.exp(prediction) - target * prediction + constant
 
 
-def _inside(mean: Array) -> Array:
-  """A mean away from 0, where its link is infinite, by rounding."""
-  return jnp.maximum(mean, jnp.finfo(mean.dtype).eps)
+def _log(mean: Array) -> Array:
+  """The logarithm of a mean, finite at 0."""
+  return jnp.log(jnp.maximum(mean, jnp.finfo(mean.dtype).tiny))
 
 
 def _logit(mean: Array) -> Array:
-  return jnp.log(_inside(mean)) - jnp.log(_inside(1 - mean))
+  # Labels that are all 1 have a mean of 1 up to rounding.
+  rest = jnp.where(1 - mean < 16 * jnp.finfo(mean.dtype).eps, 0, 1 - mean)
+  return _log(mean) - _log(rest)
 
 
 _TABLE = {
@@ -103,7 +105,7 @@ _TABLE = {
   "logistic": LinearLoss(_logistic, lambda hyper: 0.25, _logit, _probabilities),
   "huber": LinearLoss(_huber, lambda hyper: 1.0, lambda mean: mean, as_target, 1.35),
   "quantile": LinearLoss(_quantile, None, lambda mean: mean, as_target, 0.5, smooth=False),
-  "poisson": LinearLoss(_poisson, None, lambda mean: jnp.log(_inside(mean)), _counts),
+  "poisson": LinearLoss(_poisson, None, _log, _counts),
 }
 
 

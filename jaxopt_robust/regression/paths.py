@@ -51,7 +51,7 @@ class PathResult(NamedTuple):
     intercepts: float[k].
     strengths: float[k].
     objective: float[k], mean loss plus penalty.
-    error: float[k], the optimality residual over a bound of the gradient at 0.
+    error: float[k], the optimality residual over a bound of the gradient at the constant model.
     gap: float[k], an upper bound of objective minus minimum; infinite where none was asked for.
     steps: int32[k].
     status: int32[k], 0 converged, 1 step limit, 2 non-finite, 3 stalled.
@@ -148,21 +148,21 @@ def _smooth(model: Model, problem: Problem) -> tuple[Any, Any]:
       stepsize = jnp.where(jnp.isfinite(last) & (last > 0), _GROWTH * last, stepsize)
     return (params, stepsize), params, error, info
 
-  return (start(model, problem), first), advance
+  return (start(problem), first), advance
 
 
 def _non_smooth(model: Model, problem: Problem) -> tuple[Any, Any]:
   """The same for the quantile loss; the state is the primal-dual one."""
-  data = _quantile.scaled(model, problem)
+  data = _quantile.scaled(problem)
   solver = _quantile.make_solver(model, data)
 
   def advance(state: Any, hyper: Any, tol: Array, max_steps: Array) -> tuple:
     state, info = run_state(
       solver, state, _quantile.hyper_of(hyper, data), data, tol=tol, max_steps=max_steps
     )
-    return state, _quantile.back(model, data, state.params), info.error, info
+    return state, _quantile.back(data, state.params), info.error, info
 
-  return _quantile.first_state(model, solver, data), advance
+  return _quantile.first_state(solver, data), advance
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -256,7 +256,8 @@ def regularization_path(
   data of one shape. Smooth losses by ``jr.solvers.fista`` (step by the norm of the design, or by
   backtracking where the loss has no curvature bound), the quantile loss by
   ``jr.solvers.chambolle_pock``. ``error`` is the residual that these report, for columns that are
-  centred (with an intercept) and scaled, divided by a bound of the gradient at 0: it has no units.
+  centred (with an intercept) and scaled, divided by a bound of the gradient at the constant model:
+  it has no units.
 
   Args:
     x: float[n, p], dense or a ``BCOO`` matrix; no copy of it is made.
@@ -295,10 +296,10 @@ def regularization_path(
     coefficient 0. Of equal columns any split of their coefficient is a minimiser of the Lasso; by
     symmetry they get equal ones here. With p > n and strength 0 the result is one of many
     minimisers. Targets that are all 0 give coefficients 0; "logistic" and "poisson" then predict
-    the machine epsilon in place of the probability or rate 0. For separable labels and strength 0
-    there is no minimiser: coefficients grow until the gradient is below ``tol`` (status 0) or steps
-    run out (status 1). NaN anywhere in x or y, also in rows of weight 0, gives status 2. All
-    weights 0 give coefficients 0. Non-convex penalties give stationary points (the monotone
+    the smallest normal number in place of the probability or rate 0. For separable labels and
+    strength 0 there is no minimiser: coefficients grow until the gradient is below ``tol`` (status
+    0) or steps run out (status 1). NaN anywhere in x or y, also in rows of weight 0, gives status
+    2. All weights 0 give coefficients 0. Non-convex penalties give stationary points (the monotone
     variant of ``fista``), and depend on the warm start: on the strengths above.
 
   Example:

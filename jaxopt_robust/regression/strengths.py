@@ -24,7 +24,7 @@ from jaxopt_robust.typing import Array, ArrayLike, Penalty
 
 __all__ = ["max_strength", "strength_grid"]
 
-# So many times the bound of the gradient at 0: no penalised coefficient survives it.
+# So many times the bound of the gradient there: no penalised coefficient survives it.
 _BEYOND = 1e6
 
 
@@ -42,7 +42,7 @@ def _largest(model: Model, inputs: Inputs, max_steps: Array) -> Array:
   beyond = _BEYOND * problem.reference
   params, info = run_until(
     solver,
-    start(model, problem),
+    start(problem),
     hyper_at(beyond, inputs.params, inputs.factor),
     problem,
     tol=4 * eps * problem.reference,

@@ -135,6 +135,10 @@ def test_huber_poisson_and_quantile_equal_scikit_learn():
   np.testing.assert_allclose(found.coefficients[0], model.coef_, atol=1e-8)
   np.testing.assert_allclose(found.intercepts[0], model.intercept_, atol=1e-8)
 
+  none = path(x, np.zeros(N), [0.05], loss="poisson", penalty=prox.ridge)
+  assert none.status[0] == 0 and np.exp(none.intercepts[0]) < 1e-300
+  np.testing.assert_allclose(none.coefficients, 0, atol=1e-12)
+
   lams = np.array([0.1, 0.02])
   found = path(x, y, lams, loss="quantile", loss_hyper=0.3, max_steps=100_000)
   assert found.status.tolist() == [0, 0]
@@ -271,6 +275,8 @@ def test_bad_data_has_defined_outcomes():
   flat = run(x, np.full(N, 7.3))
   assert flat.status.tolist() == [0, 0, 0] and np.all(np.asarray(flat.coefficients) == 0)
   np.testing.assert_allclose(flat.intercepts, 7.3, rtol=1e-14)
+  far = run(x, y + 1e6)  # a large mean does not loosen the tolerance
+  np.testing.assert_allclose(far.coefficients, w, atol=1e-8)
   empty = run(x, y, sample_weight=np.zeros(N))
   assert np.all(np.asarray(empty.coefficients) == 0) and empty.status.tolist() == [0, 0, 0]
   for bad in (np.where(np.arange(N) == 2, np.nan, y), np.where(np.arange(N) == 2, np.inf, y)):
@@ -300,7 +306,10 @@ def test_separable_and_one_sided_labels():
   assert run(labels, np.zeros(2), max_steps=50).status.tolist() == [1, 1]
   none = run(np.zeros(N), lams)
   assert np.all(np.asarray(none.coefficients) == 0) and none.status.tolist() == [0, 0]
-  np.testing.assert_allclose(none.intercepts, np.log(2.0**-52), atol=1e-6)
+  np.testing.assert_allclose(none.intercepts, np.log(np.finfo(float).tiny), rtol=1e-12)
+  every = run(np.ones(N), lams)
+  assert np.all(np.asarray(every.coefficients) == 0) and every.status.tolist() == [0, 0]
+  np.testing.assert_allclose(every.intercepts, -none.intercepts, rtol=1e-12)
 
 
 @pytest.mark.x64
