@@ -41,7 +41,9 @@ class Config(Settings):
   Attributes:
     rows: n, of the problems with SCAD and MCP.
     features: p, of these; a multiple of 5.
-    taus: correlations of neighbouring features, .1, .5 and .9.
+    taus: correlations of neighbouring features.
+    penalties: those that are compared.
+    losses: those of the convex problems.
     snr: variance of the signal over that of the noise.
     share: strength of the penalty over the least one without non-zeros.
     gap: share of the first objective gap to which SCAD's and MCP's steps are counted.
@@ -58,6 +60,8 @@ class Config(Settings):
   rows: int = 300
   features: int = 600
   taus: tuple[float, ...] = (0.1, 0.5, 0.9)
+  penalties: tuple[str, ...] = tuple(PENALTIES)
+  losses: tuple[str, ...] = LOSSES
   snr: float = 5.0
   share: float = 0.2
   gap: float = 1e-4
@@ -73,10 +77,10 @@ class Config(Settings):
 SIZES = {
   "toy": Size(
     Config(
-      seeds=2, rows=40, features=60, steps=300, convex_rows=30, convex_features=40,
-      convex_steps=1000,
+      seeds=2, rows=40, features=60, taus=(0.5, 0.9), penalties=("MCP",), losses=("lasso",),
+      steps=300, convex_rows=30, convex_features=40, convex_steps=1000,
     ),
-    "Two seeds, small problems.",
+    "Two seeds, small problems, one penalty and one loss.",
   ),
   "desk": Size(
     Config(),
@@ -156,7 +160,7 @@ def run(config: Config, progress: Progress) -> dict[str, Any]:
   stack = lambda rows: tuple(np.stack(column) for column in zip(*rows, strict=True))
   steps: dict[str, Any] = {}
   data = {tau: stack([nonconvex_problem(config, tau, s) for s in seeds]) for tau in config.taus}
-  for penalty in progress.track(list(PENALTIES), "SCAD and MCP"):
+  for penalty in progress.track(config.penalties, "SCAD and MCP"):
     programs = {
       name: jax.jit(jax.vmap(functools.partial(nonconvex, penalty, name, config.steps)))
       for name in METHODS
@@ -173,7 +177,7 @@ def run(config: Config, progress: Progress) -> dict[str, Any]:
   limits = {PLAIN: config.convex_steps, FISTA: config.convex_steps // 4,
             NCG: config.convex_steps // 10}  # fmt: skip
   found, spent, rises = {}, {}, {}
-  for loss in progress.track(list(LOSSES), "convex"):
+  for loss in progress.track(config.losses, "convex"):
     problems = stack([convex_problem(config, loss, s) for s in seeds])
     values, used = {}, {}
     for name, limit in limits.items():
@@ -185,7 +189,8 @@ def run(config: Config, progress: Progress) -> dict[str, Any]:
     last = np.nan_to_num(found[loss][NCG], nan=1).astype(int) - 1
     evaluations = used[NCG][np.arange(len(seeds)), last]
     spent[loss] = np.where(np.isnan(found[loss][NCG]), np.nan, evaluations)
-    rises[loss] = np.max(np.diff(values[NCG], axis=1), axis=1) / values[NCG][:, 0]
+    rise = np.max(np.diff(values[NCG], axis=1), axis=1)
+    rises[loss] = np.maximum(rise, 0) / values[NCG][:, 0]
   return {"steps": steps, "convex": found, "evaluations": spent, "rises": rises}
 
 
@@ -219,7 +224,7 @@ def claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
     if float(tau) >= 0.5:
       text = f"With {penalty} at tau {tau} the original settings beat proximal gradient."
       fewer(f"original_{key}", text, kind, metric, cell, ORIGINAL, PLAIN)
-  for loss in LOSSES:
+  for loss in config.losses:
     metric = f"steps to {config.convex_gap:g} of the first gap, {loss}"
     for base in (FISTA, PLAIN):
       text = f"Prox NCG needs fewer steps than {base} ({loss})."
@@ -252,7 +257,7 @@ def table(metrics: dict[str, Any], config: Config) -> list[Row]:
         note += f" Seeds left out, where one ends in another minimum: {dropped}."
       metric = f"steps to {config.gap:g} of the first gap, {name.replace(' ', ', tau ')}"
       rows.append(Row(metric, *sides, better="lower", note=note.strip()))
-  for loss in LOSSES:
+  for loss in config.losses:
     cell = metrics["convex"][loss]
     for base in (FISTA, PLAIN):
       metric = f"steps to {config.convex_gap:g} of the first gap, {loss}"
