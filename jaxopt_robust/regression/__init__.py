@@ -1,9 +1,18 @@
-"""Regression: penalised linear models and their paths, survival times, screening of covariates."""
+"""Regression: penalised linear models and their paths, survival times, mixed effects, screening."""
 
 from jaxopt_robust._deprecations import install_getattr
 from jaxopt_robust.regression.cox import cox_loss, cox_partial_likelihood_loss
 from jaxopt_robust.regression.derivatives import LinearFit, solve_at
 from jaxopt_robust.regression.linear_losses import LinearLoss, linear_loss, linear_objective
+from jaxopt_robust.regression.mixed_effects import (
+  MixedLM,
+  MixedLMFit,
+  MixedLMParams,
+  fit_mixed_lm,
+  mixed_lm_nll,
+  mixed_lm_weights,
+  pad_subjects,
+)
 from jaxopt_robust.regression.mutual_information import (
   MIScreening,
   mi_binned,
@@ -28,12 +37,16 @@ __all__ = [
   "LinearFit",
   "LinearLoss",
   "MIScreening",
+  "MixedLM",
+  "MixedLMFit",
+  "MixedLMParams",
   "PathResult",
   "StabilitySelection",
   "bootstrap_weights",
   "cox_loss",
   "cox_partial_likelihood_loss",
   "cross_validate",
+  "fit_mixed_lm",
   "linear_loss",
   "linear_objective",
   "make_folds",
@@ -42,6 +55,9 @@ __all__ = [
   "mi_kde",
   "mi_kde_discrete",
   "mi_screen",
+  "mixed_lm_nll",
+  "mixed_lm_weights",
+  "pad_subjects",
   "regularization_path",
   "solve_at",
   "stability_selection",
