@@ -119,9 +119,9 @@ def test_affine_covariance(rng):
   np.testing.assert_allclose(moved, values(a, start, metric), rtol=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["identity", "matrix"])
+@pytest.mark.parametrize("kind", ["diagonal", "matrix"])
 def test_woodbury_and_conjugate_gradients_equal_cholesky(kind, rng):
-  metric = None if kind == "identity" else spd(rng, 6)
+  metric = spd(rng, 6) if kind == "matrix" else jnp.diag(spd(rng, 6))
   x, u = jnp.asarray(rng.standard_normal((3, 6))), lambda w, x: jnp.tanh(x @ w) + (x @ w) - 1.0
   fun = lambda w, x: jnp.sum(u(w, x) ** 2) ** 2 / 4 + 0.05 * jnp.sum(w**2)
 
@@ -138,9 +138,9 @@ def test_woodbury_and_conjugate_gradients_equal_cholesky(kind, rng):
   np.testing.assert_array_equal(same, trials)
   np.testing.assert_array_equal(also, trials)
   assert none[-1] == 0
-  # At most 5 distinct eigenvalues (rank 4 and the rest) and the start, where exact.
+  # Without rounding 5 products (4 eigenvalues of the curved part, and one) and that of the start.
   total = np.cumsum(trials)
-  assert np.all(taken >= 2 * total) and (kind != "identity" or taken[-1] <= 8 * total[-1])
+  assert np.all(taken >= 2 * total) and taken[-1] <= 10 * total[-1]
 
 
 def iterations(solver, start, *data, target=1e-8):
@@ -164,7 +164,8 @@ def test_published_iteration_counts_of_linear_equations():
   def run(a, b):
     metric, start = a.T @ a + 1e-8 * jnp.eye(200), jnp.ones(200)
     models = (
-      solvers.power_norm_curvature(scores, power=4.0),  # exact for affine residuals
+      # Exact for affine residuals; by Woodbury's identity, with half as many columns as unknowns.
+      solvers.power_norm_curvature(scores, power=4.0, form="factors"),
       solvers.power_norm_fisher(scores, power=4.0),
     )
     return [iterations(gns_newton(fun, m, metric=metric), start, a, b) for m in models]
@@ -305,6 +306,13 @@ def test_trees_a_batch_and_one_compile_for_all_numbers(rng):
     assert int(info.steps) == int(infos.steps[i])
     np.testing.assert_allclose(batch["rest"][i], x["rest"], atol=1e-9)
     np.testing.assert_allclose(x["rest"], 0.0, atol=1e-5)
+
+
+def test_the_radius_does_not_fall_below_its_least_once_a_step_is_accepted():
+  fun = lambda x: jnp.sum(jnp.cosh(x))
+  solver = gns_newton(fun, solvers.zero_curvature(), gamma=1e-12, min_gamma=1e-3, growth=3.0)
+  after = jax.jit(lambda x: trace(solver, x, steps=3))(jnp.ones(2))[1]
+  np.testing.assert_allclose(after.gamma, [1e-3, 3e-3, 9e-3])
 
 
 def test_going_on_from_other_parameters_keeps_the_radius(rng):

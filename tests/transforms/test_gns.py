@@ -75,17 +75,17 @@ def test_a_search_without_success_moves_nothing_and_goes_on_below():
 def test_curvatures_of_a_batch_unknown_arguments_shapes_and_other_links():
   tx = optax.chain(scale_by_gns(MODEL), optax.identity())
   shift = jnp.asarray(0.5)
-  value, grad = jax.value_and_grad(fun)(START, shift)
 
   @jax.jit
   def one(shift):
+    value, grad = jax.value_and_grad(fun)(START, shift)
     return tx.update(
       grad, tx.init(START), START, value=value, value_fn=lambda w: fun(w, shift),
       curvature_data=(shift,), something="else",
     )[0]  # fmt: skip
 
   solver = solvers.gns_newton(fun, MODEL)
-  step = solver.step(solver.init(START, None, shift), None, shift)[0].params
+  step = jax.jit(lambda s: solver.step(solver.init(START, None, s), None, s)[0].params)(shift)
   found = optax.apply_updates(START, one(shift))
   np.testing.assert_allclose(found["a"], step["a"], rtol=1e-12)
   np.testing.assert_allclose(found["b"], step["b"], rtol=1e-12)
@@ -97,8 +97,13 @@ def test_half_precision_and_any_driver():
   """float32 inside, the parameters' own type outside; from_optax hands over what it needs."""
   f = lambda x: jnp.sum(jnp.array([1.0, 4.0], x.dtype) * (x - 1) ** 2)
   tx, x = scale_by_gns(solvers.exact_curvature(f)), jnp.array([3.0, -1.0], jnp.bfloat16)
-  value, grad = jax.value_and_grad(f)(x)
-  updates, state = tx.update(grad, tx.init(x), x, value=value, value_fn=f)
+
+  @jax.jit
+  def one(x):
+    value, grad = jax.value_and_grad(f)(x)
+    return value, *tx.update(grad, tx.init(x), x, value=value, value_fn=f)
+
+  value, updates, state = one(x)
   assert updates.dtype == state.grad.dtype == jnp.bfloat16 and state.gamma.dtype == jnp.float32
   assert float(f(x + updates)) < float(value)
   solver = solvers.from_optax(f, tx)
