@@ -190,7 +190,9 @@ def _validate(
   at = jnp.argmax(jnp.where(mean == lowest, strengths, -1))
   limit = mean[at] + error[at]
   largest = jnp.max(jnp.where(mean <= limit, strengths, 0))
-  return CrossValidation(strengths, mean, error, losses, strengths[at], largest, status)
+  known = ~jnp.isnan(lowest)
+  best, largest = jnp.where(known, strengths[at], jnp.nan), jnp.where(known, largest, jnp.nan)
+  return CrossValidation(strengths, mean, error, losses, best, largest, status)
 
 
 def cross_validate(
@@ -221,7 +223,8 @@ def cross_validate(
 
   Note:
     The loss is the one that is fitted, without the penalty. For "cox" it is the partial likelihood
-    of the rows of a fold among themselves, which needs large folds. Maps over folds by ``vmap``:
+    of the rows of a fold among themselves, which needs large folds. A strength whose loss is NaN in
+    a fold is not chosen; where all are, the chosen ones are NaN too. Maps over folds by ``vmap``:
     all of them run as long as the slowest.
 
   Example:

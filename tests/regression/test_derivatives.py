@@ -58,3 +58,17 @@ def test_derivatives_in_strength_data_weights_and_factors(name):
     second = jax.jit(jax.jacfwd(lambda t: reverse(t)[0]))(point)
     expected = np.stack([(a[1] - b[1]) / (2 * eps) for a, b in zip(up, down, strict=True)])
     np.testing.assert_allclose(second, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_sparse_design_has_the_derivatives_of_the_dense_one():
+  from jax.experimental import sparse
+
+  rng = np.random.default_rng(1)
+  x = np.where(rng.uniform(size=(N, P)) < 0.5, 0, rng.standard_normal((N, P)))
+  y = jnp.asarray(x[:, 0] + 0.1 * rng.standard_normal(N))
+  slopes = [
+    jax.jit(jax.grad(lambda y, x=x: jnp.sum(regression.solve_at(x, y, 0.1).coefficients)))(y)
+    for x in (jnp.asarray(x), sparse.BCOO.fromdense(jnp.asarray(x)))
+  ]
+  np.testing.assert_allclose(slopes[1], slopes[0], atol=1e-5)
+  assert np.abs(slopes[0]).max() > 0.01

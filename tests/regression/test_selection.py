@@ -39,6 +39,9 @@ def test_cross_validation_equals_a_loop_over_subsets():
   assert result.best == lams[best]
   assert result.one_standard_error == lams[mean <= mean[best] + error[best]].max()
   assert result.status.shape == (3, 3) and not np.any(result.status)
+  y[0] = np.nan
+  bad = regression.cross_validate(x, y, lams, folds=folds, num_folds=3, tol=1e-10)
+  assert np.all(bad.status == 2) and np.isnan(bad.best) and np.isnan(bad.one_standard_error)
 
 
 def test_folds_bootstraps_and_halves():
