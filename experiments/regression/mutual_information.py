@@ -56,13 +56,13 @@ class Config(Settings):
 
 
 SIZES = {
-  "toy": Size(Config(seeds=2, rows=100, features=30, relevant=4), "Two seeds, few covariates."),
+  "toy": Size(Config(seeds=2, rows=60, features=12, relevant=3), "Two seeds, few covariates."),
   "desk": Size(
     Config(), "Simulated covariates, 20 of 400 relevant; the paper has real ones, 40 relevant."
   ),
   "large": Size(
     Config(seeds=100, rows=1000, features=2000, relevant=40),
-    "Simulated covariates in place of neuroimaging ones; 40 relevant and 100 seeds as in the paper.",
+    "Simulated covariates, not neuroimaging ones; 40 relevant and 100 seeds as in the paper.",
   ),
 }
 
