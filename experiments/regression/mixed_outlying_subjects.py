@@ -61,9 +61,9 @@ class Config(Settings):
   outlying: float = 0.15
   effects: float = 6.0
   errors: float = 8.0
-  strengths: tuple[float, ...] = (0.25, 0.5, 1.0)
+  strengths: tuple[float, ...] = (0.12, 0.25, 0.35, 0.5, 1.0)
   tol: float = 1e-2
-  max_steps: int = 60
+  max_steps: int = 100
 
 
 SIZES = {
