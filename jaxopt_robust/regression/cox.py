@@ -221,6 +221,6 @@ def cox_partial_likelihood_loss(
     return value
   given = _checks.check_float_array("sample_weight", sample_weight, rank=1).astype(z.dtype)
   counts = given > 0
-  mean = safe_divide(jnp.sum(given), jnp.sum(counts).astype(z.dtype), default=1.0)
+  mean = safe_divide(jnp.sum(given), jnp.sum(counts).astype(z.dtype))
   share = jnp.sum(jnp.where(events > 0, weights, 0))
   return value + share * jnp.log(jnp.where(jnp.any(counts), mean, 1))
