@@ -77,7 +77,7 @@ html_theme_options = {
   "navigation_depth": 2,
 }
 # A page a function would hold a list of all its siblings: the tables of the modules are for that.
-html_sidebars = {"generated/**": [], "index": []}
+html_sidebars = {"**": []}
 html_show_sourcelink = False
 templates_path: list[str] = []
 

@@ -103,7 +103,7 @@ def name_page(fact: Fact, used_in: dict[str, list[tuple[str, str]]], picture: st
   others = facts.other_names().get(fact.short, [])
   if others:
     lines += ["```{eval-rst}", ".. index::"]
-    lines += [f"   single: ! {name}" for words in others for name in words.split(", ")]
+    lines += [f"   ! single: {name}" for words in others for name in words.split(", ")]
     lines += ["```", ""]
   if fact.name in facts.penalties():
     lines += [f"{fact.summary}.", ""]
