@@ -11,7 +11,7 @@
 #     name: python3
 # ---
 
-# %% tags=["hide-input"]
+# %% tags=["hide-cell"]
 # Install on Colab or anywhere else; nothing happens where the library is there already.
 import glob
 import importlib.util

@@ -38,7 +38,7 @@ def test_text_form_converts_and_installs_in_its_first_cell(path):
   first = notebook.cells[0]
   assert first.cell_type == "code"
   assert 'REPOSITORY = ""' in first.source and "jaxopt-robust" in first.source
-  assert first.metadata.get("tags") == ["hide-input"]
+  assert first.metadata.get("tags") == ["hide-cell"]
   assert len(sources(notebook, "code")) > 4
   for cell in notebook.cells:
     assert not cell.get("outputs"), "the text form holds no outputs"

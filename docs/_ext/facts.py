@@ -94,7 +94,7 @@ def _source(thing: Any) -> tuple[str, int] | None:
 
 def first_line(thing: Any) -> str:
   """The first line of a docstring, without the full stop."""
-  return (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " ").strip().rstrip(".")
+  return (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " ").strip().rstrip("., ")
 
 
 def _penalty_of(thing: Any) -> Penalty | None:

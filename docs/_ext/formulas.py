@@ -28,7 +28,7 @@ PREFIX = {
 FUNCTIONS = {
   "soft", "hard", "clip", "KL", "SVT", "TV", "softplus", "sigmoid", "softmax", "prox", "Var",
   "dist", "sqrt", "cos", "sin", "tanh", "erf", "vec", "conv", "round", "floor", "dx", "dh", "dF",
-  "dT", "log2", "arccos", "log1p", "expm1", "relu", "kl",
+  "dT", "log2", "arccos", "log1p", "expm1", "relu", "hyper", "hyperparams", "kl",
 }  # fmt: skip
 _RELATIONS = {
   "<=": r"\le", ">=": r"\ge", "!=": r"\ne", "->": r"\to", "<-": r"\leftarrow", "==": "=",
@@ -237,7 +237,7 @@ class _Reader:
     if letter and not parts["^"] and text in ("+", "*") and self.peek(-1)[0] != "space":
       behind = self.peek(1)
       ends = behind[0] in ("space", "end") and self.peek(2)[1] in ("=", "", "<-", "<=")
-      if ends or (text == "*" and behind[1] in (")", "}", "(", ",")):
+      if ends or (text == "*" and behind[0] not in ("name", "number")):
         self.at += 1
         parts["^"] = {"*": r"\ast"}.get(text, text)
     if base.startswith("'"):

@@ -18,6 +18,7 @@ from experiments import _records, _report, _runner
 
 # Helpers that nearly every experiment uses, and that are no paper's method.
 _COMMON = ("problems.", "numerics.", "sweeps.", "nets.", "typing.", "debug.")
+_SAMPLERS = ("compositional.epoch_batches", "compositional.sample_", "losses.cosine_")
 _DRIVERS = {
   "solvers.run_until",
   "solvers.run_steps",
@@ -82,7 +83,7 @@ def uses() -> dict[str, list[str]]:
   def rank(name: str, experiment: str) -> tuple:
     module = _runner.load(experiment)
     fact = facts.facts()[name]
-    helper = name.startswith(_COMMON) or name in _DRIVERS or fact.is_type
+    helper = name.startswith((*_COMMON, *_SAMPLERS)) or name in _DRIVERS or fact.is_type
     cited = _words(module.PAPER.title) <= _words(inspect.getdoc(fact.thing) or "")
     own = name.startswith(f"{module.__name__.split('.')[1]}.")
     return (helper, not cited, not own, name.endswith(("_init", "_layers")), counts[name], name)
@@ -161,7 +162,7 @@ def page(name: str) -> str:
   for claim in entry["claims"]:
     verdict = claim["verdict"] if claim["verdict"] == "holds" else f"**{claim['verdict']}**"
     lines.append(f"- *{verdict}* ({claim['kind']}): {cell(claim['text'])}")
-    lines.append(f"  {cell(claim['numbers'])}.")
+    lines.append(f"  ({cell(claim['numbers'])})")
     lines += [f"  Amended {a['date']}: {a['why']} Was: {a['was']}" for a in claim["amended"]]
   lines += ["", "## Numbers", "", "| method | metric | ours | baseline | reported |"]
   lines.append("|---|---|---|---|---|")

@@ -162,7 +162,7 @@ _PARTS = (
   ("how", "solvers, transforms, optax", 0.35, 0.56, 0.25, 0.32, "C1"),
   ("methods of papers", "unfolding, recovery, compositional,\nbilevel, robustness, surrogates",
    0.69, 0.50, 0.30, 0.44, "C2"),
-  ("where: a grid of settings on any number of devices", "sweeps", 0.25, 0.06, 0.45, 0.30, "C3"),
+  ("where: a grid of settings, on any devices", "sweeps", 0.25, 0.06, 0.45, 0.30, "C3"),
 )  # fmt: skip
 
 

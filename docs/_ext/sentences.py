@@ -146,6 +146,8 @@ def _acceptable(part: list[str]) -> bool:
     return False
   if first in _ARTICLES and (single or not _BINARY.fullmatch(part[1])):
     return False
+  if last in _ARTICLES and not single and part[-2] == "in":
+    return False
   if first == "in" or (_BINARY.fullmatch(first) and first != "-"):
     return False
   if re.fullmatch(r"[-\d.,;:/x()%\s]+|\([a-z]\)", text):
@@ -175,8 +177,8 @@ def _run(words: list[str], at: int, extra: frozenset[str]) -> int:
   """Where the run of mathematical chunks that starts here ends."""
   end = at
   while end < len(words):
-    depth = _depth(" ".join(words[at:end]))
-    inside = bool(depth) and "{" in "".join(words[at:end]) and end - at < 8
+    so_far = "".join(words[at:end])
+    inside = so_far.count("{") > so_far.count("}") and end - at < 8
     if not inside and not _mathematical(words[end], extra) and not _operand(words, end, extra):
       break
     end += 1

@@ -2,7 +2,7 @@
 document.addEventListener("DOMContentLoaded", () => {
   document.querySelectorAll(".bd-article table").forEach((table) => {
     const heads = [...table.querySelectorAll("thead th")].map((th) => th.textContent.trim());
-    if (heads.length < 3) return;
+    if (heads.length < 2) return;
     table.classList.add("cards");
     table.querySelectorAll("tbody tr").forEach((row) => {
       [...row.children].forEach((cell, i) => {

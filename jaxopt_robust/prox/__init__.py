@@ -1,4 +1,8 @@
-"""Proximal operators, argmin_y 1/2 ||y - x||^2 + scaling * g(y; hyperparams), and penalties g."""
+"""Proximal operators, argmin_y 1/2 ||y - x||^2 + scaling * g(y; hyperparams), and penalties g.
+
+A penalty such as ``lasso`` is what solvers take: it holds ``penalty_lasso``, its value g, and
+``prox_lasso``, its operator, which are there to be called on their own.
+"""
 
 from jaxopt_robust._deprecations import install_getattr
 from jaxopt_robust.prox.barriers import (

@@ -395,7 +395,7 @@ def proximal_residual(
   r"""The optimality condition of a composite problem, as a residual for ``implicit``.
 
   F(x, hyper, data) = x - prox(x - s grad f(x), hyper, s), which is zero exactly where x minimises
-  f(x) + g(x; hyper) (for convex f and g), for any s > 0.
+  f(x) + g(x; hyper) (for convex f and g; else of stationary points), for any s > 0.
 
   Args:
     fun: ``fun(params, *data) -> scalar``, the smooth part f.
