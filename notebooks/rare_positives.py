@@ -289,7 +289,7 @@ plt.show()
 # For the linear scorer the gain is large: it cannot separate the eights, and the loss decides which
 # of its errors matter. The networks fit all the training images, so that every loss is content with
 # them; what is left is the luck of the seed and of the step sizes, some of which lie at the edge of
-# their grid. Both are the same network, and cross entropy is ahead for one and behind for the other.
+# their grid. Both are the same network, and cross entropy is ahead for one, behind for the other.
 # The digit was chosen to show the effect: with `DIGIT = 1` cross entropy is level or ahead for the
 # linear scorer too.
 #
