@@ -1,4 +1,4 @@
-"""Google docstrings as reStructuredText with rendered sentences.
+"""Google docstrings as reStructuredText with rendered formulas.
 
 Our docstrings write formulas as plain text, to be read in a terminal (``||x||_2``, ``a * b``,
 ``x_i``). Here indented formulas become displayed ones and those in running text inline ones; what
@@ -125,7 +125,7 @@ def to_rst(lines: list[str], names: Iterable[str] = (), module: str = "") -> lis
     elif section in ("Args", "Arguments", "Attributes", "Raises"):
       result += [head, *_fields(body, names)]
     elif section == "Reference":
-      # Sphinx knows "References" as a section of free text; titles are no sentences.
+      # Sphinx knows "References" as a section of free text; titles are no formulas.
       result += ["References:", *_escape("\n".join(body)).split("\n")]
     else:
       result.append(head)
@@ -148,7 +148,6 @@ def with_imports(code: str, module: str) -> list[str]:
   """Lines of an example, with the imports that it needs outside of its module before them."""
   public = importlib.import_module(module).__all__
   bare = set(re.findall(r"(?<![\w.\"'])([A-Za-z_]\w*)", code))
-  defined = set(re.findall(r"^(?:>>>|\.\.\.) +(?:def )?(\w+)(?: = |\()", code, re.M))
   start = []
   for alias, full in (
     ("jax", "jax"), ("jnp", "jax.numpy as jnp"), ("np", "numpy as np"), ("optax", "optax"),
@@ -156,9 +155,7 @@ def with_imports(code: str, module: str) -> list[str]:
   ):  # fmt: skip
     if re.search(rf"(?<![\w.]){alias}\.", code) and f"import {full}" not in code:
       start.append(f">>> import {full}")
-  names = sorted(
-    n for n in bare & set(public) if f"import {n}" not in code and n not in defined - {n}
-  )
+  names = sorted(n for n in bare & set(public) if f"import {n}" not in code)
   if names:
     start.append(f">>> from {module} import {', '.join(names)}")
   return [*start, *code.split("\n")]

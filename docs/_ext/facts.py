@@ -97,6 +97,13 @@ def first_line(thing: Any) -> str:
   return (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " ").strip().rstrip("., ")
 
 
+def section(thing: Any, title: str) -> str:
+  """The text of a section of a docstring, such as "Example"; empty where there is none."""
+  doc = inspect.getdoc(thing) or ""
+  match = re.search(rf"^{title}:\n((?:[ ]+.*\n?|\n)+)", doc, re.M)
+  return match[1] if match else ""
+
+
 def _penalty_of(thing: Any) -> Penalty | None:
   for penalty in penalties().values():
     if thing is penalty or thing is penalty.prox or thing is penalty.value:
@@ -135,8 +142,7 @@ def _properties(thing: Any) -> tuple[str, ...]:
   if penalty is not None:
     found.append("convex" if penalty.convex else "not convex")
     thing = penalty.prox
-  arguments = re.search(r"^Args:\n((?:[ ]+.*\n?|\n)+)", inspect.getdoc(thing) or "", re.M)
-  text = arguments[1] if arguments else ""
+  text = section(thing, "Args")
   for word, pattern in (
     ("complex", r"complex\["), ("pytrees", r"pytree of arrays"), ("mask", r"^\s*where:"),
     ("sparse", r"BCOO"), ("traced", r"may be\s+traced"),

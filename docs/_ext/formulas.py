@@ -2,8 +2,8 @@
 
 The notation: ``||x||_2^2``, ``sum_i lam_i |x_i|``, ``x_{k+1} = prox(x_k - s grad f(x_k))``,
 ``argmin_y``, ``A^T``, ``x_bar``, ``1[x > 0]``, ``<a, b>``, ``<-``. ``to_tex`` reads one formula;
-``sentences`` finds the
-formulas in running text. Nothing is rearranged: a slash stays a slash, products keep their order.
+``sentences`` finds the formulas in running text. Nothing is rearranged: a slash stays a slash,
+products keep their order.
 """
 
 import re
@@ -101,9 +101,6 @@ class _Reader:
   def _closes(self, stop: str) -> bool:
     """Whether a bar or an angle ends the group: it stands at the end of a term."""
     return stop in ")]}⟩" or self.peek(-1)[0] != "space"
-
-  def _opens(self) -> bool:
-    return self.peek(1)[0] not in ("space", "end")
 
   def atom(self) -> str:
     kind, text = self.peek()

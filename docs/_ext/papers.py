@@ -32,6 +32,16 @@ def names() -> list[str]:
   return sorted(path.stem for path in _records.RECORDS.glob("*.json"))
 
 
+@functools.cache
+def _record(name: str) -> dict[str, Any]:
+  return _records.read(_records.RECORDS / f"{name}.json")
+
+
+@functools.cache
+def _entry(name: str) -> dict[str, Any]:
+  return _report.entry(_record(name), _records.RECORDS, figures=False)
+
+
 def used_names(source: str) -> list[str]:
   """Public names of the package that a module uses, such as ``prox.prox_lasso``."""
   modules = facts.public_modules()
@@ -93,7 +103,7 @@ def uses() -> dict[str, list[str]]:
 
 def title(name: str) -> str:
   """What the experiment shows, with the paper's authors and year: unique."""
-  record = _records.read(_records.RECORDS / f"{name}.json")
+  record = _record(name)
   says = facts.first_line(_runner.load(name))
   return f"{says} ({record['paper']['authors']}, {record['paper']['year']})"
 
@@ -134,10 +144,9 @@ def _when(main: list[str]) -> list[str]:
 def _snippet(main: list[str]) -> list[str]:
   """The example of the experiment's first method that has one."""
   for name in main:
-    doc = inspect.getdoc(facts.facts()[name].thing) or ""
-    match = re.search(r"^Example:\n((?:[ ]+.*\n?|\n)+)", doc, re.M)
-    if match:
-      code = inspect.cleandoc(match[1])
+    example = facts.section(facts.facts()[name].thing, "Example")
+    if example:
+      code = inspect.cleandoc(example)
       lines = docstrings.with_imports(code, f"{PACKAGE}.{name.split('.')[0]}")
       return [f"{link(name)}: {facts.facts()[name].summary}.", "", "```python", *lines, "```", ""]
   return []
@@ -145,9 +154,9 @@ def _snippet(main: list[str]) -> list[str]:
 
 def page(name: str) -> str:
   """The page of an experiment: what, when, how to call, our figures next to the reported ones."""
-  record = _records.read(_records.RECORDS / f"{name}.json")
+  record = _record(name)
   module = _runner.load(name)
-  entry = _report.entry(record, _records.RECORDS, figures=False)
+  entry = _entry(name)
   paper = record["paper"]
   section = f", {paper['section']}" if paper["section"] else ""
   text = inspect.cleandoc(module.__doc__ or "").split("\n\n", 1)
@@ -192,8 +201,8 @@ def table() -> str:
   """All experiments by module, with their verdicts."""
   rows: dict[str, list[str]] = {}
   for name in names():
-    record = _records.read(_records.RECORDS / f"{name}.json")
-    entry = _report.entry(record, _records.RECORDS, figures=False)
+    record = _record(name)
+    entry = _entry(name)
     folder = _runner.load(name).__name__.split(".")[1]
     says = facts.first_line(_runner.load(name))
     paper = f"{record['paper']['authors']}, {record['paper']['year']}"
@@ -226,5 +235,5 @@ def gallery() -> str:
 
 def figure(name: str) -> bytes:
   """The figure of a record."""
-  record = _records.read(_records.RECORDS / f"{name}.json")
+  record = _record(name)
   return _records.draw(_runner.load(name), record)

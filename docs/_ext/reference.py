@@ -89,11 +89,10 @@ def _penalty_formulas(fact: Fact) -> list[str]:
 
 
 def _example_of_penalty(fact: Fact) -> list[str]:
-  doc = inspect.getdoc(facts.penalties()[fact.name].prox) or ""
-  match = re.search(r"^Example:\n((?:[ ]+.*\n?|\n)+)", doc, re.M)
-  if not match:
+  example = facts.section(facts.penalties()[fact.name].prox, "Example")
+  if not example:
     return []
-  code = docstrings.with_imports(inspect.cleandoc(match[1]), f"{PACKAGE}.{fact.module}")
+  code = docstrings.with_imports(inspect.cleandoc(example), f"{PACKAGE}.{fact.module}")
   return ["## Example", "", "```python", *code, "```", ""]
 
 
