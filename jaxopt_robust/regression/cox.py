@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxopt_robust import _arguments, _checks
-from jaxopt_robust.numerics import safe_divide
+from jaxopt_robust.numerics import safe_divide, upcast
 from jaxopt_robust.regression.linear_losses import LinearLoss, normalised, register
 from jaxopt_robust.typing import Array, ArrayLike
 
@@ -34,6 +35,19 @@ class _Order(NamedTuple):
   first: Array
   last: Array
   valid: Array
+
+
+def _as_times(name: str, value: Any) -> Array:
+  """Times, or their ranks where floating point would make ties of different whole or wide ones."""
+  times = _checks.check_float_array(name, value, rank=1)
+  if not any(_checks.is_jax(leaf) for leaf in jax.tree.leaves(value)):
+    known = np.asarray(value)
+    ranks = np.unique(known, return_inverse=True)[1].reshape(known.shape)
+    return jnp.asarray(np.where(known != known, np.nan, ranks), times.dtype)
+  given = jnp.asarray(value)
+  if jnp.issubdtype(given.dtype, jnp.integer):
+    return jnp.searchsorted(jnp.sort(given), given).astype(times.dtype)
+  return times
 
 
 def _sorted(times: Array, events: Array, strata: Array) -> _Order:
@@ -67,7 +81,7 @@ def _prepare(target: Any, num_rows: int) -> _Order:
       "y must be a pair (times, events) or a triple (times, events, strata); got "
       f"{_checks.describe(target)}."
     )
-  times = _checks.check_float_array("the times of y", target[0], rank=1)
+  times = _as_times("the times of y", target[0])
   if times.shape[0] != num_rows:
     raise ValueError(f"y must have a time for each of the {num_rows} rows; got {times.shape}.")
   events = _checks.check_labels("the events of y", target[1], shape=times.shape, num_classes=2)
@@ -175,14 +189,16 @@ def cox_partial_likelihood_loss(
 
   Args:
     prediction: z, float[n], log hazard ratios.
-    times: t, float[n], of the event or of censoring.
+    times: t, float[n] or int[n], of the event or of censoring; only their order counts, and whole
+      numbers and NumPy's float64 are compared as they are given.
     events: int[n] or bool[n], 1 where the event was seen, 0 where the row is censored.
     strata: int[n], rows are compared within their stratum only; None: one stratum.
     sample_weight: s, float[n] >= 0; None: 1 each. May be traced.
     ties: "efron" or "breslow"; they agree where the times of events differ. Static.
 
   Returns:
-    float scalar, >= 0 for weights of 1; 0 without events. NaN where a time is NaN.
+    float scalar, >= 0 for weights of 1; 0 without events. NaN where a time is NaN. Computed in
+    float32 or wider, in the type of the predictions.
 
   Raises:
     TypeError: when ``events`` or ``strata`` hold no integers.
@@ -205,22 +221,25 @@ def cox_partial_likelihood_loss(
     ties as in Therneau and Grambsch, Modeling Survival Data, 2000, section 3.3.
   """
   _arguments.check_option("ties", ties, _TIES)
-  z = _checks.check_float_array("prediction", prediction, rank=1)
+  given = _checks.check_float_array("prediction", prediction, rank=1)
+  z = upcast(given)
   n = z.shape[0]
-  times = _checks.check_float_array("times", times, rank=1)
+  times = _as_times("times", times)
   if times.shape != z.shape:
     raise ValueError(f"times must have shape {z.shape}, that of prediction; got {times.shape}.")
   events = _checks.check_labels("events", events, shape=z.shape, num_classes=2)
   groups = jnp.zeros(n, jnp.int32)
   if strata is not None:
     groups = _checks.check_integers("strata", strata, shape=z.shape)
-  order = _sorted(times.astype(z.dtype), events.astype(bool), groups)
+  order = _sorted(times, events.astype(bool), groups)
+  order = order._replace(valid=order.valid.astype(z.dtype))
   weights = normalised(sample_weight, n, z.dtype)
   value = _total(z, order, weights, None, ties=ties)
   if sample_weight is None:
-    return value
-  given = _checks.check_float_array("sample_weight", sample_weight, rank=1).astype(z.dtype)
-  counts = given > 0
-  mean = safe_divide(jnp.sum(given), jnp.sum(counts).astype(z.dtype))
+    return value.astype(given.dtype)
+  raw = _checks.check_float_array("sample_weight", sample_weight, rank=1).astype(z.dtype)
+  counts = raw > 0
+  mean = safe_divide(jnp.sum(raw), jnp.sum(counts).astype(z.dtype))
   share = jnp.sum(jnp.where(events > 0, weights, 0))
-  return value + share * jnp.log(jnp.where(jnp.any(counts), mean, 1))
+  value = value + share * jnp.log(jnp.where(jnp.any(counts), mean, 1))
+  return value.astype(given.dtype)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_robust import _arguments, _checks
-from jaxopt_robust.numerics import safe_divide
+from jaxopt_robust.numerics import safe_divide, upcast
 from jaxopt_robust.prox import penalty_huber, penalty_pinball
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
@@ -85,7 +85,9 @@ def _quantile(prediction: Array, target: Array, hyper: Any) -> Array:
 def _poisson(prediction: Array, target: Array, hyper: Any) -> Array:
   del hyper
   # Half the deviance: the constant makes it 0 at the best prediction, log y.
-  constant = jax.scipy.special.xlogy(target, target) - target
+  counts = target != 0
+  own = jnp.where(counts, target, 1)
+  constant = jnp.where(counts, own * jnp.log(own) - own, 0)
   return jnp.exp(prediction) - target * prediction + constant
 
 
@@ -170,9 +172,13 @@ def total_loss(
   if loss.total is not None:
     return loss.total(prediction, target, weights, hyper)
   assert loss.rows is not None
-  rows = loss.rows(prediction, target, hyper)
-  # Rows that do not count have no say, whatever their loss.
-  return jnp.sum(weights * jnp.where(weights > 0, rows, jnp.where(jnp.isnan(rows), rows, 0)))
+  rows = loss.rows
+  # Rows that do not count have no say where their loss is infinite: 0 times it would be NaN, and so
+  # would be 0 times its slope. Finite ones stay: they are the derivatives in the weights.
+  known = rows(*jax.lax.stop_gradient((prediction, target, hyper)))
+  idle = ~(weights > 0) & jnp.isinf(known)
+  losses = rows(jnp.where(idle, 0, prediction), target, hyper)
+  return jnp.sum(weights * jnp.where(idle, 0, losses))
 
 
 def normalised(sample_weight: ArrayLike | None, num_rows: int, dtype: Any) -> Array:
@@ -193,6 +199,11 @@ def normalised(sample_weight: ArrayLike | None, num_rows: int, dtype: Any) -> Ar
 
 def hyper_of(loss: LinearLoss, hyper: Any, dtype: Any) -> Any:
   """The loss's own number, its default, or None; refused where the loss refuses it."""
+  if hyper is not None and loss.hyper is None:
+    raise ValueError(
+      "loss_hyper must be None for a loss that takes no number of its own; got "
+      f"{_checks.describe(hyper)}."
+    )
   value = loss.hyper if hyper is None else hyper
   if value is None:
     return None
@@ -226,15 +237,20 @@ def linear_objective(
     sample_weight: w, float[n] >= 0; None: 1 each. May be traced.
 
   Returns:
-    float scalar; 0 where all weights are 0.
+    float scalar, computed in float32 or wider, in the type of the predictions; 0 where all weights
+    are 0.
 
   Raises:
     TypeError: when an array is not of real numbers.
-    ValueError: when the loss is unknown, shapes do not fit, or a target or weight is not allowed.
+    ValueError: when the loss is unknown or takes no number, shapes do not fit, or a target or
+      weight is not allowed.
 
   Note:
     Differentiable in the predictions, the targets, the weights and the number of the loss, with the
-    documented choice of ``jr.prox.penalty_huber`` and ``jr.prox.penalty_pinball`` at their kinks.
+    documented choice of ``jr.prox.penalty_huber`` and ``jr.prox.penalty_pinball`` at their kinks;
+    at a count of 0 the infinite slope of y log y - y is left out. A row of weight 0 has its
+    derivative in the weight, l_i - the mean over W, unless its loss is infinite (then it counts as
+    0). For "cox" see ``cox_partial_likelihood_loss``.
 
   Example:
     >>> z, y = jnp.array([1.0, 2.0, 9.0]), jnp.array([1.0, 4.0, 0.0])
@@ -245,10 +261,12 @@ def linear_objective(
     McCullagh and Nelder, Generalized Linear Models, 1989, section 2.2.
   """
   record = as_loss(loss)
-  z = _checks.check_float_array("prediction", prediction, rank=1)
+  given = _checks.check_float_array("prediction", prediction, rank=1)
+  z = upcast(given)
   weights = normalised(sample_weight, z.shape[0], z.dtype)
   target = jax.tree.map(
     lambda leaf: leaf.astype(z.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
     record.prepare(y, z.shape[0]),
   )
-  return total_loss(record, z, target, weights, hyper_of(record, loss_hyper, z.dtype))
+  value = total_loss(record, z, target, weights, hyper_of(record, loss_hyper, z.dtype))
+  return value.astype(given.dtype)

@@ -1,16 +1,19 @@
 """Which strength, which features: cross-validation, bootstraps and stability selection."""
 
 import functools
+import inspect
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _arguments, _checks
+from jaxopt_robust._units import in_units
 from jaxopt_robust.numerics import safe_divide
 from jaxopt_robust.regression._problem import Inputs, Model
 from jaxopt_robust.regression.linear_losses import total_loss
-from jaxopt_robust.regression.paths import check_call, solve_path
+from jaxopt_robust.regression.paths import Call, check_call, solve_path
+from jaxopt_robust.solvers import NON_FINITE
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = [
@@ -73,7 +76,7 @@ def make_folds(key: Array, num_rows: int, *, num_folds: int = 5) -> Array:
 
   Args:
     key: typed PRNG key.
-    num_rows: >= 1, static.
+    num_rows: >= 2, static.
     num_folds: in [2, num_rows], static.
 
   Returns:
@@ -157,6 +160,18 @@ def subsample_weights(key: Array, num_rows: int, num_samples: int) -> Array:
   return jax.random.permutation(key, halves, axis=1, independent=True)
 
 
+def _checked(x: ArrayLike, y: Any, strengths: ArrayLike, options: dict) -> Call:
+  """Checked arguments of a path; an option that it does not take is named."""
+  known = inspect.signature(check_call).parameters
+  for name in options:
+    if name not in known:
+      raise TypeError(
+        f"options must be those of regularization_path, but for certificate; got {name!r}."
+        f"{_arguments.did_you_mean(name, known)}"
+      )
+  return check_call(x, y, strengths, **options)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _validate(
   model: Model, num_folds: int, inputs: Inputs, strengths: Array, tol: Array, max_steps: Array,
@@ -182,13 +197,15 @@ def _validate(
   losses, shares, status = jax.vmap(one)(jnp.arange(num_folds))
   shares = safe_divide(shares, jnp.sum(shares))
   mean = shares @ losses
-  variance = shares @ (losses - mean[None, :]) ** 2
+  # Squares in range, strength by strength.
+  centred, unit = jax.vmap(in_units, 1, (1, 0))(losses - mean[None, :])
+  variance = shares @ centred**2
   # Folds without weight do not count.
   count = jnp.sum(shares > 0).astype(mean.dtype)
-  error = jnp.sqrt(safe_divide(variance, count - 1))
+  error = unit * jnp.sqrt(safe_divide(variance, jnp.maximum(count - 1, 0)))
   lowest = jnp.nanmin(mean)
   at = jnp.argmax(jnp.where(mean == lowest, strengths, -1))
-  limit = mean[at] + error[at]
+  limit = jnp.where(jnp.isnan(error[at]), lowest, lowest + error[at])
   largest = jnp.max(jnp.where(mean <= limit, strengths, 0))
   known = ~jnp.isnan(lowest)
   best, largest = jnp.where(known, strengths[at], jnp.nan), jnp.where(known, largest, jnp.nan)
@@ -240,7 +257,7 @@ def cross_validate(
     coordinate descent, 2010, section 2.6; the one-standard-error rule of Breiman, Friedman, Olshen
     and Stone, Classification and Regression Trees, 1984, section 3.4.3.
   """
-  call = check_call(x, y, strengths, **options)
+  call = _checked(x, y, strengths, options)
   num_folds = _checks.check_int("num_folds", num_folds, minimum=2)
   rows = call.inputs.weights.shape
   ids = _checks.check_integers("folds", folds, low=0, high=num_folds, shape=rows)
@@ -259,9 +276,14 @@ def _stability(
     return path.coefficients != 0, path.status
 
   chosen, status = jax.vmap(one)(weights)
+  # A strength at which a solve met NaN selects nothing.
+  known = ~jnp.any(status == NON_FINITE, axis=0)
   frequencies = jnp.mean(chosen.astype(threshold.dtype), axis=0)
-  scores = jnp.max(frequencies, axis=0)
+  frequencies = jnp.where(known[:, None], frequencies, jnp.nan)
+  scores = jnp.nanmax(frequencies, axis=0)
+  chosen = chosen & known[None, :, None]
   size = jnp.mean(jnp.sum(jnp.any(chosen, axis=1), axis=1).astype(threshold.dtype))
+  size = jnp.where(jnp.any(known), size, jnp.nan)
   bound = size**2 / ((2 * threshold - 1) * scores.shape[0])
   return StabilitySelection(frequencies, scores, scores >= threshold, size, bound, status)
 
@@ -303,7 +325,9 @@ def stability_selection(
 
   Note:
     The bound is a theorem about features that are not penalised more or less than others
-    (``penalty_factor``) and does not say which of several correlated features is right.
+    (``penalty_factor``) and does not say which of several correlated features is right. A strength
+    at which a solve ends in status 2 does not count, its frequencies are NaN; where all do, the
+    scores are NaN and nothing is selected.
 
   Example:
     >>> x = jax.random.normal(jax.random.key(0), (40, 3))
@@ -317,7 +341,7 @@ def stability_selection(
     Meinshausen and Buhlmann, Stability selection, 2010, definition 2 and theorem 1.
   """
   _checks.check_key("key", key)
-  call = check_call(x, y, strengths, **options)
+  call = _checked(x, y, strengths, options)
   num_subsamples = _checks.check_int("num_subsamples", num_subsamples, minimum=1)
   _checks.check_interval("threshold", threshold, 0.5, 1.0, closed="right", scalar=True)
   dtype = call.inputs.weights.dtype

@@ -20,7 +20,7 @@ def _add(name, what, error, match, *args, **options):
 
 _add("mi_kde", "rank", ValueError, "x must have rank 1", _X, _Y)
 _add("mi_kde", "rows", ValueError, "y must have a number for each of the 3 rows", _Y, _Y[:2])
-_add("mi_kde", "grid", ValueError, "num_grid must be at least 2", _Y, _Y, num_grid=1)
+_add("mi_kde", "grid", ValueError, "num_grid must be at least 8", _Y, _Y, num_grid=1)
 _add("mi_kde", "kernel", ValueError, "Did you mean 'gaussian'", _Y, _Y, kernel="gauss")
 _add("mi_kde", "complex", TypeError, "x must be a floating-point array of real", 1j * _Y, _Y)
 _add("mi_kde_discrete", "rank", ValueError, "x must have rank 1", _X, _CLASSES, num_classes=2)

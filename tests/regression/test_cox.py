@@ -100,3 +100,33 @@ def test_path_satisfies_the_optimality_conditions_of_the_lasso():
     assert np.all(np.abs(g) <= lam + 1e-7)
   at_zero = np.abs(central_difference(objective, np.zeros(3))).max()
   np.testing.assert_allclose(largest, at_zero, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["numpy", "jax", "seconds", "path"])
+def test_times_that_float32_would_tie_are_compared_as_they_are(kind):
+  """Seconds since 1970: float32 has one number in 128 of them."""
+  z, events = np.array([1.0, 0.0, -1.0, 0.5], np.float32), np.ones(4, int)
+  early = np.array([3, 0, 1, 1])
+  late = early + 1_700_000_000
+  if kind == "seconds":
+    late = late + 0.25
+  if kind == "path":
+    x = np.stack([z, z**2], 1)
+    solve = lambda t: regression.solve_at(x, (t, events), 0.01, loss="cox").coefficients
+    np.testing.assert_allclose(solve(late), solve(early), rtol=1e-6)
+    assert np.abs(solve(early)).max() > 0.1
+    return
+  times = jnp.asarray(late) if kind == "jax" else late
+  loss = jax.jit(lambda z: regression.cox_partial_likelihood_loss(z, times, events))
+  expected = brute_force(z, early, events, 0 * events, np.ones(4), "efron")
+  np.testing.assert_allclose(loss(z), expected, rtol=1e-5)
+
+
+def test_half_precision_predictions_do_not_tie_times():
+  n = 300
+  half = jnp.zeros(n, jnp.bfloat16)
+  found = regression.cox_partial_likelihood_loss(half, 1000.0 + np.arange(n), np.ones(n, int))
+  # log(n!) / n: at the k-th last event k rows are at risk.
+  expected = np.log(np.arange(1, n + 1)).sum() / n
+  assert found.dtype == jnp.bfloat16
+  np.testing.assert_allclose(float(found), expected, rtol=2.0**-8)

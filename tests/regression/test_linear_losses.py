@@ -73,3 +73,36 @@ def test_extremes_and_empty_weights_are_finite():
   hidden = {"loss": "poisson", "sample_weight": jnp.array([0.0, 1.0])}
   assert jnp.isfinite(regression.linear_objective(far, y, **hidden))
   assert jnp.isnan(regression.linear_objective(far * jnp.nan, y, **hidden))
+
+
+@pytest.mark.x64
+@pytest.mark.parametrize("name", FORMULAS)
+def test_a_row_of_weight_zero_has_its_derivative_in_the_weight(name):
+  """d/dw_i of sum_j w_j l_j / sum_j w_j is (l_i - mean) / W, also where w_i is 0."""
+  y, hyper, formula = FORMULAS[name]
+  weights = np.array([1.0, 0.0, 2.0, 3.0, 0.0])
+  slope = jax.grad(
+    lambda w: regression.linear_objective(Z, y, loss=name, loss_hyper=hyper, sample_weight=w)
+  )(jnp.asarray(weights))
+  losses = formula(Z, y)
+  mean = weights @ losses / weights.sum()
+  np.testing.assert_allclose(slope, (losses - mean) / weights.sum(), rtol=1e-11, atol=1e-13)
+
+
+def test_a_row_that_does_not_count_leaves_the_slope_finite_however_large_its_loss():
+  z, y = jnp.array([1000.0, 0.0]), jnp.array([1.0, 2.0])
+  fun = lambda z, w: regression.linear_objective(z, y, loss="poisson", sample_weight=w)
+  slopes = jax.grad(fun, argnums=(0, 1))(z, jnp.array([0.0, 1.0]))
+  np.testing.assert_allclose(slopes[0], [0, np.exp(0) - 2])
+  assert np.all(np.isfinite(slopes[1]))
+  counts = jax.grad(lambda y: regression.linear_objective(z[1:], y, loss="poisson"))
+  np.testing.assert_allclose(counts(jnp.zeros(1)), [0])  # -z, without the infinite log y
+  np.testing.assert_allclose(counts(jnp.array([2.0])), [np.log(2)])
+
+
+def test_half_precision_is_summed_in_float32_and_a_number_that_a_loss_lacks_is_refused():
+  z = jnp.full(3000, 300.0, jnp.float16)
+  value = regression.linear_objective(z, jnp.zeros(3000))
+  assert value.dtype == jnp.float16 and value == jnp.float16(45000)
+  with pytest.raises(ValueError, match="loss_hyper must be None"):
+    regression.linear_objective(Z, Z, loss_hyper=1.35)

@@ -141,6 +141,28 @@ def test_screening_in_blocks_is_one_covariate_at_a_time(estimator):
   assert screened.scores[screened.indices[0]] >= screened.scores[screened.indices[1]]
 
 
+def test_one_wild_number_costs_no_more_than_its_own_row():
+  """A thousandth of the rows, moved to where the grid would lose all others."""
+  x, y = (v[3] for v in gaussian_pairs(RHOS))
+  wild = np.tile(y, (5, 1))
+  wild[:4, 7] = 1e3, 1e4, -1e6, 1e12
+  found = np.asarray(KDE(np.tile(x, (5, 1)), wild))
+  np.testing.assert_allclose(found[:4], found[4], atol=0.01)
+  score = lambda v: regression.mi_kde_discrete(v, x > 0, num_classes=2, kernel="gaussian")
+  found = np.asarray(jax.jit(jax.vmap(score))(wild))
+  np.testing.assert_allclose(found[:4], found[4], atol=0.01)
+
+
+def test_coarse_grids_smooth_and_a_nan_covariate_is_ranked_last():
+  pairs = gaussian_pairs(RHOS)
+  x, y = (v[2] for v in pairs)
+  columns = np.stack([np.where(np.arange(N) == 5, np.nan, x), y, x], 1)
+  screened = regression.mi_screen(columns, x, top_k=3, num_grid=8)
+  assert screened.indices.tolist() == [2, 1, 0] and np.isnan(screened.scores[0])
+  # Smoothing is a map of each variable: it never adds information.
+  assert 0 <= screened.scores[1] < KDE(*pairs)[2]
+
+
 def test_another_outcome_costs_no_compile():
   x = jnp.asarray(np.random.default_rng(6).standard_normal((30, 3)), jnp.float32)
   assert_no_retrace(

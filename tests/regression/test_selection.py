@@ -95,3 +95,42 @@ def test_a_hundred_strengths_five_folds_twenty_bootstraps_are_one_program_on_eig
   single, _ = jr.sweeps.sweep(fit, backend="vmap")(weights, shared=(x, y, lams))
   # Equal up to the rounding of sums; a solve may stop a step earlier.
   np.testing.assert_allclose(coefficients, single, atol=1e-3)
+
+
+@pytest.mark.parametrize("unit", [2.0**-50, 2.0**50])
+def test_units_of_the_targets_only_rescale_what_cross_validation_says(unit):
+  x, y = (jnp.asarray(v, jnp.float32) for v in problem())
+  lams = jnp.array([1.0, 0.3, 0.03])
+  fit = lambda c: regression.cross_validate(
+    x, c * y, c * lams, folds=np.arange(40) % 4, num_folds=4
+  )
+  plain, moved = fit(jnp.float32(1)), fit(jnp.float32(unit))
+  assert np.all(plain.standard_error > 0)
+  np.testing.assert_allclose(moved.standard_error / unit / unit, plain.standard_error, rtol=1e-3)
+  np.testing.assert_allclose(moved.one_standard_error / unit, plain.one_standard_error)
+
+
+def test_an_outlying_row_that_is_held_out_does_not_spoil_the_fit_of_the_others():
+  """exp(z) of the held-out row overflows; the fit without it is that of the other rows alone."""
+  x, y = problem(30, 2)
+  y, lams = np.round(np.exp(0.3 * y)), np.array([0.1, 0.01])
+  x[0] = 300.0, -300.0
+  weights = (np.arange(30) > 0).astype(float)
+  path = regression.regularization_path(x, y, lams, loss="poisson", sample_weight=weights)
+  alone = regression.regularization_path(x[1:], y[1:], lams, loss="poisson")
+  assert not np.any(path.status)
+  assert np.all(np.abs(path.coefficients @ x[0]) > 89)
+  np.testing.assert_allclose(path.coefficients, alone.coefficients, atol=2e-4)
+
+
+def test_unknown_options_are_named_and_failed_solves_select_nothing():
+  x, y = problem()
+  folds, key = np.arange(40) % 2, jax.random.key(0)
+  with pytest.raises(TypeError, match=r"got 'los'\. Did you mean 'loss'"):
+    regression.cross_validate(x, y, [0.1], folds=folds, num_folds=2, los="huber")
+  with pytest.raises(TypeError, match="but for certificate; got 'certificate'"):
+    regression.stability_selection(key, x, y, [0.1], certificate=True)
+  y[3] = np.nan
+  result = regression.stability_selection(key, x, y, [0.4], num_subsamples=3)
+  assert np.all(result.status == 2) and not np.any(result.selected)
+  assert np.all(np.isnan(result.scores)) and np.isnan(result.error_bound)
