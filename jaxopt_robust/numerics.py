@@ -102,6 +102,7 @@ def norm_by(
   sizes = [jnp.abs(half) for half in jax.lax.stop_gradient(halves)]
   top = largest(sizes[0] if len(sizes) == 1 else jnp.maximum(*sizes))
   scale = jnp.where((top > 0) & (top < jnp.inf), top, 1)  # NaN and inf pass through the sum
+  scale = jnp.minimum(scale, 1 / jnp.finfo(top.dtype).tiny)  # above, its inverse is flushed to 0
   squares = [(half / back(scale)) ** 2 for half in halves]
   square = total(squares[0] if len(squares) == 1 else squares[0] + squares[1])
   is_zero = square == 0  # False for NaN, which stays NaN
@@ -156,7 +157,7 @@ def masked_mean(
   Computes sum_i w_i x_i / max(sum_i w_i, 1) with w in {0, 1}.
 
   Args:
-    x: float[...].
+    x: float[...]; whole numbers and bools count as floats.
     where: bool[...] of the shape of ``x``, or None for all entries.
     axis: axes to reduce; all of them by default.
 
@@ -171,7 +172,7 @@ def masked_mean(
     The sample mean of the rows that a mask keeps; the value 0 for an empty mask is a convention of
     this package.
   """
-  array = _checks.as_array("x", x)
+  array = _checks.check_float_array("x", x, non_empty=False, complex_ok=True)
   mask = _checks.check_mask("where", where, shape=array.shape)
   if mask is None:
     return jnp.mean(array, axis=axis)
@@ -198,7 +199,7 @@ def log_mean_exp(x: ArrayLike, *, axis: int = -1, where: ArrayLike | None = None
   Reference:
     Blanchard, Higham and Higham, Accurately computing the log-sum-exp and softmax functions, 2021.
   """
-  array = _checks.as_array("x", x)
+  array = _checks.check_float_array("x", x, non_empty=False)
   mask = _checks.check_mask("where", where, shape=array.shape)
   wide = upcast(array)
   if mask is None:

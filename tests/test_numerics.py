@@ -22,7 +22,7 @@ def test_safe_norm_and_its_derivatives(rng):
   assert np.isnan(numerics.safe_norm(jnp.asarray([1.0, jnp.nan])))
 
 
-@pytest.mark.parametrize("size", [1e-30, 1e-25, 1.0, 1e25, 1e30])
+@pytest.mark.parametrize("size", [1e-30, 1e-25, 1.0, 1e25, 1e30, 6e37])
 def test_safe_norm_does_not_depend_on_the_units(size):
   """||c (3, 4)|| = 5 c with the slope (3, 4) / 5 for every c of float32."""
   x = jnp.asarray([3.0, 4.0]) * size
@@ -70,6 +70,10 @@ def test_masked_mean_ignores_what_is_masked_even_nan():
   assert float(numerics.masked_mean(x, jnp.zeros((2, 2), bool))) == 0.0
   grad = jax.grad(lambda v: numerics.masked_mean(v, mask))(x)
   np.testing.assert_allclose(grad, [[1 / 3, 0.0], [1 / 3, 1 / 3]], rtol=1e-6)
+  right = jnp.asarray([True, False, True, True])  # a mean of bools or whole numbers is none
+  for kind in (bool, jnp.int32, jnp.uint8):
+    found = numerics.masked_mean(right.astype(kind), jnp.arange(4) < 3)
+    np.testing.assert_allclose(found, 2 / 3, rtol=1e-6)
 
 
 def test_log_mean_exp_limits_and_mask():
@@ -77,6 +81,8 @@ def test_log_mean_exp_limits_and_mask():
   np.testing.assert_allclose(numerics.log_mean_exp(x), [1e4, -np.log(2)], rtol=1e-6)
   masked = numerics.log_mean_exp(x, where=jnp.asarray([[True, False], [False, False]]))
   assert masked.tolist() == [1e4, -np.inf]
+  whole = numerics.log_mean_exp(jnp.arange(2), where=jnp.ones(2, bool))
+  np.testing.assert_allclose(whole, np.log((1 + np.e) / 2), rtol=1e-6)
   assert numerics.log_mean_exp(jnp.ones(3, jnp.bfloat16)).dtype == jnp.bfloat16
 
 
