@@ -243,7 +243,8 @@ def stream_step(
   Note:
     Where nothing is reliable ``transforms.rsgs`` does not move; other optimizers get gradients of 0
     and may, by momentum. Normalise by layers or groups: statistics of small batches spoil any of
-    these methods.
+    these methods. A batch whose gradient is not finite changes nothing: one example of NaN, which
+    is never reliable, makes it so.
 
   Example:
     >>> tx = jr.transforms.rsgs(optax.sgd(1.0), rho=0.01)
@@ -286,5 +287,6 @@ def stream_step(
     grad_fn=lambda params, i: second(params, i)[1],
   )
   params = optax.apply_updates(state.params, updates)
-  info = StreamInfo(logits, value, jnp.sum(mask, dtype=jnp.int32))
-  return StreamState(params, optimizer_state), info
+  sound = numerics.tree_all_finite((grads, params))  # 0 times NaN: what is masked has slopes too
+  after = numerics.tree_where(sound, StreamState(params, optimizer_state), state)
+  return after, StreamInfo(logits, value, jnp.sum(mask, dtype=jnp.int32))

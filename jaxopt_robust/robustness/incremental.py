@@ -53,7 +53,10 @@ def _classes(
 ) -> tuple[Array, Array]:
   """Prototypes of all classes, and which have an example."""
   found = class_prototypes(features, labels, num_classes=num_classes, where=where)
-  member = jax.nn.one_hot(jnp.asarray(labels, jnp.int32), num_classes, dtype=jnp.bool_)
+  index = _checks.check_labels(
+    "labels", labels, shape=features.shape[:1], num_classes=num_classes, where=where
+  )
+  member = jax.nn.one_hot(index, num_classes, dtype=jnp.bool_)
   if where is not None:
     member = member & jnp.asarray(where)[:, None]
   return found, jnp.any(member, axis=0)
@@ -248,7 +251,7 @@ def csfa_stream_step(
 
   Note:
     Until a second class is seen nothing is uncertain: the default threshold is 0 and no answer is
-    reliable.
+    reliable. A batch whose gradient is not finite changes nothing, as in ``stream_step``.
 
   Example:
     >>> encode = lambda scale, x: x * scale[None]
@@ -265,7 +268,7 @@ def csfa_stream_step(
   """
   state = _arguments.check_state("state", state, CsfaState)
   if threshold is None:
-    count = jnp.sum(state.seen, dtype=state.prototypes.dtype)
+    count = jnp.sum(state.seen, dtype=jnp.result_type(jnp.float32, state.prototypes))
     threshold = RELIABLE_SHARE * jnp.log(jnp.maximum(count, 1))
   stream, info = stream_step(
     _answers(encode, state, temperature), optimizer, state.stream, x, threshold=threshold

@@ -78,7 +78,7 @@ def calibrate_prototypes(
 
     c_n' = (1 - weight) c_n + weight d_n / ||d_n||_2,    d_n = sum_b w_nb c_b.
 
-  Nothing is trained.
+  Where d_n = 0 there is nowhere to go and c_n' = c_n. Nothing is trained.
 
   Args:
     new: float[n, d], prototypes of the new classes; their lengths do not matter.
@@ -123,6 +123,7 @@ def calibrate_prototypes(
     scores = jnp.where(mask[None], scores, jnp.finfo(scores.dtype).min)
   shares = jax.nn.softmax(scores, axis=-1)
   towards = _unit(jnp.matmul(shares, c_base, precision=jax.lax.Precision.HIGHEST))
+  towards = jnp.where(jnp.all(towards == 0, axis=1, keepdims=True), c_new, towards)
   return ((1 - a) * c_new + a * towards).astype(new_array.dtype)
 
 

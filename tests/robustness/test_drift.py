@@ -91,6 +91,8 @@ def test_calibration_limits():
   np.testing.assert_allclose(calibrate(), 0.5 * c_new + 0.5 * towards, rtol=1e-10)
   blend = calibrate(weight=0.3)
   np.testing.assert_allclose(blend, 0.7 * c_new + 0.3 * towards, rtol=1e-10)
+  none = calibrate(weight=1.0, where=np.zeros(4, bool))  # nowhere to go
+  np.testing.assert_allclose(none, c_new, rtol=1e-12)
 
 
 @pytest.mark.x64
@@ -258,6 +260,21 @@ def test_line_searches_get_what_they_ask_for(optimizer):
     entropies.append(float(info.entropy))
   assert int(info.num_reliable) == 1
   assert entropies[0] > entropies[1] > entropies[2] or entropies[1] == 0
+
+
+def test_a_row_of_nan_does_not_end_the_stream():
+  """It is not reliable, but 0 times the slope of its answer is NaN: that batch is answered only."""
+  x, optimizer = jnp.array([[3.0, 0.0], [0.1, 0.0]]), optax.MultiSteps(optax.adam(0.1), 3)
+  step = jax.jit(
+    lambda s, x: robustness.stream_step(lambda w, x: x * w[None], optimizer, s, x, threshold=0.5)
+  )
+  start, _ = step(robustness.stream_init(jnp.ones(2), optimizer), x)
+  after, info = step(start, x.at[1, 0].set(jnp.nan))
+  jax.tree.map(np.testing.assert_array_equal, after, start)
+  assert np.isnan(info.logits[1, 0]) and int(info.num_reliable) == 1
+  for _ in range(2):
+    after, _ = step(after, x)
+  assert bool(jnp.all(jnp.isfinite(after.params))) and float(after.params[0]) > 1
 
 
 def test_prototypes_of_other_classes_do_not_see_what_is_not_finite():

@@ -83,6 +83,18 @@ def test_base_session():
   np.testing.assert_array_equal(few.prototypes[3], state.prototypes[3])
 
 
+def test_masked_labels_may_be_anything():
+  """Also what no int32 holds: such rows are ignored."""
+  labels, where = [1, 2**40, 3, -7], np.array([True, False, True, False])
+  x = draw(0, [1, 1, 3, 3])
+  state = robustness.csfa_init(
+    encode, optimizer(), start(), x, labels, num_classes=CLASSES, where=where
+  )
+  assert state.seen.tolist() == [False, True, False, True, False]
+  after = robustness.csfa_add_classes(encode, state, x, [0, 2**40, 3, -7], where=where)
+  assert after.seen.tolist() == [True, True, False, True, False]
+
+
 def test_new_classes_are_calibrated_means_under_the_parameters_of_today():
   state = initial()
   moved = jax.tree.map(lambda v: v + 0.3, state.stream.params)
