@@ -81,7 +81,8 @@ def palm_unmixing(
   after the other, first of the powers and then onto the simplex, is the operator of neither and
   fills the zeros again.)
 
-  The stopping quantity ``info.error`` is that of ``robust_unmixing``.
+  The stopping quantity ``info.error`` is that of ``robust_unmixing``: the fall of one step, which
+  is small also where steps are short because ``safety`` is large.
 
   Args:
     exponent: a number in (0, 1], or float[N], the exponents p_n; may be traced. 1/2 as a Python
