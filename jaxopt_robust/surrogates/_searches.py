@@ -26,14 +26,26 @@ def confine_to(bounds: Bounds, like: Array) -> Callable[[Array], Array]:
   return lambda designs: jnp.clip(designs, low[None], high[None])
 
 
-def one_a_design(objective: Callable[[Array], Array], num: int) -> Callable[[Array], Array]:
-  """The objective, which must return float[num]."""
+def one_a_design(
+  objective: Callable[[Array], Array], num: int, *, name: str = "objective", slopes: bool = False
+) -> Callable[[Array], Array]:
+  """The objective, which must return float[num]; counts and bools only where no slopes are taken.
+
+  ``name`` is what the caller calls it.
+  """
 
   def predict(designs: Array) -> Array:
-    values = objective(designs)
-    if jnp.shape(values) != (num,):
+    found = objective(designs)
+    with _arguments.within(name):
+      values = _checks.check_float_array("the values returned", found)
+    if values.shape != (num,):
       raise ValueError(
-        f"objective must return one number a design, shape {(num,)}; got {jnp.shape(values)}."
+        f"{name} must return one number a design, shape {(num,)}; got {values.shape}."
+      )
+    if slopes and not jnp.issubdtype(jnp.asarray(found).dtype, jnp.floating):
+      raise TypeError(
+        f"{name} must return floating-point numbers, whose slopes are taken; got "
+        f"{_checks.describe(found)}."
       )
     return values
 

@@ -76,7 +76,8 @@ def fit_gaussian_designs(
   kept = jnp.where(rows > 0, wide, 0)  # what is left out may be infinite
   mean = jnp.sum(rows * kept, axis=0)
   # A norm of any scale: squares of small designs would vanish.
-  std = numerics.safe_norm(jnp.sqrt(rows) * jnp.where(rows > 0, wide - mean[None], 0), axis=0)
+  roots = jnp.sqrt(jnp.where(rows > 0, rows, 1))  # whose slope at 0 is infinite
+  std = numerics.safe_norm(roots * jnp.where(rows > 0, wide - mean[None], 0), axis=0)
   log_std = jnp.log(jnp.maximum(std, least.astype(wide.dtype)))
   return GaussianDesigns(mean.astype(designs.dtype), log_std.astype(designs.dtype))
 
@@ -152,7 +153,7 @@ def check_designs(name: str, designs: GaussianDesigns) -> GaussianDesigns:
   """A GaussianDesigns of two real arrays of one shape and dtype."""
   given = _arguments.check_state(name, designs, GaussianDesigns)
   with _arguments.within(name):
-    mean = _checks.check_float_array("mean", given.mean, min_rank=1)
-    log_std = _checks.check_float_array("log_std", given.log_std, min_rank=1)
+    mean = _checks.check_float_array("mean", given.mean)
+    log_std = _checks.check_float_array("log_std", given.log_std)
     _checks.check_same_shape("log_std", log_std, "mean", mean)
   return GaussianDesigns(mean, log_std.astype(mean.dtype))

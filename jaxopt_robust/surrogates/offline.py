@@ -117,7 +117,7 @@ def gradient_ascent_search(
   _checks.check_positive("stepsize", stepsize, scalar=True)
   length = jnp.asarray(stepsize, start.dtype)
   confine = confine_to(bounds, start[0])
-  predict = one_a_design(objective, len(start))
+  predict = one_a_design(objective, len(start), slopes=True)
 
   def total(designs: Array) -> tuple[Array, Array]:
     values = predict(designs)

@@ -127,7 +127,8 @@ def reinforce_search(
     objective: maps float[num_samples, ...] to float[num_samples], the model's prediction.
     designs: GaussianDesigns to start from, such as ``fit_gaussian_designs`` of the best data.
     key: typed PRNG key.
-    optimizer: any optax chain; None takes ``optax.adam(0.01)``.
+    optimizer: any optax chain that needs gradients alone (no line search); None takes
+      ``optax.adam(0.01)``, which suits designs of unit variance.
     num_samples: static integer >= 2.
     num_steps: static integer >= 1.
     baseline: as in ``score_function_surrogate``.

@@ -30,6 +30,14 @@ def _linear(w, x):
   return x @ w
 
 
+def _column(w, x):
+  return (x @ w)[:, None]
+
+
+def _counts(w, x):
+  return jnp.sum(x > w[None], axis=1)
+
+
 def _search(objective=lambda x: jnp.sum(x, 1), x=_X, **options):
   return surrogates.gradient_ascent_search(objective, x, **{"num_steps": 1, **options})
 
@@ -92,18 +100,25 @@ _add(
   *_SEARCHES,
   ("callable", TypeError, "objective must be callable", {"objective": None}),
   ("objective shape", ValueError, "objective must return one number", {"objective": jnp.sum}),
-)
+  (
+    "objective dtype", TypeError, "objective must return floating-point numbers",
+    {"objective": lambda x: jnp.sum(x > 0, axis=1)},
+  ),
+)  # fmt: skip
 _add(
   "conservative_gap",
   _gap,
   *_SEARCHES,
   ("callable", TypeError, "apply_fn must be callable", {"apply_fn": None}),
+  ("apply_fn shape", ValueError, "apply_fn must return one number", {"apply_fn": _column}),
+  ("apply_fn dtype", TypeError, "apply_fn must return floating-point", {"apply_fn": _counts}),
 )
 _add(
   "conservative_objective",
   _conservative,
   *_SEARCHES,
   ("callable", TypeError, "apply_fn must be callable", {"apply_fn": None}),
+  ("apply_fn shape", ValueError, "apply_fn must return one number", {"apply_fn": _column}),
   ("targets", ValueError, "targets must have shape", {"targets": jnp.ones(3)}),
   ("multiplier", ValueError, "multiplier must be >= 0", {"multiplier": -1.0}),
 )

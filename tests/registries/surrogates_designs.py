@@ -32,6 +32,10 @@ def _total(x):
   return jnp.sum(x, 1)
 
 
+def _complex(x):
+  return jnp.sum(x, 1) + 1j
+
+
 def _fit(x=_X, min_std=1.0, **options):
   return surrogates.fit_gaussian_designs(x, min_std=min_std, **options)
 
@@ -83,6 +87,7 @@ def _add(name, call, *cases):
 _SEARCHES = (
   ("callable", TypeError, "objective must be callable", {"objective": None}),
   ("objective shape", ValueError, "objective must return one number", {"objective": jnp.sum}),
+  ("objective dtype", TypeError, "objective: the values returned must", {"objective": _complex}),
   ("key", TypeError, "key must be a typed key", {"key": 0}),
   ("num_samples", ValueError, "num_samples must be at least 2", {"num_samples": 1}),
   ("num_steps", ValueError, "num_steps must be at least 1", {"num_steps": 0}),
