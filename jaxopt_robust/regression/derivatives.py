@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks
+from jaxopt_robust import _checks, _designs
+from jaxopt_robust._units import exponent_of, power
 from jaxopt_robust.prox import lasso
 from jaxopt_robust.regression._problem import Inputs, Params, hyper_at, on_coefficients
 from jaxopt_robust.regression.linear_losses import LinearLoss, total_loss
@@ -32,6 +33,24 @@ class LinearFit(NamedTuple):
   error: Array
   steps: Array
   status: Array
+
+
+def _column_units(x: Any, weights: Array, centred: bool) -> tuple[Array, Array]:
+  """Means of the columns (0 where not asked for), and powers of two near the sizes beside them.
+
+  Constants of the linear system: in these units of the coefficients, with the intercept of the
+  centred columns, it is well conditioned whatever the units of the columns are.
+  """
+  x, weights = jax.lax.stop_gradient((x, weights))
+  zeros, counts = jnp.zeros(x.shape[1], weights.dtype), weights > 0
+  center = weights @ x if centred else zeros
+  if _designs.is_sparse(x):
+    rows, columns = x.indices[:, 0], x.indices[:, 1]
+    kept = counts.at[rows].get(mode="fill", fill_value=False)
+    sizes = zeros.at[columns].max(jnp.where(kept, jnp.abs(x.data), 0), mode="drop")
+  else:
+    sizes = jnp.max(jnp.where(counts[:, None], jnp.abs(x - center[None, :]), 0), axis=0)
+  return center, power(exponent_of(sizes), sizes.dtype)
 
 
 def solve_at(
@@ -107,20 +126,34 @@ def solve_at(
   if not model.loss.smooth:
     raise ValueError("loss must be smooth for solve_at; 'quantile' is not.")
 
-  def fun(params: Params, inputs: Inputs) -> Array:
-    z = inputs.x @ params.coefficients + params.intercept
+  center, unit = _column_units(call.inputs.x, call.inputs.weights, model.intercept)
+
+  def original(params: Params, center: Array, unit: Array) -> Params:
+    w = params.coefficients / unit
+    return Params(w, params.intercept - center @ w)
+
+  def fun(params: Params, inputs: Inputs, *units: Array) -> Array:
+    w, b = original(params, *units)
+    z = inputs.x @ w + b
     return total_loss(model.loss, z, inputs.target, inputs.weights, inputs.loss_hyper)
 
-  def solve(params: Params, hyper: tuple, inputs: Inputs) -> tuple[Params, Any]:
+  def solve(params: Params, hyper: tuple, inputs: Inputs, *units: Array) -> tuple[Params, Any]:
     del params
-    strength, extra, factor = hyper
+    (strength, extra, factor, _), (center, unit) = hyper, units
     given = inputs._replace(params=extra, factor=factor)
     path = solve_path(model, False, given, strength, call.tol, call.max_steps)
-    return Params(path.coefficients[0], path.intercepts[0]), path
+    w, b = path.coefficients[0], path.intercepts[0]
+    return Params(w * unit, b + center @ w), path
 
   record = on_coefficients(model.penalty)
-  # The strengths, in the units of a path, become the penalty's own inside the residual.
-  inner = Penalty(lambda v, h: record.value(v, hyper_at(h[0][0], h[1], h[2])), record.prox)
+
+  def value(params: Params, hyper: tuple) -> Array:
+    # The strengths, in the units of a path, become the penalty's own inside the residual.
+    strength, extra, factor, unit = hyper
+    given = params._replace(coefficients=params.coefficients / unit)
+    return record.value(given, hyper_at(strength[0], extra, factor))
+
+  inner = Penalty(value, record.prox)
 
   def support(params: Params) -> Params:
     here = jnp.full((), model.intercept)
@@ -131,8 +164,9 @@ def solve_at(
     jnp.zeros(call.inputs.x.shape[1], call.inputs.weights.dtype),
     jnp.zeros((), call.inputs.weights.dtype),
   )
-  hyper = (call.strengths, call.inputs.params, call.inputs.factor)
+  hyper = (call.strengths, call.inputs.params, call.inputs.factor, unit)
   data = call.inputs._replace(params=(), factor=None)
-  solution, path = implicit(solve, residual, linear_solve=linear_solve)(start, hyper, data)
+  root = implicit(solve, residual, linear_solve=linear_solve)
+  scaled, path = root(start, hyper, data, center, unit)
   info = jax.tree.map(lambda leaf: leaf[0], (path.error, path.steps, path.status))
-  return LinearFit(solution.coefficients, solution.intercept, *info)
+  return LinearFit(*original(scaled, center, unit), *info)

@@ -103,7 +103,8 @@ def pad_subjects(
     ValueError: when shapes do not fit, or a subject has more rows than ``max_rows``.
 
   Note:
-    Under ``jit``, where nobody looks at the numbers, rows beyond ``max_rows`` are dropped.
+    Under ``jit``, where nobody looks at the numbers, rows beyond ``max_rows`` and those of a group
+    out of range are dropped.
 
   Example:
     >>> model = pad_subjects(jnp.ones((3, 1)), jnp.array([1.0, 2.0, 3.0]), jnp.array([1, 0, 1]),
@@ -126,6 +127,8 @@ def pad_subjects(
     if array.shape[0] != rows:
       raise ValueError(f"{name} must have the {rows} rows of exog; got shape {array.shape}.")
   groups = _checks.check_integers("groups", groups, low=0, high=num_subjects, shape=(rows,))
+  # Under jit: a row of no subject comes last and is dropped, as it is from the counts.
+  groups = jnp.where((groups < 0) | (groups >= num_subjects), num_subjects, groups)
   order = jnp.argsort(groups, stable=True)
   sorted_groups = groups[order]
   counts = jnp.zeros(num_subjects, jnp.int32).at[groups].add(1)
@@ -165,10 +168,13 @@ def _params(params: Any, model: MixedLM, argument: str = "params") -> MixedLMPar
   """Parameters of the shapes that the data ask for."""
   params = check_state(argument, params, MixedLMParams)
   shapes = (model.exog.shape[2:], model.exog_re.shape[2:], ())
+  found = []
   for name, value, shape in zip(params._fields, params, shapes, strict=True):
-    if jnp.shape(value) != shape:
-      raise ValueError(f"{argument}.{name} must have shape {shape}; got {jnp.shape(value)}.")
-  return params
+    array = _checks.check_float_array(f"{argument}.{name}", value, non_empty=False)
+    if array.shape != shape:
+      raise ValueError(f"{argument}.{name} must have shape {shape}; got {array.shape}.")
+    found.append(array)
+  return MixedLMParams(*found)
 
 
 def _distances(params: MixedLMParams, model: MixedLM) -> tuple[Array, Array, Array]:
@@ -346,8 +352,8 @@ def fit_mixed_lm(
       scalars or arrays of shape [p] (0 for an intercept); may be traced.
     penalty: ``Penalty`` of the fixed effects, static; may be non-convex.
     nu: > 0, a scalar, inf for the Gaussian model; may be traced.
-    start: ``MixedLMParams`` to begin with. None: no fixed effects, and half of the outcomes' median
-      square for each variance.
+    start: finite ``MixedLMParams`` to begin with. None: no fixed effects, and half of the outcomes'
+      median square for each variance.
     tol: >= 0, norm of a sub-gradient at the solution, in outcomes of unit about half the errors'
       deviation; may be traced.
     max_steps: >= 0, of the last round; may be traced.
@@ -358,12 +364,14 @@ def fit_mixed_lm(
 
   Raises:
     TypeError: when ``model`` or ``start`` is of another kind, ``penalty`` no ``Penalty``.
-    ValueError: when shapes do not fit, or nu is not positive.
+    ValueError: when shapes do not fit, nu is not positive, or ``start`` is not finite.
 
   Note:
     The objective is not convex: the result is a stationary point that depends on ``start``. Columns
-    of ``exog`` should have the same scale. Each step costs a Cholesky factorisation of rows x rows
-    a subject and evaluation, some seven times. To fit many strengths use ``jax.vmap``.
+    of ``exog`` should have a scale of about 1. In float32 scatters of the random effects that are
+    more than some 1e6 times that of the errors give NaN. Each step costs a Cholesky factorisation
+    of rows x rows a subject and evaluation, some seven times. To fit many strengths use
+    ``jax.vmap``.
 
   Example:
     >>> x = jax.random.normal(jax.random.key(0), (40, 3))
@@ -394,6 +402,8 @@ def fit_mixed_lm(
     first = MixedLMParams(jnp.zeros(model.exog.shape[2:], dtype), effects, half)
   else:
     given = jax.tree.map(lambda a: jnp.asarray(a, dtype), _params(start, model, "start"))
+    for leaf in given:
+      _checks.check_holds(jnp.isfinite(leaf), "start must hold finite numbers.")
     first = _rescaled(given, 1 / unit)
 
   def a_round(params: MixedLMParams, limit: Array) -> tuple[MixedLMParams, SolveInfo]:

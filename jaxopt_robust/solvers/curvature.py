@@ -169,10 +169,17 @@ def gauss_newton_curvature(
 
 
 def _direction(u: Array, power: ArrayLike) -> tuple[Array, Array]:
-  """u / ||u|| (0 for u = 0) and ||u||^(p-2)."""
-  size = safe_norm(u)
-  unit = jnp.where(size > 0, u / jnp.where(size > 0, size, 1), 0)
-  return unit, size ** (jnp.asarray(power, u.dtype) - 2)
+  """u / ||u|| (0 for u = 0) and ||u||^(p-2), which has no slope at 0."""
+  size, excess = safe_norm(u), jnp.asarray(power, u.dtype) - 2
+  is_zero = size == 0
+  length = jnp.where(is_zero, 1, size)
+  limit = jnp.where(excess == 0, 1, 0).astype(u.dtype)
+  return jnp.where(is_zero, 0, u / length), jnp.where(is_zero, limit, length**excess)
+
+
+def _root(square: Array) -> Array:
+  """Its root, without the infinite slope at 0."""
+  return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
 
 
 def _check_power(power: ArrayLike) -> None:
@@ -216,7 +223,7 @@ def power_norm_curvature(
 
   def weigh(u: Array) -> _Weights:
     unit, scale = _direction(u, power)
-    extra = jnp.sqrt((jnp.asarray(power, u.dtype) - 2) * scale)
+    extra = _root((jnp.asarray(power, u.dtype) - 2) * scale)
     return _Weights(jnp.broadcast_to(scale, u.shape), extra * unit)
 
   return _congruence(residual_fn, "residual_fn", weigh, form)
@@ -321,7 +328,8 @@ def empirical_fisher(losses_fn: Callable[..., Array], *, form: str = "matrix") -
 
   Raises:
     TypeError: ``losses_fn`` is not a function.
-    ValueError: ``form`` is none of the three.
+    ValueError: ``form`` is none of the three, or ``losses_fn`` returns no vector: a mean, for
+      example, whose H would be that of one example.
 
   Note:
     A penalty of the objective is not in it: add its curvature to the matrix,
@@ -338,8 +346,14 @@ def empirical_fisher(losses_fn: Callable[..., Array], *, form: str = "matrix") -
     Hessians, 2025; what it is and is not: Kunstner, Hennig and Balles, Limitations of the empirical
     Fisher approximation for natural gradient descent, 2019.
   """
+  _arguments.check_callable("losses_fn", losses_fn)
   mean = lambda losses: _Weights(jnp.full_like(losses, 1 / losses.size))
-  return _congruence(losses_fn, "losses_fn", mean, form)
+
+  def unreduced(params: PyTree, *data: PyTree, **named: PyTree) -> Array:
+    losses = _checks.check_float_tree("losses_fn(params)", losses_fn(params, *data, **named))
+    return _checks.check_float_array("losses_fn(params)", losses, rank=1)
+
+  return _congruence(unreduced, "losses_fn", mean, form)
 
 
 def zero_curvature() -> CurvatureFn:

@@ -100,10 +100,17 @@ def _pair(hyperparams: Any, second: str, example: tuple) -> tuple[Any, Array]:
 def _split(lam: Any, value: Callable, slope: Callable, lipschitz: Array) -> PenaltySplit:
   """Entrywise formulas of (|x|, lam), over the leaves of a tree."""
 
+  def strength(lam: ArrayLike, x: Array) -> Array:
+    if jnp.shape(lam) not in ((), x.shape):
+      raise ValueError(
+        f"lam of hyperparams must be a scalar or have the shape of x, {x.shape}; got "
+        f"{jnp.shape(lam)}."
+      )
+    return jnp.asarray(lam, x.dtype)
+
   def spread(x: PyTree) -> PyTree:
     x = _checks.check_float_tree("x", x)
-    strengths = jax.tree.map(lambda l, v: jnp.asarray(l, v.dtype), jax.tree.broadcast(lam, x), x)
-    return x, strengths
+    return x, jax.tree.map(strength, jax.tree.broadcast(lam, x), x)
 
   def total(x: PyTree) -> Array:
     x, strengths = spread(x)

@@ -69,7 +69,8 @@ def scale_by_gns(
 
   Args:
     curvature: ``curvature(params, *curvature_data)``, H in one of the forms of
-      ``solvers.gns_newton``.
+      ``solvers.gns_newton``. ``optax.inject_hyperparams`` needs
+      ``static_args=("curvature", "max_trials")``.
     metric: B, positive definite: float[d, d], its diagonal float[d], or None for the identity.
     gamma: gamma_0 > 0, in the units of the parameters; may be traced, as all other numbers.
     growth: >= 1.
@@ -108,6 +109,11 @@ def scale_by_gns(
     Semenov, Jaggi and Doikov, Gradient-normalized smoothness for optimization with approximate
     Hessians, 2025, algorithm 1.
   """
+  if isinstance(curvature, jax.Array):
+    raise TypeError(
+      "curvature must be callable; got an array: optax.inject_hyperparams takes functions for "
+      "schedules, so call it with static_args=('curvature', 'max_trials')."
+    )
   _arguments.check_callable("curvature", curvature)
   if callable(metric):
     raise TypeError(f"metric must be an array or None; got {_checks.describe(metric)}.")
@@ -145,6 +151,10 @@ def scale_by_gns(
       )
     _arguments.check_callable("value_fn", value_fn)
     check_like("updates", updates, params)
+    if not isinstance(curvature_data, tuple | list):
+      raise TypeError(
+        f"curvature_data must be a tuple, such as (x, y); got {_checks.describe(curvature_data)}."
+      )
     scalar, (flat, unravel) = value_of(value_fn, False), ravel_pytree(params)
     dtype = upcast(flat).dtype
 

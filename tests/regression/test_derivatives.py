@@ -72,3 +72,23 @@ def test_a_sparse_design_has_the_derivatives_of_the_dense_one():
   ]
   np.testing.assert_allclose(slopes[1], slopes[0], atol=1e-5)
   assert np.abs(slopes[0]).max() > 0.01
+
+
+def test_units_of_the_columns_only_rescale_the_derivatives():
+  """Columns times c_j with factors c_j: the same fit with w_j / c_j, in float32."""
+  rng = np.random.default_rng(2)
+  x = rng.standard_normal((N, P)).astype(np.float32)
+  y = jnp.asarray(x[:, :3] @ np.array([2.0, -1.0, 1.5]) + 3.0, jnp.float32)
+  c = 1e5 * np.array([10.0, 1.0, 3.0, 1.0, 0.3], np.float32)
+
+  @jax.jit
+  def slopes(x, factor):
+    fit = lambda strength: regression.solve_at(x, y, strength, penalty_factor=factor)
+    found = jax.jacfwd(lambda strength: fit(strength)[:2])(0.1)
+    return found[0] * factor, found[1], fit(0.1)
+
+  plain, moved = slopes(x, jnp.ones(P)), slopes(x * c, jnp.asarray(c))
+  assert plain[2].status == moved[2].status == 0
+  assert np.sum(np.asarray(plain[0]) != 0) >= 2
+  np.testing.assert_allclose(moved[0], plain[0], rtol=1e-4)
+  np.testing.assert_allclose(moved[1], plain[1], rtol=1e-4)

@@ -163,3 +163,23 @@ def test_padding_keeps_each_subjects_rows_in_order(rng):
     np.testing.assert_array_equal(model.exog[i][: rows.sum()], x[rows])
     np.testing.assert_array_equal(model.endog[i], np.r_[y[rows], np.zeros(3 - rows.sum())])
   np.testing.assert_array_equal(model.exog_re[..., 0], model.where)
+
+
+def test_rows_of_no_subject_are_dropped_under_jit(rng):
+  groups = jnp.array([0, -1, 1, 0, 1, 5])
+  y = jnp.arange(1.0, 7.0)
+  pad = lambda g: regression.pad_subjects(y[:, None], y, g, num_subjects=2, max_rows=2)
+  model = jax.jit(pad)(groups)
+  np.testing.assert_array_equal(model.endog, [[1, 4], [3, 5]])
+  assert np.all(model.where)
+
+
+def test_parameters_may_be_lists_and_a_start_that_is_not_finite_is_refused():
+  model = regression.pad_subjects(
+    jnp.ones((2, 1)), jnp.ones(2), jnp.arange(2), num_subjects=2, max_rows=1
+  )
+  given = regression.MixedLMParams([1], [-np.inf], 0)
+  found = regression.mixed_lm_nll(given, model, nu=jnp.inf)
+  np.testing.assert_allclose(found, 0.5 * np.log(2 * np.pi), rtol=1e-6)
+  with pytest.raises(ValueError, match="start must hold finite numbers"):
+    regression.fit_mixed_lm(model, 0.1, start=given)

@@ -160,3 +160,21 @@ def test_trees_come_in_the_order_of_ravel_pytree_and_numbers_may_be_traced(rng):
   np.testing.assert_allclose(product["b"], of_flat[0, 0], atol=1e-12)
   np.testing.assert_allclose(product["w"], of_flat[1:, 0], atol=1e-12)
   assert_no_retrace(lambda p: run(p)[1], lambda i: (jnp.asarray(2.0 + i),))
+
+
+@pytest.mark.parametrize("power", [2.0, 3.0])
+def test_the_power_model_has_derivatives_where_its_rank_one_term_vanishes(power):
+  """At p = 2 the model of u = w is the identity everywhere, at u = 0 it is flat by convention."""
+  model = lambda w, p: solvers.power_norm_curvature(lambda w: w, power=p)(w)
+  at = jnp.array([3.0, 4.0]) if power == 2 else jnp.zeros(2)
+  np.testing.assert_array_equal(jax.jacfwd(model)(at, power), 0)
+  assert np.all(np.isfinite(jax.jacfwd(model, argnums=1)(at, power)))
+  zero = jax.jacfwd(model, argnums=1)(jnp.zeros(2), jnp.asarray(power))
+  np.testing.assert_array_equal(zero, 0)
+
+
+def test_a_reduced_loss_has_no_empirical_fisher():
+  losses = lambda w: (w - 1) ** 2
+  model = solvers.empirical_fisher(lambda w: jnp.mean(losses(w)))
+  with pytest.raises(ValueError, match=r"losses_fn\(params\) must have rank 1; got shape \(\)"):
+    model(jnp.zeros(3))

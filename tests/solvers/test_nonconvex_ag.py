@@ -133,3 +133,13 @@ def test_restarts_wait_three_steps_and_begin_the_momentum_anew(rng):
   assert at.size and np.all(np.diff(at) >= 3) and at[0] >= 2
   assert np.all(np.asarray(speed)[at] < np.asarray(speed)[at - 1])
   np.testing.assert_array_equal(np.asarray(mixing)[at], 1.0)
+
+
+def test_strengths_of_another_shape_are_refused_and_not_broadcast():
+  for split in (solvers.split_mcp, solvers.split_scad):
+    parts = split((jnp.ones((3, 1)), 3.0))
+    for fn in (parts.value, parts.grad):
+      with pytest.raises(
+        ValueError, match=r"lam of hyperparams must be a scalar or have the shape"
+      ):
+        fn(jnp.ones(3))

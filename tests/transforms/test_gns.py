@@ -112,3 +112,19 @@ def test_half_precision_and_any_driver():
   )(jnp.array([3.0, -1.0]))  # fmt: skip
   np.testing.assert_allclose(x, 1.0, atol=1e-6)
   assert int(info.status) == solvers.CONVERGED
+
+
+def test_injected_hyper_parameters_and_data_that_are_no_tuple():
+  f = lambda x: jnp.sum(jnp.array([1.0, 100.0]) * x**2)
+  curvature, x = solvers.exact_curvature(f), jnp.array([3.0, -1.0])
+  value, grad = jax.value_and_grad(f)(x)
+  make = lambda **options: optax.inject_hyperparams(scale_by_gns, **options)(curvature, gamma=0.5)
+  with pytest.raises(TypeError, match=r"static_args=\('curvature', 'max_trials'\)"):
+    make().init(x)
+  tx = make(static_args=("curvature", "max_trials"))
+  found = tx.update(grad, tx.init(x), x, value=value, value_fn=f)[0]
+  plain = scale_by_gns(curvature, gamma=0.5)
+  expected = plain.update(grad, plain.init(x), x, value=value, value_fn=f)[0]
+  np.testing.assert_allclose(found, expected, rtol=1e-12)
+  with pytest.raises(TypeError, match="curvature_data must be a tuple"):
+    plain.update(grad, plain.init(x), x, value=value, value_fn=f, curvature_data=x)
