@@ -200,15 +200,17 @@ def _log_gamma_ratio(nu: Array, count: Array) -> Array:
   a, b = nu / 2, count / 2
   few = jnp.where(nu < _SERIES_FROM, a, 1)
   direct = jax.lax.lgamma(few + b) - jax.lax.lgamma(few) - b * jnp.log(few)
-  many = jnp.where((nu >= _SERIES_FROM) & jnp.isfinite(nu), a, _SERIES_FROM)
+  gaussian = jnp.isposinf(nu)
+  many = jnp.where((nu >= _SERIES_FROM) & ~gaussian, a, _SERIES_FROM)
   tail = lambda z: (1 - (1 - 2 / (7 * z**2)) / (30 * z**2)) / (12 * z)
   series = (many + b - 0.5) * jnp.log1p(b / many) - b + tail(many + b) - tail(many)
-  return jnp.where(nu < _SERIES_FROM, direct, jnp.where(jnp.isfinite(nu), series, 0))
+  return jnp.where(nu < _SERIES_FROM, direct, jnp.where(gaussian, 0, series))
 
 
 def _degrees(nu: ArrayLike, dtype: Any) -> Array:
   _checks.check_positive("nu", nu, scalar=True)
-  return jnp.asarray(nu, dtype)
+  nu = jnp.asarray(nu, dtype)
+  return jnp.where(nu > 0, nu, jnp.nan)  # under jit, where it is not known
 
 
 def mixed_lm_nll(params: MixedLMParams, model: MixedLM, *, nu: ArrayLike = 4.0) -> Array:
@@ -227,7 +229,8 @@ def mixed_lm_nll(params: MixedLMParams, model: MixedLM, *, nu: ArrayLike = 4.0) 
   Args:
     params: ``MixedLMParams``: b, log D, log s2.
     model: ``MixedLM``, the data with their mask.
-    nu: > 0, a scalar, inf for the Gaussian model; may be traced.
+    nu: > 0, a scalar, inf for the Gaussian model; may be traced: NaN under ``jit`` where it is not
+      positive.
 
   Returns:
     float[subjects], 0 for a subject without rows.
@@ -261,9 +264,10 @@ def mixed_lm_nll(params: MixedLMParams, model: MixedLM, *, nu: ArrayLike = 4.0) 
 
 def _nll(params: MixedLMParams, model: MixedLM, nu: Array) -> Array:
   log_det, distance, count = _distances(params, model)
-  finite = jnp.where(jnp.isfinite(nu), nu, 1)
+  gaussian = jnp.isposinf(nu)
+  finite = jnp.where(gaussian, 1, nu)
   heavy = (finite + count) / 2 * jnp.log1p(distance / finite)
-  quadratic = jnp.where(jnp.isfinite(nu), heavy, distance / 2)
+  quadratic = jnp.where(gaussian, distance / 2, heavy)
   return 0.5 * log_det + quadratic - _log_gamma_ratio(nu, count) + count / 2 * jnp.log(2 * jnp.pi)
 
 
@@ -303,8 +307,9 @@ def mixed_lm_weights(params: MixedLMParams, model: MixedLM, *, nu: ArrayLike = 4
 
 def _weights(params: MixedLMParams, model: MixedLM, nu: Array) -> Array:
   _, distance, count = _distances(params, model)
-  finite = jnp.where(jnp.isfinite(nu), nu, 1)
-  return jnp.where(jnp.isfinite(nu), (finite + count) / (finite + distance), 1)
+  gaussian = jnp.isposinf(nu)
+  finite = jnp.where(gaussian, 1, nu)
+  return jnp.where(gaussian, 1, (finite + count) / (finite + distance))
 
 
 def _mean_nll(params: MixedLMParams, model: MixedLM, nu: Array) -> Array:

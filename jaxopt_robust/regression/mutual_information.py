@@ -74,7 +74,7 @@ def _kernels(x: Array, num_grid: int, kernel: str) -> Array:
 
 def _plug_in(weights: Array) -> Array:
   """sum P log(P / (P_x P_y)) of a table of non-negative weights, not below 0; NaN stays NaN."""
-  p = weights / jnp.sum(weights)
+  p = weights / _or_one(jnp.sum(weights))
   rows, columns = jnp.sum(p, axis=1, keepdims=True), jnp.sum(p, axis=0, keepdims=True)
   log = lambda q: jnp.log(jnp.where(q > 0, q, 1))
   total = jnp.sum(p * (log(p) - log(rows) - log(columns)))
@@ -176,7 +176,8 @@ def mi_kde_discrete(
     ValueError: when shapes, classes or options are out of range.
 
   Note:
-    Under ``jit`` an example whose class is out of range counts for none. Empty classes add nothing.
+    Under ``jit`` an example whose class is out of range counts for none; 0 where all are. Empty
+    classes add nothing.
 
   Example:
     >>> x = jnp.linspace(-1.0, 1.0, 200)
@@ -226,7 +227,8 @@ def _binned(x: Array, max_bins: int) -> Array:
 def _of_bins(a: Array, b: Array, max_bins: int, dtype: jnp.dtype) -> Array:
   """The plug-in estimate of two rows of bins."""
   counts = jnp.zeros((max_bins, max_bins), dtype).at[a, b].add(1, mode="drop")
-  return _plug_in(counts)  # NaN where there is nothing to count
+  unknown = jnp.any(a == max_bins) | jnp.any(b == max_bins)
+  return jnp.where(unknown, jnp.nan, _plug_in(counts))
 
 
 def mi_binned(x: ArrayLike, y: ArrayLike, *, max_bins: int = 99) -> Array:

@@ -167,7 +167,7 @@ def _checked(x: ArrayLike, y: Any, strengths: ArrayLike, options: dict) -> Call:
     if name not in known:
       raise TypeError(
         f"options must be those of regularization_path, but for certificate; got {name!r}."
-        f"{_arguments.did_you_mean(name, known)}"
+        f"{_arguments.did_you_mean(name, (*known, 'threshold', 'num_subsamples'))}"
       )
   return check_call(x, y, strengths, **options)
 

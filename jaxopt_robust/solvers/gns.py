@@ -109,7 +109,8 @@ def gns_newton(
       ``zero_curvature`` make such functions.
     metric: B, positive definite: float[d, d], its diagonal float[d], a function ``metric(*data)``
       to one of these, or None for the identity. Factorised once, by ``init``.
-    gamma: gamma_0 > 0, in the units of x; may be traced, as all other numbers.
+    gamma: gamma_0 > 0, in the units of x; may be traced, as all other numbers. Rather too large:
+      where a step of this length changes f by less than its rounding the run ends in status 3.
     growth: >= 1.
     shrink: in (0, 1).
     decrease: in (0, 1/2).

@@ -183,3 +183,18 @@ def test_parameters_may_be_lists_and_a_start_that_is_not_finite_is_refused():
   np.testing.assert_allclose(found, 0.5 * np.log(2 * np.pi), rtol=1e-6)
   with pytest.raises(ValueError, match="start must hold finite numbers"):
     regression.fit_mixed_lm(model, 0.1, start=given)
+
+
+def test_a_traced_nu_that_is_not_positive_is_no_gaussian_model():
+  model = regression.pad_subjects(
+    jnp.ones((2, 1)), jnp.ones(2), jnp.arange(2), num_subjects=2, max_rows=1
+  )
+  params = regression.MixedLMParams(jnp.zeros(1), jnp.zeros(1), jnp.zeros(()))
+  both = jax.jit(
+    lambda nu: [
+      f(params, model, nu=nu) for f in (regression.mixed_lm_nll, regression.mixed_lm_weights)
+    ]
+  )
+  for nu in (jnp.nan, -1.0, 0.0, -jnp.inf):
+    assert np.all(np.isnan(both(nu)))
+  assert np.all(np.isfinite(both(jnp.inf)))

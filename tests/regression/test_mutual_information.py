@@ -153,6 +153,13 @@ def test_one_wild_number_costs_no_more_than_its_own_row():
   np.testing.assert_allclose(found[:4], found[4], atol=0.01)
 
 
+def test_no_example_of_a_known_class_has_no_information():
+  x, labels = jnp.arange(6.0), jnp.full(6, 7)
+  score = jax.jit(lambda x, c: regression.mi_kde_discrete(x, c, num_classes=2, num_grid=8))
+  assert float(score(x, labels)) == 0
+  assert np.isnan(score(x.at[0].set(jnp.nan), labels))
+
+
 def test_coarse_grids_smooth_and_a_nan_covariate_is_ranked_last():
   pairs = gaussian_pairs(RHOS)
   x, y = (v[2] for v in pairs)
