@@ -146,8 +146,8 @@ def cbas_search(
     bounds: (low, high) of every entry, or None: the objective sees clipped designs.
 
   Returns:
-    ``(designs, info)``: q after the last step, a GaussianDesigns, and a CbasInfo. No derivative in
-    the model.
+    ``(designs, info)``: q after the last step, a GaussianDesigns, and a CbasInfo. The model needs
+    no derivative; where it has one those of the result hold the noise of the draws fixed.
 
   Raises:
     ValueError: a number is out of range, or an objective that does not return one number a design.

@@ -308,6 +308,19 @@ def test_cbas_steps_condition_and_never_lower_the_threshold(key):
   assert float(found.mean[0]) - last < 1.5 / last
 
 
+@pytest.mark.x64
+def test_derivatives_of_cbas_hold_the_draws_fixed(key):
+  @jax.jit
+  def found(v):
+    prior = surrogates.GaussianDesigns(v[:1], v[1:2])
+    return surrogates.cbas_search(
+      lambda x: -((x[:, 0] - v[2]) ** 2), prior, key, noise=v[3], num_samples=8, num_steps=2
+    )[0].mean[0]
+
+  point = np.array([0.1, 0.2, 1.0, 0.3])
+  np.testing.assert_allclose(jax.grad(found)(point), central_difference(found, point), atol=1e-7)
+
+
 def test_cbas_keeps_a_part_of_the_priors_spread(key):
   """All weight on the best of the samples: the spread is the floor, in units of the prior's."""
   prior = surrogates.GaussianDesigns(jnp.zeros(1), jnp.log(jnp.full(1, 4.0)))
