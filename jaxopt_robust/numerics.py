@@ -101,12 +101,21 @@ def norm_by(
   halves = (x.real, x.imag) if jnp.iscomplexobj(x) else (x,)
   sizes = [jnp.abs(half) for half in jax.lax.stop_gradient(halves)]
   top = largest(sizes[0] if len(sizes) == 1 else jnp.maximum(*sizes))
-  scale = jnp.where((top > 0) & (top < jnp.inf), top, 1)  # NaN and inf pass through the sum
-  scale = jnp.minimum(scale, 1 / jnp.finfo(top.dtype).tiny)  # above, its inverse is flushed to 0
+  scale = divisor(jnp.where(top < jnp.inf, top, 1))  # NaN and inf pass through the sum
   squares = [(half / back(scale)) ** 2 for half in halves]
   square = total(squares[0] if len(squares) == 1 else squares[0] + squares[1])
   is_zero = square == 0  # False for NaN, which stays NaN
   return scale * jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, square)))
+
+
+def divisor(size: Array) -> Array:
+  """What numbers of a size are divided by to be of size 1 (at most 4): 1 in place of 0.
+
+  Compiled code multiplies by inverses, and those of the largest numbers are flushed to 0.
+  """
+  largest = 1 / jnp.finfo(size.dtype).tiny
+  fits = (size <= largest) | ~(size < jnp.inf)  # so does NaN
+  return jnp.where(size == 0, 1, jnp.where(fits, size, largest))
 
 
 def magnitude(x: Array) -> Array:

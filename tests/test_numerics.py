@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxopt_robust import numerics
+from jaxopt_robust import losses, numerics, projections, recovery
 from tests.helpers import central_difference
 
 
@@ -31,6 +31,28 @@ def test_safe_norm_does_not_depend_on_the_units(size):
   assert float(numerics.safe_norm(jnp.float32(size))) == np.float32(size)
   rows = numerics.safe_norm(jnp.stack([x, 0 * x, x / size]), axis=1)
   np.testing.assert_allclose(rows, [5 * size, 0, 5], rtol=5e-7)
+
+
+def test_the_largest_numbers_may_be_divided_by():
+  """1 / 1.5e38 is below the normal numbers of float32; multiplied by it everything would be 0."""
+  c = 1.5e38
+  x = jnp.float32([c, 0.0, 0.0])
+  found = {
+    "ball": (projections.projection_l2_ball(x, c / 3), [1 / 3, 0, 0]),
+    "hyperplane": (
+      projections.projection_hyperplane(x, (jnp.full(3, c), 0.0)),
+      [2 / 3, -1 / 3, -1 / 3],
+    ),
+    "cone": (projections.projection_second_order_cone(x), [1 / 2, 0, 1 / 2]),
+  }
+  for name, (value, expected) in found.items():
+    np.testing.assert_allclose(np.float64(value) / c, expected, rtol=1e-5, atol=1e-7, err_msg=name)
+  weighted = projections.projection_weighted_l1_ball(x, (jnp.full(3, c), c))
+  np.testing.assert_allclose(weighted, [1, 0, 0], rtol=1e-6)
+  near = jnp.float32([[1, 0], [1, 0.1], [0, 1], [0.1, 1]]) * c
+  assert float(losses.recall_at_1(near, jnp.array([0, 0, 1, 1]))) == 1
+  sparseness = recovery.hoyer_sparseness(jnp.float32([[c, 1.0], [c, 0.0]]), axis=0)
+  np.testing.assert_allclose(sparseness, [0, 1], atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])

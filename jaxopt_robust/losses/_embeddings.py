@@ -34,6 +34,6 @@ def unit_rows(x: Array, where: Array | None = None) -> Array:
     wide = jnp.where(where[..., None], wide, 0)
   # The direction does not depend on the scale: squares neither overflow nor vanish.
   largest = jax.lax.stop_gradient(jnp.max(jnp.abs(wide), axis=-1, keepdims=True))
-  scaled = wide / jnp.where(largest == 0, 1, largest)
+  scaled = wide / numerics.divisor(largest)
   norm = numerics.safe_norm(scaled, axis=-1)[..., None]
   return scaled / jnp.where(norm == 0, 1, norm)

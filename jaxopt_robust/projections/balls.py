@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxopt_robust import _checks
-from jaxopt_robust.numerics import safe_norm, upcast
+from jaxopt_robust.numerics import divisor, safe_norm, upcast
 from jaxopt_robust.projections import _common
 from jaxopt_robust.projections.half_spaces import projection_box
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
@@ -46,7 +46,7 @@ def _l1_sphere(x: Array, value: Array) -> Array:
 def _length(x: Array) -> tuple[Array, Array]:
   """A unit of length, and the norm in it: at size 1 no square leaves the range."""
   unit = jax.lax.stop_gradient(jnp.max(jnp.abs(x)))
-  unit = jnp.where((unit > 0) & jnp.isfinite(unit), unit, 1)
+  unit = divisor(jnp.where(jnp.isfinite(unit), unit, 1))
   return unit, safe_norm(x / unit)
 
 

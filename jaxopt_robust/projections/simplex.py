@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _arguments, _checks
-from jaxopt_robust.numerics import upcast
+from jaxopt_robust.numerics import divisor, upcast
 from jaxopt_robust.projections import _common
 from jaxopt_robust.typing import Array, ArrayLike
 
@@ -134,7 +134,7 @@ def projection_weighted_l1_ball(x: ArrayLike, hyperparams: Any = (1.0, 1.0)) -> 
   w = _common.like("weights", weights, wide, spread=True)
   r = _common.scalar("radius", radius, wide.dtype)
   top = jax.lax.stop_gradient(jnp.max(w))
-  top = jnp.where(top > 0, top, 1)
+  top = divisor(jnp.where(top > 0, top, 1))
   scaled, bound = w / top, r / top
   size = jnp.abs(wide)
   counts = scaled > 0

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _arguments, _checks
-from jaxopt_robust.numerics import safe_divide, safe_norm, upcast
+from jaxopt_robust.numerics import divisor, safe_divide, safe_norm, upcast
 from jaxopt_robust.projections import _common
 from jaxopt_robust.typing import Array, ArrayLike
 
@@ -51,8 +51,7 @@ def projection_hyperslab(x: ArrayLike, hyperparams: Any) -> Array:
   wide = upcast(array)
   a = _common.like("a", normal, wide)
   low, high = (_common.scalar("bounds", bound, wide.dtype) for bound in (low, high))
-  top = jax.lax.stop_gradient(jnp.max(jnp.abs(a)))
-  top = jnp.where(top == 0, 1, top)  # squares of huge or tiny entries leave the range
+  top = divisor(jax.lax.stop_gradient(jnp.max(jnp.abs(a))))  # squares of it leave the range
   a, low, high = a / top, low / top, high / top
   inner = jnp.sum(a * wide)
   target = jnp.where(inner < low, low, jnp.where(inner > high, high, inner))
@@ -101,8 +100,7 @@ def projection_second_order_cone(x: ArrayLike, slope: ArrayLike = 1.0) -> Array:
   wide = upcast(array)
   alpha = _common.scalar("slope", slope, wide.dtype)
   # The cone is homogeneous: at size 1 no square leaves the range.
-  size = jax.lax.stop_gradient(jnp.max(jnp.abs(wide)))
-  size = jnp.where(size == 0, 1, size)
+  size = divisor(jax.lax.stop_gradient(jnp.max(jnp.abs(wide))))
   unit = wide / size
   u, t = unit[:-1], unit[-1]
   norm = safe_norm(u)

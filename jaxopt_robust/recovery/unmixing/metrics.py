@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_robust import _checks
-from jaxopt_robust.numerics import safe_divide, safe_norm, upcast
+from jaxopt_robust.numerics import divisor, safe_divide, safe_norm, upcast
 from jaxopt_robust.recovery.unmixing.types import Unmixing
 from jaxopt_robust.typing import Array, ArrayLike
 
@@ -46,7 +46,11 @@ def hoyer_sparseness(x: ArrayLike, *, axis: int = -1) -> Array:
   length = math.sqrt(array.shape[axis])
   norm = safe_norm(wide, axis=axis)
   # Each entry by the norm first: sums of entries of 1e38 would overflow.
-  relative = jnp.abs(wide) / jnp.expand_dims(jnp.where(norm > 0, norm, 1), axis)
+  fits = divisor(norm) >= norm  # else the inverse of the norm is flushed to 0
+  wide, by = (
+    jnp.where(jnp.expand_dims(fits, axis), v, v / 4) for v in (wide, jnp.expand_dims(norm, axis))
+  )
+  relative = jnp.abs(wide) / jnp.where(by > 0, by, 1)
   ratio = jnp.where(norm == 0, length, jnp.sum(relative, axis=axis))
   if length == 1:
     return jnp.zeros_like(ratio).astype(array.dtype)
