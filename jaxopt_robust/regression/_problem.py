@@ -19,12 +19,13 @@ from jaxopt_robust.typing import Array, Penalty, PyTree
 
 
 class Model(NamedTuple):
-  """What is static: the loss, the penalty, and which transformations of the columns are made."""
+  """What is static: the loss, the penalty, transformations of the columns, and the method."""
 
   loss: LinearLoss
   penalty: Penalty
   intercept: bool
   standardize: bool
+  coordinates: bool = False
 
 
 class Params(NamedTuple):
@@ -44,6 +45,7 @@ class Problem(NamedTuple):
     loss_hyper: the loss's own number, or None.
     center: float[p], subtracted from the rows; 0 without an intercept.
     scale: float[p], the columns are multiplied by it; 0 for columns that are constant.
+    columns: float[p], weighted root mean squares of the transformed columns.
     unit: scalar, the norm of the transformed design.
     column: scalar, the entries of the intercept's column: the same, or 0 without an intercept.
     offset: scalar, the prediction of the constant model, or a guess of it: predictions start here.
@@ -56,6 +58,7 @@ class Problem(NamedTuple):
   loss_hyper: Any
   center: Array
   scale: Array
+  columns: Array
   unit: Array
   column: Array
   offset: Array
@@ -168,14 +171,27 @@ def make_problem(model: Model, inputs: Inputs) -> Problem:
   scale = jnp.where(dead, 0, 1 / jnp.where(dead, 1, spread) if model.standardize else 1)
   scale = jnp.where(jnp.isnan(spread), jnp.nan, scale).astype(dtype)
   problem = Problem(
-    x, inputs.target, weights, inputs.loss_hyper, center, scale, one, 0 * one, 0 * one, one
+    x,
+    inputs.target,
+    weights,
+    inputs.loss_hyper,
+    center,
+    scale,
+    spread * scale,
+    one,
+    0 * one,
+    0 * one,
+    one,
   )
 
   def weighted(v: Array) -> Array:
     return jnp.sqrt(weights) * linear(problem, Params(v, 0 * one))
 
-  # A fixed start of the power iteration: nothing here is random.
-  unit = operator_norm(weighted, center, key=jax.random.key(0), num_steps=50)
+  if model.coordinates:
+    unit = jnp.max(problem.columns, initial=0)  # no step depends on the norm
+  else:
+    # A fixed start of the power iteration: nothing here is random.
+    unit = operator_norm(weighted, center, key=jax.random.key(0), num_steps=50)
   unit = jnp.where(unit > 0, unit, 1)
   unit = jnp.where(jnp.isnan(spread).any(), jnp.nan, unit)
   offset, column = 0 * one, 0 * one
@@ -191,7 +207,7 @@ def make_problem(model: Model, inputs: Inputs) -> Problem:
 
   # Of targets with a large mean rounding leaves no more than a share of their spread.
   slope = jnp.maximum(slope_at(offset), jnp.sqrt(jnp.finfo(dtype).eps) * slope_at(0 * one))
-  length = jnp.maximum(jnp.sqrt(jnp.sum((spread * scale) ** 2)), unit)
+  length = jnp.maximum(jnp.sqrt(jnp.sum(problem.columns**2)), unit)
   return problem._replace(unit=unit, column=column, offset=offset, reference=slope * length)
 
 

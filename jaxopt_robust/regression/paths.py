@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _checks, _designs
+from jaxopt_robust import _arguments, _checks, _designs
 from jaxopt_robust.numerics import safe_divide
 from jaxopt_robust.prox import elastic_net, lasso, non_negative_lasso
-from jaxopt_robust.regression import _quantile
+from jaxopt_robust.regression import _coordinate, _quantile
 from jaxopt_robust.regression._problem import (
   Inputs,
   Model,
@@ -53,7 +53,7 @@ class PathResult(NamedTuple):
     objective: float[k], mean loss plus penalty.
     error: float[k], the optimality residual over a bound of the gradient at the constant model.
     gap: float[k], an upper bound of objective minus minimum; infinite where none was asked for.
-    steps: int32[k].
+    steps: int32[k]: epochs of coordinate descent, or steps of the proximal gradient method.
     status: int32[k], 0 converged, 1 step limit, 2 non-finite, 3 stalled.
   """
 
@@ -170,8 +170,21 @@ def solve_path(
   model: Model, certificate: bool, inputs: Inputs, strengths: Array, tol: Array, max_steps: Array
 ) -> PathResult:
   """A path for checked arguments."""
+  solve = functools.partial(_solve, model, certificate)
+  if model.coordinates:
+    # Mapped over, one after the other: side by side all would do the work of every branch.
+    solve = jax.custom_batching.sequential_vmap(solve)
+  return solve(inputs, strengths, tol, max_steps)
+
+
+def _solve(
+  model: Model, certificate: bool, inputs: Inputs, strengths: Array, tol: Array, max_steps: Array
+) -> PathResult:
   problem = make_problem(model, inputs)
-  first, advance = (_smooth if model.loss.smooth else _non_smooth)(model, problem)
+  if model.coordinates:
+    first, advance = _coordinate.make(model, problem)
+  else:
+    first, advance = (_smooth if model.loss.smooth else _non_smooth)(model, problem)
   fun = smooth_part(model)
   gap_of = _gap_of(model, inputs, problem) if certificate else None
 
@@ -200,6 +213,20 @@ class Call(NamedTuple):
   max_steps: Array
 
 
+def _by_coordinates(method: Any, model: Model) -> bool:
+  """Whether a path goes by coordinate descent: sequential work, for the processors of a host."""
+  _arguments.check_option("method", method, ("auto", "coordinate_descent", "proximal_gradient"))
+  served = _coordinate.serves(model)
+  if method == "coordinate_descent" and not served:
+    raise ValueError(
+      "method 'coordinate_descent' needs one of the penalties lasso, elastic_net, "
+      "non_negative_lasso, mcp and scad, and a smooth loss that is a sum over rows."
+    )
+  if method == "auto":
+    return served and jax.default_backend() == "cpu"
+  return method == "coordinate_descent"
+
+
 def check_call(
   x: Any,
   y: Any,
@@ -213,11 +240,13 @@ def check_call(
   fit_intercept: bool = True,
   standardize: bool = False,
   sample_weight: Any = None,
+  method: str = "auto",
   tol: Any = 1e-5,
   max_steps: Any = 10_000,
 ) -> Call:
   """What the paths, their selection and their derivatives take."""
   model = check_model(loss, penalty, fit_intercept, standardize)
+  model = model._replace(coordinates=_by_coordinates(method, model))
   inputs = check_inputs(model, x, y, sample_weight, loss_hyper, penalty_params, penalty_factor)
   _checks.check_non_negative("strengths", strengths)
   strengths = _checks.check_float_array("strengths", strengths, rank=1)
@@ -243,6 +272,7 @@ def regularization_path(
   standardize: bool = False,
   sample_weight: ArrayLike | None = None,
   certificate: bool = False,
+  method: str = "auto",
   tol: ArrayLike = 1e-5,
   max_steps: ArrayLike = 10_000,
 ) -> PathResult:
@@ -253,14 +283,17 @@ def regularization_path(
     (1/W) sum_i s_i l(x_i w + b, y_i) + g(w; lam * penalty_factor, *penalty_params)
 
   with s = sample_weight and W = sum_i s_i, in falling order of lam: one scan, one compile for all
-  data of one shape. Smooth losses by ``jr.solvers.fista`` (step by the norm of the design, or by
-  backtracking where the loss has no curvature bound), the quantile loss by
-  ``jr.solvers.chambolle_pock``. ``error`` is the residual that these report, for columns that are
-  centred (with an intercept) and scaled, divided by a bound of the gradient at the constant model:
-  it has no units.
+  data of one shape. Coordinate descent works on the features that the strong rule keeps and on
+  those that violate their optimality condition, on their Gram matrix, with Newton steps on the
+  support (``jr.solvers.gram_coordinate_descent``), for losses other than the squared one on a
+  Newton model with a line search; after each working set all features are looked at. Elsewhere it
+  is ``jr.solvers.fista`` (step by the norm of the design, or by backtracking where the loss has no
+  curvature bound), for the quantile loss ``jr.solvers.chambolle_pock``. ``error`` is the residual
+  that these report, for columns that are centred (with an intercept) and scaled, divided by a bound
+  of the gradient at the constant model: it has no units.
 
   Args:
-    x: float[n, p], dense or a ``BCOO`` matrix; no copy of it is made.
+    x: float[n, p], dense or a ``BCOO`` matrix; not copied, but for the columns that are active.
     y: float[n], the targets; labels 0 and 1 for "logistic", counts >= 0 for "poisson",
       ``(times, events)`` or ``(times, events, strata)`` for "cox".
     strengths: float[k] >= 0 in any order; may be traced. See ``strength_grid``.
@@ -280,6 +313,9 @@ def regularization_path(
       mapped over by ``jax.vmap``.
     certificate: whether to compute duality gaps: for "squared" with lasso, elastic net and
       non-negative lasso, for "logistic" with lasso. It makes a centred copy of x. Static.
+    method: static. "coordinate_descent" for lasso, elastic net, non-negative lasso, MCP and SCAD
+      with a smooth loss that is a sum over rows; "proximal_gradient"; "auto": the first where it is
+      known and JAX's default backend is a CPU, where it is the faster one, the other elsewhere.
     tol: >= 0, the bound of ``error``; 1e-8 and less needs float64.
     max_steps: >= 0, for each strength.
 
@@ -292,15 +328,19 @@ def regularization_path(
       no duality gap where one is asked for.
 
   Note:
-    Outcomes of bad data. A constant column (without an intercept: one of zeros) has the
-    coefficient 0. Of equal columns any split of their coefficient is a minimiser of the Lasso; by
-    symmetry they get equal ones here. With p > n and strength 0 the result is one of many
-    minimisers. Targets that are all 0 give coefficients 0; "logistic" and "poisson" then predict
-    the smallest normal number in place of the probability or rate 0. For separable labels and
-    strength 0 there is no minimiser: coefficients grow until the gradient is below ``tol`` (status
-    0) or steps run out (status 1). NaN anywhere in x or y, also in rows of weight 0, gives status
-    2. All weights 0 give coefficients 0. Non-convex penalties give stationary points (the monotone
-    variant of ``fista``), and depend on the warm start: on the strengths above.
+    Outcomes of bad data. A constant column (without an intercept: one of zeros) has the coefficient
+    0. Of equal columns any split of their coefficient is a minimiser of the Lasso: the proximal
+    gradient method gives them equal ones, coordinate descent does not. With p > n and strength 0
+    the result is one of many minimisers. Targets that are all 0 give coefficients 0; "logistic" and
+    "poisson" then predict the smallest normal number in place of the probability or rate 0. For
+    separable labels and strength 0 there is no minimiser: coefficients grow until the gradient is
+    below ``tol`` (status 0) or steps run out (status 1). NaN anywhere in x or y, also in rows of
+    weight 0, gives status 2. All weights 0 give coefficients 0. Non-convex penalties give
+    stationary points (minima along each coordinate; of the monotone variant of ``fista``), and
+    depend on the warm start: on the strengths above.
+
+    By coordinate descent paths that are mapped over by ``vmap`` run one after the other, each as
+    long as it needs, and those that ``jr.sweeps.sweep`` spreads over devices so on each of them.
 
   Example:
     >>> x = jnp.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
@@ -311,13 +351,15 @@ def regularization_path(
   Reference:
     Friedman, Hastie and Tibshirani, Regularization paths for generalized linear models via
     coordinate descent, 2010 (objective, warm starts, penalty factors; their elastic net has
-    lam alpha and lam (1 - alpha) where ours has lam and lam gamma). Ours differs in the method:
-    accelerated proximal gradients.
+    lam alpha and lam (1 - alpha) where ours has lam and lam gamma); Tibshirani, Bien, Friedman,
+    Hastie, Simon, Taylor and Tibshirani, Strong rules for discarding predictors in lasso-type
+    problems, 2012, equation 7. Ours has Newton steps on the support where they have epochs alone.
   """
   call = check_call(
     x, y, strengths, loss=loss, loss_hyper=loss_hyper, penalty=penalty,
     penalty_params=penalty_params, penalty_factor=penalty_factor, fit_intercept=fit_intercept,
-    standardize=standardize, sample_weight=sample_weight, tol=tol, max_steps=max_steps,
+    standardize=standardize, sample_weight=sample_weight, method=method, tol=tol,
+    max_steps=max_steps,
   )  # fmt: skip
   if certificate and not certified(call.model):
     raise ValueError(

@@ -241,8 +241,8 @@ def cross_validate(
   Note:
     The loss is the one that is fitted, without the penalty. For "cox" it is the partial likelihood
     of the rows of a fold among themselves, which needs large folds. A strength whose loss is NaN in
-    a fold is not chosen; where all are, the chosen ones are NaN too. Maps over folds by ``vmap``:
-    all of them run as long as the slowest.
+    a fold is not chosen; where all are, the chosen ones are NaN too. Proximal gradients map over
+    the folds by ``vmap``: all of them run as long as the slowest.
 
   Example:
     >>> x = jax.random.normal(jax.random.key(0), (40, 3))

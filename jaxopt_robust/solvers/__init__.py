@@ -66,6 +66,11 @@ from jaxopt_robust.solvers.gns import (
   GnsState,
   gns_newton,
 )
+from jaxopt_robust.solvers.gram_descent import (
+  GramDescentInfo,
+  GramDescentState,
+  gram_coordinate_descent,
+)
 from jaxopt_robust.solvers.hard_thresholding import (
   HardThresholdingInfo,
   HardThresholdingState,
@@ -191,6 +196,8 @@ __all__ = [
   "FixedPointState",
   "GnsInfo",
   "GnsState",
+  "GramDescentInfo",
+  "GramDescentState",
   "HardThresholdingInfo",
   "HardThresholdingState",
   "IstaState",
@@ -243,6 +250,7 @@ __all__ = [
   "from_optax",
   "gauss_newton_curvature",
   "gns_newton",
+  "gram_coordinate_descent",
   "group_lasso_duality_gap",
   "htp",
   "iht",

@@ -149,6 +149,12 @@ def both_terms(problem: Problem, hyper: Any) -> tuple[Any, tuple]:
   return (least_squares_of(problem), hyper), ()
 
 
+def as_gram(problem: Problem, hyper: Any) -> tuple[Any, tuple]:
+  """For methods that take f by its matrix and its vector."""
+  a, b = least_squares_of(problem)
+  return hyper, (a.T @ a, a.T @ b)
+
+
 def no_first_term(problem: Problem, hyper: Any) -> tuple[Any, tuple]:
   """For methods with a smooth part and two operators, the first of which is not used."""
   return (None, hyper), tuple(jnp.asarray(d) for d in problem.data)
@@ -236,6 +242,11 @@ SOLVERS = [
       lambda z, y: 0.5 * jnp.mean((z - y) ** 2), p.prox, curvature=1 / 60
     ),
     ALL[:-1], monotone=True, at_rest=True,
+  ),
+  SolverCase(
+    "gram_coordinate_descent",
+    lambda p: solvers.gram_coordinate_descent(Penalty(p.value, p.prox)),
+    ALL[:-1], pack=as_gram, monotone=True,
   ),
   SolverCase(
     "fixed_point_iteration", lambda p: solvers.fixed_point_iteration(one_step(p)), ALL,

@@ -235,6 +235,20 @@ BAD_INPUTS = [
     ),
     ValueError, "leading length 2",
   ),
+  _bad(
+    "gram_coordinate_descent", "penalty", lambda: solvers.gram_coordinate_descent(SOFT), TypeError,
+    "penalty must be a Penalty",
+  ),
+  _bad(
+    "gram_coordinate_descent", "shapes",
+    lambda: _run(solvers.gram_coordinate_descent(prox.lasso), X, 1.0, EYE, jnp.ones(3)),
+    ValueError, "G must have shape",
+  ),
+  _bad(
+    "gram_coordinate_descent", "strengths",
+    lambda: _run(solvers.gram_coordinate_descent(prox.lasso), X, jnp.ones(3), EYE, X),
+    ValueError, "hyper must hold scalars or arrays",
+  ),
   # working sets
   _bad(
     "working_set", "fun", lambda: solvers.working_set(None, SOFT, stepsize=1.0), TypeError,

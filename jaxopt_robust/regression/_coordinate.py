@@ -1,0 +1,299 @@
+"""Paths by coordinate descent on working sets: screening, Newton models, warm starts."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxopt_robust.numerics import safe_divide, tree_all_finite
+from jaxopt_robust.prox import elastic_net, lasso, mcp, non_negative_lasso, scad
+from jaxopt_robust.regression import _buffer
+from jaxopt_robust.regression._problem import Model, Params, Problem, predict
+from jaxopt_robust.regression.linear_losses import linear_loss, total_loss
+from jaxopt_robust.solvers import _gram_descent
+from jaxopt_robust.solvers.types import CONVERGED, NON_FINITE, STALLED, STEP_LIMIT
+from jaxopt_robust.typing import Array
+
+# Working sets of a cold start hold so many features, or twice as many as are active.
+_FIRST = 64
+# The quadratic model of a loss bends by at least this share of its mean bend.
+_FLOOR = 1e-3
+# How much of the error before a working set leaves, where it is not solved to the end.
+_SHARE = 0.1
+_TRIALS = 30
+# Passes over all features without progress after which a solve ends.
+_PATIENCE = 4
+
+
+def serves(model: Model) -> bool:
+  """Whether the method knows the penalty (one number a feature) and the loss (a sum over rows)."""
+  known = (lasso, elastic_net, non_negative_lasso, mcp, scad)
+  return model.penalty in known and model.loss.smooth and model.loss.total is None
+
+
+class State(NamedTuple):
+  """Where a path is.
+
+  Attributes:
+    params: float[p + 1], the intercept last.
+    prediction: float[n].
+    slopes: float[n], derivative of the objective by the predictions.
+    bends: float[n], second derivatives, floored; the weights of the rows for the squared loss.
+    gradient: float[p + 1].
+    strengths: float[p + 1], those of the last solve: infinite before the first.
+    buffer: the columns in use.
+  """
+
+  params: Array
+  prediction: Array
+  slopes: Array
+  bends: Array
+  gradient: Array
+  strengths: Array
+  buffer: Any
+
+
+class _Pass(NamedTuple):
+  """A pass over all features."""
+
+  state: State
+  scores: Array
+  rounding: Array
+  error: Array
+  best: Array
+  epochs: Array
+  idle: Array
+
+
+class Run(NamedTuple):
+  """How a solve went."""
+
+  steps: Array
+  status: Array
+
+
+def start(model: Model, problem: Problem) -> State:
+  """The constant model."""
+  features = problem.center.shape[0]
+  params = jnp.zeros(features + 1, problem.center.dtype)
+  weights = problem.weights if model.loss == linear_loss("squared") else None
+  # Of a path without an end, so that no feature is screened before its first solve.
+  strengths = jnp.full_like(params, jnp.inf)
+  prediction = predict(problem, Params(params[:-1], params[-1]))
+  buffer = _buffer.empty(model, problem, weights)
+  return State(params, prediction, *_derivatives(model, problem, prediction), strengths, buffer)
+
+
+def _derivatives(model: Model, problem: Problem, prediction: Array) -> tuple[Array, Array, Array]:
+  """Slopes and bends of the rows, and the gradient by all coefficients and the intercept."""
+  slope = lambda z: jax.grad(total_loss, argnums=1)(
+    model.loss, z, problem.target, problem.weights, problem.loss_hyper
+  )
+  if model.loss == linear_loss("squared"):
+    slopes, bends = slope(prediction), problem.weights
+  else:
+    slopes, bends = jax.jvp(slope, (prediction,), (jnp.ones_like(prediction),))
+    mean = safe_divide(jnp.sum(bends), jnp.sum(problem.weights))
+    mean = jnp.where(mean > 0, mean, 1)
+    bends = jnp.maximum(bends, _FLOOR * mean * problem.weights)
+  total = jnp.sum(slopes)
+  inner = problem.scale * (slopes @ problem.x - problem.center * total)
+  return slopes, bends, jnp.append(inner, problem.column * total)
+
+
+class _Path:
+  """The functions of one model and problem."""
+
+  def __init__(self, model: Model, problem: Problem):
+    self.model, self.problem = model, problem
+    self.squared = model.loss == linear_loss("squared")
+    self.free = jnp.arange(problem.center.shape[0] + 1) == problem.center.shape[0]
+    self.bound = jnp.append(problem.columns, problem.column) ** 2
+
+  def hyper_of(self, hyper: Any) -> tuple[Any, Array]:
+    """Hyper-parameters of all features (the intercept's are free), and their strengths."""
+    num = self.problem.center.shape[0]
+    wide = lambda leaf: jnp.append(jnp.broadcast_to(leaf, (num,)), 1)
+    hyper = jax.tree.map(wide, hyper)
+    strengths = hyper[0] if isinstance(hyper, tuple) else hyper
+    return hyper, jnp.where(self.free, 0, strengths)
+
+  def prox(self, target: Array, hyper: Any, step: Array) -> Array:
+    return self.model.penalty.prox(target, hyper, step)
+
+  def value(self, params: Array, hyper: Any) -> Array:
+    return self.model.penalty.value(params, hyper)
+
+  def violations(self, state: State, hyper: Any) -> tuple[Array, Array, Array]:
+    """Each feature's violation of its optimality condition, rounding of one, and the largest.
+
+    A violation is |w_j - prox(w_j - s_j gradient_j)| / s_j, with 1 / s_j the mean curvature along
+    coordinate j; the largest is NaN where anything is not finite.
+    """
+    live = self.bound > 0
+    size = self.bound * safe_divide(jnp.sum(state.bends), jnp.sum(self.problem.weights))
+    size = jnp.where(size > 0, size, 1)
+    target = state.params - state.gradient / size
+    image = jnp.where(self.free, target, jax.vmap(self.prox)(target, hyper, 1 / size))
+    scores = jnp.where(live, jnp.abs(image - state.params) * size, 0)
+    parts = jnp.maximum(jnp.abs(state.params) * size, jnp.abs(state.gradient))
+    eps = jnp.finfo(target.dtype).eps / 2
+    rounding = eps * jnp.max(jnp.where(live, parts, 0))
+    largest = jnp.max(scores)
+    largest = jnp.where(largest > 0, jnp.maximum(largest, rounding), 0)
+    finite = tree_all_finite((scores, state.gradient, state.slopes, state.params))
+    return scores, rounding, jnp.where(finite, largest, jnp.nan)
+
+  def wanted(self, state: State, scores: Array, strengths: Array) -> tuple[Array, Array]:
+    """The features of the next working set, and whether all that are needed are among them.
+
+    The strong rule: between two strengths a gradient changes by no more than they do; and whatever
+    violates its condition.
+    """
+    support = (state.params != 0) | self.free
+    reach = 2 * strengths - jnp.where(jnp.isinf(state.strengths), strengths, state.strengths)
+    strong = jnp.abs(state.gradient) > reach
+    want = (strong | (scores > 0) | support) & (self.bound > 0) | self.free
+    room = _buffer.capacity(self.model, *self.problem.x.shape)
+    active = jnp.sum(support, dtype=jnp.int32)
+    limit = jnp.minimum(jnp.maximum(_FIRST, 2 * active), room)
+
+    def fewer() -> Array:
+      priority = jnp.where(support, jnp.inf, scores)
+      order = jnp.argsort(-jnp.where(want, priority, -jnp.inf))
+      rank = jnp.zeros_like(order).at[order].set(jnp.arange(order.shape[0]))
+      # The intercept is the last of equals: it has a place whatever happens.
+      return (want & (rank < limit - 1)) | self.free
+
+    # The smallest size holds them in any case.
+    limit = jnp.maximum(limit, min(_FIRST, room))
+    count = jnp.sum(want, dtype=jnp.int32)
+    return jax.lax.cond(count > limit, fewer, lambda: want), count <= limit
+
+  def solve(
+    self, state: State, hyper: Any, tol: Array, max_epochs: Array
+  ) -> tuple[Array, Array, Array, Array]:
+    """Coefficients on the buffer: ``(change, prediction's change, decrease of the model, epochs)``.
+
+    In branches of static size; their results have the largest.
+    """
+    buffer = state.buffer
+    room = buffer.columns.shape[0]
+
+    def on(size: int) -> Any:
+      def go() -> tuple[Array, Array, Array, Array]:
+        at = buffer.features[:size]
+        columns = buffer.columns[:size]
+        if buffer.gram is not None:
+          hessian = buffer.gram[:size, :size]
+        else:
+          hessian = (columns * state.bends[None, :]) @ columns.T
+        here = jax.tree.map(lambda leaf: leaf[at], hyper)
+        quadratic = _gram_descent.Quadratic(hessian, here, self.free[at], buffer.used)
+        used = jnp.arange(size) < buffer.used
+        first = _gram_descent.Point(
+          jnp.where(used, state.params[at], 0), jnp.where(used, state.gradient[at], 0)
+        )
+        last, epochs = _gram_descent.descend(
+          self.prox, self.value, quadratic, first, tol, max_epochs
+        )
+        change = last.params - first.params
+        penalised = lambda w: self.value(jnp.where(self.free[at] | ~used, 0, w), here)
+        decrease = penalised(first.params) - penalised(last.params)
+        decrease = decrease - 0.5 * (first.gradient + last.gradient) @ change
+        return (
+          jnp.zeros(room, change.dtype).at[:size].set(change),
+          change @ columns,
+          decrease,
+          epochs,
+        )
+
+      return go
+
+    branches = [on(size) for size in _buffer.sizes(buffer)]
+    return jax.lax.switch(_buffer.which_size(buffer), branches)
+
+  def search(self, state: State, hyper: Any, change: Array, shift: Array, decrease: Array) -> Array:
+    """The share of a step of the model that lowers the objective by a part of what it promises."""
+    problem = self.problem
+
+    def objective(share: Array) -> Array:
+      params = jnp.where(self.free, 0, state.params + share * change)
+      prediction = state.prediction + share * shift
+      loss = total_loss(
+        self.model.loss, prediction, problem.target, problem.weights, problem.loss_hyper
+      )
+      return loss + self.value(params, hyper)
+
+    before = objective(jnp.zeros_like(decrease))
+    slack = 4 * jnp.finfo(before.dtype).eps * jnp.abs(before)
+
+    def bad(carry: tuple) -> Array:
+      share, count = carry
+      enough = before - objective(share) >= 1e-4 * share * decrease - slack
+      return ~enough & (count < _TRIALS)
+
+    share, count = jax.lax.while_loop(
+      bad, lambda c: (c[0] / 2, c[1] + 1), (jnp.ones_like(decrease), 0)
+    )
+    return jnp.where(count < _TRIALS, share, 0)
+
+  def advance(self, state: State, hyper: Any, tol: Array, max_steps: Array) -> tuple[State, Any]:
+    """The solution at the next strength: passes over all features until none is violated."""
+    hyper, strengths = self.hyper_of(hyper)
+    weights = self.problem.weights if self.squared else None
+
+    def one(carry: _Pass) -> _Pass:
+      state = carry.state
+      want, complete = self.wanted(state, carry.scores, strengths)
+      buffer = _buffer.add(state.buffer, self.problem, weights, want)
+      state = state._replace(buffer=buffer, strengths=strengths)
+      small = 0.3 * tol
+      rough = jnp.maximum(_SHARE * carry.error, small)
+      inner = jnp.where(complete, small, rough) if self.squared else rough
+      inner = jnp.maximum(inner, 2 * carry.rounding)
+      change, shift, decrease, epochs = self.solve(state, hyper, inner, max_steps - carry.epochs)
+      # Slots beyond the count hold no change, whatever feature they name.
+      wide = jnp.zeros_like(state.params).at[buffer.features].add(change, mode="drop")
+      share = jnp.ones_like(decrease)
+      if not self.squared:
+        share = self.search(state, hyper, wide, shift, decrease)
+      prediction = state.prediction + share * shift
+      slopes, bends, gradient = _derivatives(self.model, self.problem, prediction)
+      new = State(state.params + share * wide, prediction, slopes, bends, gradient, strengths, None)
+      scores, rounding, error = self.violations(new, hyper)
+      fine = jnp.isfinite(error)
+      keep = lambda new, old: jnp.where(fine, new, old)
+      new = jax.tree.map(keep, new, state._replace(buffer=None))._replace(buffer=buffer)
+      idle = jnp.where(error < 0.9 * carry.best, 0, carry.idle + 1)
+      return _Pass(
+        new, scores, rounding, error, jnp.minimum(error, carry.best),
+        carry.epochs + jnp.maximum(epochs, 1), idle,
+      )  # fmt: skip
+
+    def goes_on(carry: _Pass) -> Array:
+      return (carry.error > tol) & (carry.epochs < max_steps) & (carry.idle < _PATIENCE)
+
+    scores, rounding, error = self.violations(state, hyper)
+    zero = jnp.zeros((), jnp.int32)
+    last = jax.lax.while_loop(
+      goes_on, one, _Pass(state, scores, rounding, error, error, zero, zero)
+    )
+    status = jnp.where(last.idle >= _PATIENCE, STALLED, STEP_LIMIT)
+    status = jnp.where(last.error <= tol, CONVERGED, status)
+    status = jnp.where(jnp.isfinite(last.error), status, NON_FINITE).astype(jnp.int32)
+    state = last.state._replace(strengths=strengths)
+    return state, (last.error, Run(last.epochs, status))
+
+
+def make(model: Model, problem: Problem) -> tuple[State, Any]:
+  """First state of a path, and how it goes on."""
+  path = _Path(model, problem)
+
+  def advance(state: State, hyper: Any, tol: Array, max_steps: Array) -> tuple:
+    state, (error, run) = path.advance(state, hyper, tol * problem.reference, max_steps)
+    error = jnp.where(error == 0, 0, safe_divide(error, problem.reference))
+    params = Params(state.params[:-1], state.params[-1])
+    return state, params, error, run
+
+  return start(model, problem), advance
