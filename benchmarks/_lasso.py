@@ -1,4 +1,4 @@
-"""The Lasso problem of two rows: correlated design, duality gap, path and bootstrap by FISTA."""
+"""The Lasso problem of several rows: correlated design, duality gap, paths and bootstraps."""
 
 import functools
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxopt_robust import prox, solvers
+from jaxopt_robust import prox, regression
 
 
 def make_problem(samples: int, features: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -45,28 +45,23 @@ def squared_error(w, x, y, weights):
   return 0.5 * jnp.mean(weights * (x @ w - y) ** 2)
 
 
-@functools.partial(jax.jit, static_argnames=("max_steps",))
-def path(strengths, x, y, weights, stepsize, tol, max_steps=10_000):
-  """Solutions for strengths in falling order; each solve starts from the one before."""
-  solver = solvers.working_set(squared_error, prox.prox_lasso, stepsize=stepsize)
-
-  def one(w, strength):
-    w, info = solvers.run_until(solver, w, strength, x, y, weights, tol=tol, max_steps=max_steps)
-    return w, (w, info.steps)
-
-  return jax.lax.scan(one, jnp.zeros(x.shape[1], x.dtype), strengths)[1]
+@functools.partial(jax.jit, static_argnames=("loss", "penalty"))
+def path(strengths, x, y, tol, *, loss="squared", penalty=prox.lasso, params=()):
+  """Solutions for strengths in falling order, and what was said of each."""
+  found = regression.regularization_path(
+    x, y, strengths, loss=loss, penalty=penalty, penalty_params=params, fit_intercept=False, tol=tol
+  )
+  return found.coefficients, found.steps, found.status
 
 
-@functools.partial(jax.jit, static_argnames=("max_steps",))
-def batch(strength, x, y, weights, stepsizes, tol, max_steps=10_000):
+@jax.jit
+def batch(strength, x, y, weights, tol):
   """Solutions for several weightings of the rows at one strength."""
 
-  def one(weights, stepsize):
-    solver = solvers.fista(squared_error, prox.prox_lasso, stepsize=stepsize)
-    start = jnp.zeros(x.shape[1], x.dtype)
-    w, info = solvers.run_until(
-      solver, start, strength, x, y, weights, tol=tol, max_steps=max_steps
+  def one(weights):
+    found = regression.regularization_path(
+      x, y, strength[None], sample_weight=weights, fit_intercept=False, tol=tol
     )
-    return w, info.steps
+    return found.coefficients[0], found.status[0]
 
-  return jax.vmap(one)(weights, stepsizes)
+  return jax.vmap(one)(weights)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxopt_robust.numerics import safe_divide, tree_all_finite
 from jaxopt_robust.prox import elastic_net, lasso, mcp, non_negative_lasso, scad
 from jaxopt_robust.regression import _buffer
-from jaxopt_robust.regression._problem import Model, Params, Problem, predict
+from jaxopt_robust.regression._problem import Model, Params, Problem
 from jaxopt_robust.regression.linear_losses import linear_loss, total_loss
 from jaxopt_robust.solvers import _gram_descent
 from jaxopt_robust.solvers.types import CONVERGED, NON_FINITE, STALLED, STEP_LIMIT
@@ -21,6 +21,8 @@ _FLOOR = 1e-3
 # How much of the error before a working set leaves, where it is not solved to the end.
 _SHARE = 0.1
 _TRIALS = 30
+# Bisections of the scores: their order is known to one in a thousand.
+_HALVINGS = 10
 # Passes over all features without progress after which a solve ends.
 _PATIENCE = 4
 
@@ -79,7 +81,7 @@ def start(model: Model, problem: Problem) -> State:
   weights = problem.weights if model.loss == linear_loss("squared") else None
   # Of a path without an end, so that no feature is screened before its first solve.
   strengths = jnp.full_like(params, jnp.inf)
-  prediction = predict(problem, Params(params[:-1], params[-1]))
+  prediction = jnp.full_like(problem.weights, problem.offset)
   buffer = _buffer.empty(model, problem, weights)
   return State(params, prediction, *_derivatives(model, problem, prediction), strengths, buffer)
 
@@ -159,21 +161,32 @@ class _Path:
     limit = jnp.minimum(jnp.maximum(_FIRST, 2 * active), room)
 
     def fewer() -> Array:
-      priority = jnp.where(support, jnp.inf, scores)
-      order = jnp.argsort(-jnp.where(want, priority, -jnp.inf))
-      rank = jnp.zeros_like(order).at[order].set(jnp.arange(order.shape[0]))
-      # The intercept is the last of equals: it has a place whatever happens.
-      return (want & (rank < limit - 1)) | self.free
+      # What is active, then the largest scores: the threshold by bisection, quicker than sorting.
+      top = jnp.max(scores)
+      priority = jnp.where(support, jnp.where(top > 0, 2 * top, 1), scores)
 
-    # The smallest size holds them in any case.
-    limit = jnp.maximum(limit, min(_FIRST, room))
+      def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = 0.5 * (low + high)
+        many = jnp.sum(want & (priority > middle), dtype=jnp.int32) > limit - 1
+        return jnp.where(many, middle, low), jnp.where(many, high, middle)
+
+      ends = (jnp.zeros_like(top), jnp.max(priority))
+      _, threshold = jax.lax.fori_loop(0, _HALVINGS, halve, ends)
+      above = want & (priority > threshold)
+      # Of equals the first ones, as far as there is room; the intercept has a place in any case.
+      equal = want & (priority == threshold)
+      left = limit - 1 - jnp.sum(above, dtype=jnp.int32)
+      return above | (equal & (jnp.cumsum(equal.astype(jnp.int32)) <= left)) | self.free
+
     count = jnp.sum(want, dtype=jnp.int32)
     return jax.lax.cond(count > limit, fewer, lambda: want), count <= limit
 
   def solve(
     self, state: State, hyper: Any, tol: Array, max_epochs: Array
   ) -> tuple[Array, Array, Array, Array]:
-    """Coefficients on the buffer: ``(change, prediction's change, decrease of the model, epochs)``.
+    """Coefficients on the buffer: changes, predictions by what was there and by the changes (two
+    rows), the decrease of the model, epochs.
 
     In branches of static size; their results have the largest.
     """
@@ -201,12 +214,8 @@ class _Path:
         penalised = lambda w: self.value(jnp.where(self.free[at] | ~used, 0, w), here)
         decrease = penalised(first.params) - penalised(last.params)
         decrease = decrease - 0.5 * (first.gradient + last.gradient) @ change
-        return (
-          jnp.zeros(room, change.dtype).at[:size].set(change),
-          change @ columns,
-          decrease,
-          epochs,
-        )
+        parts = jnp.stack([first.params, change]) @ columns
+        return jnp.zeros(room, change.dtype).at[:size].set(change), parts, decrease, epochs
 
       return go
 
@@ -252,13 +261,16 @@ class _Path:
       rough = jnp.maximum(_SHARE * carry.error, small)
       inner = jnp.where(complete, small, rough) if self.squared else rough
       inner = jnp.maximum(inner, 2 * carry.rounding)
-      change, shift, decrease, epochs = self.solve(state, hyper, inner, max_steps - carry.epochs)
+      change, parts, decrease, epochs = self.solve(state, hyper, inner, max_steps - carry.epochs)
       # Slots beyond the count hold no change, whatever feature they name.
       wide = jnp.zeros_like(state.params).at[buffer.features].add(change, mode="drop")
       share = jnp.ones_like(decrease)
       if not self.squared:
-        share = self.search(state, hyper, wide, shift, decrease)
-      prediction = state.prediction + share * shift
+        share = self.search(state, hyper, wide, parts[1], decrease)
+      # Afresh where the buffer has all that is active: updates would gather rounding.
+      apart = jnp.any((state.params != 0) & ~buffer.member)
+      prediction = jnp.where(apart, state.prediction, self.problem.offset + parts[0])
+      prediction = prediction + share * parts[1]
       slopes, bends, gradient = _derivatives(self.model, self.problem, prediction)
       new = State(state.params + share * wide, prediction, slopes, bends, gradient, strengths, None)
       scores, rounding, error = self.violations(new, hyper)
@@ -287,13 +299,16 @@ class _Path:
 
 
 def make(model: Model, problem: Problem) -> tuple[State, Any]:
-  """First state of a path, and how it goes on."""
+  """First state of a path, and how it goes on: ``-> state, params, loss, error, info``."""
   path = _Path(model, problem)
 
   def advance(state: State, hyper: Any, tol: Array, max_steps: Array) -> tuple:
     state, (error, run) = path.advance(state, hyper, tol * problem.reference, max_steps)
     error = jnp.where(error == 0, 0, safe_divide(error, problem.reference))
     params = Params(state.params[:-1], state.params[-1])
-    return state, params, error, run
+    loss = total_loss(
+      model.loss, state.prediction, problem.target, problem.weights, problem.loss_hyper
+    )
+    return state, params, loss, error, run
 
   return start(model, problem), advance

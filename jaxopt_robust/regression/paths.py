@@ -120,7 +120,8 @@ def _gap_of(model: Model, inputs: Inputs, problem: Problem) -> Any:
 
 
 def _smooth(model: Model, problem: Problem) -> tuple[Any, Any]:
-  """First state of a path, and how it goes on: ``(state, hyper, tol, steps) -> state, ..., info``.
+  """First state of a path, and how it goes on: ``(state, hyper, tol, steps) -> state,
+  params, loss, error, info``.
 
   The state is the parameters and the step size to try first.
   """
@@ -146,21 +147,23 @@ def _smooth(model: Model, problem: Problem) -> tuple[Any, Any]:
     if model.loss.curvature is None:
       last = info.last.stepsize
       stepsize = jnp.where(jnp.isfinite(last) & (last > 0), _GROWTH * last, stepsize)
-    return (params, stepsize), params, error, info
+    params = Params(*params)
+    return (params, stepsize), params, fun(params, problem), error, info
 
   return (start(problem), first), advance
 
 
 def _non_smooth(model: Model, problem: Problem) -> tuple[Any, Any]:
   """The same for the quantile loss; the state is the primal-dual one."""
-  data = _quantile.scaled(problem)
+  data, fun = _quantile.scaled(problem), smooth_part(model)
   solver = _quantile.make_solver(model, data)
 
   def advance(state: Any, hyper: Any, tol: Array, max_steps: Array) -> tuple:
     state, info = run_state(
       solver, state, _quantile.hyper_of(hyper, data), data, tol=tol, max_steps=max_steps
     )
-    return state, _quantile.back(data, state.params), info.error, info
+    params = Params(*_quantile.back(data, state.params))
+    return state, params, fun(params, problem), info.error, info
 
   return _quantile.first_state(solver, data), advance
 
@@ -185,15 +188,13 @@ def _solve(
     first, advance = _coordinate.make(model, problem)
   else:
     first, advance = (_smooth if model.loss.smooth else _non_smooth)(model, problem)
-  fun = smooth_part(model)
   gap_of = _gap_of(model, inputs, problem) if certificate else None
 
   def one(state: Any, strength: Array) -> tuple[Any, PathResult]:
     hyper = hyper_at(strength, inputs.params, inputs.factor)
-    state, params, error, info = advance(state, hyper, tol, max_steps)
-    params = Params(*params)
+    state, params, loss, error, info = advance(state, hyper, tol, max_steps)
     w, b = original(problem, params)
-    objective = fun(params, problem) + model.penalty.value(params.coefficients, hyper)
+    objective = loss + model.penalty.value(params.coefficients, hyper)
     gap = jnp.full((), jnp.inf, w.dtype) if gap_of is None else gap_of(w, b, strength)
     return state, PathResult(w, b, strength, objective, error, gap, info.steps, info.status)
 

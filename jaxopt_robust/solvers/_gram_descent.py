@@ -123,13 +123,13 @@ def finish(value: Callable, quadratic: Quadratic, point: Point, tol: Array) -> P
     decrease = penalty(params) - penalty(new) - 0.5 * (gradient + after) @ change
     return Point(new, after), decrease
 
-  def shorter(carry: tuple) -> tuple:
+  def one(carry: tuple) -> tuple:
     share, _, _, count = carry
-    return (share * _SHORTER, *trial(share * _SHORTER), count + 1)
+    return (share * _SHORTER, *trial(share), count + 1)
 
-  one = jnp.ones((), params.dtype)
+  start = (jnp.ones((), params.dtype), point, jnp.zeros((), params.dtype), 0)
   _, new, decrease, _ = jax.lax.while_loop(
-    lambda carry: ~(carry[2] > 0) & (carry[3] < _TRIALS), shorter, (one, *trial(one), 0)
+    lambda carry: ~(carry[2] > 0) & (carry[3] < _TRIALS), one, start
   )
   lower = decrease > 0
   return jax.tree.map(lambda after, before: jnp.where(lower, after, before), new, point)
@@ -137,15 +137,14 @@ def finish(value: Callable, quadratic: Quadratic, point: Point, tol: Array) -> P
 
 def cycle(prox: Callable, value: Callable, quadratic: Quadratic, point: Point, tol: Array) -> Point:
   """A few epochs and a Newton step, whose residual need not be below ``tol``."""
-  for _ in range(EPOCHS):
-    point = epoch(prox, quadratic, point)
+  point = jax.lax.fori_loop(0, EPOCHS, lambda _, p: epoch(prox, quadratic, p), point)
   return finish(value, quadratic, point, tol)
 
 
 def descend(
   prox: Callable, value: Callable, quadratic: Quadratic, point: Point, tol: Array, max_epochs: Array
 ) -> tuple[Point, Array]:
-  """Epochs and Newton steps until ``violation`` is at most ``tol``.
+  """Epochs and Newton steps, at least one, until ``violation`` is at most ``tol``.
 
   Args:
     prox: ``prox(scalar, hyper_j, step)``.
@@ -164,7 +163,7 @@ def descend(
     point = cycle(prox, value, quadratic, point, 0.3 * tol)
     return point, done + EPOCHS, violation(prox, quadratic, point)
 
-  start = (point, jnp.zeros((), jnp.int32), violation(prox, quadratic, point))
+  start = (point, jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, point.params.dtype))
   goes_on = lambda carry: (carry[2] > tol) & (carry[1] < max_epochs)
   point, done, _ = jax.lax.while_loop(goes_on, several, start)
   return point, done
