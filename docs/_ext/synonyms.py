@@ -17,7 +17,10 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
   "quantile loss, pinball": ("prox.prox_pinball", "prox.pinball"),
   "lasso path": ("solvers.working_set", "solvers.run_until"),
   "lasso, sparse regression": ("solvers.fista", "solvers.working_set"),
-  "coordinate descent": ("solvers.block_coordinate_descent", "solvers.working_set"),
+  "coordinate descent": (
+    "regression.regularization_path", "solvers.gram_coordinate_descent",
+    "solvers.block_coordinate_descent",
+  ),
   "elastic net": ("prox.prox_elastic_net", "prox.elastic_net"),
   "AUC, area under the ROC curve": (
     "losses.auc", "losses.pairwise_auc_loss", "losses.auc_margin_loss",

@@ -83,7 +83,7 @@ def gram_coordinate_descent(penalty: Penalty) -> Solver:
     >>> gram, linear = jnp.array([[2.0, 1.0], [1.0, 2.0]]), jnp.array([3.0, 0.5])
     >>> w, info = jr.solvers.run_until(solver, jnp.zeros(2), 1.0, gram, linear,
     ...                                tol=1e-6, max_steps=9)
-    >>> w, int(info.status)
+    >>> w + 0.0, int(info.status)
     (Array([1., 0.], dtype=float32), 0)
 
   Reference:
