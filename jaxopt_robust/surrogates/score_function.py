@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_robust import _arguments, _checks, numerics
+from jaxopt_robust._units import exponent_of, power
 from jaxopt_robust.surrogates._searches import Bounds, confine_to, one_a_design
 from jaxopt_robust.surrogates.gaussian_designs import (
   GaussianDesigns,
@@ -96,9 +97,11 @@ def score_function_surrogate(
   else:
     # From the largest: what is left of equal losses is exactly 0.
     below = jnp.where(keep, wide - jnp.max(jnp.where(keep, wide, -jnp.inf)), 0)
+    unit = power(exponent_of(jnp.max(jnp.abs(below))), below.dtype)  # their sum may be out of range
+    below = below / unit
     center = jnp.where(keep, below - jnp.sum(below) / jnp.maximum(count, 1), 0)
     if baseline == "leave_one_out":
-      advantages = center * jnp.where(count > 1, count / jnp.maximum(count - 1, 1), 0)
+      advantages = unit * (center * jnp.where(count > 1, count / jnp.maximum(count - 1, 1), 0))
     else:
       root = numerics.safe_norm(center) / jnp.sqrt(jnp.maximum(count, 1))
       advantages = numerics.safe_divide(center, root)

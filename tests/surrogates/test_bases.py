@@ -117,6 +117,22 @@ def test_standardized_advantages_and_masks(rng):
     assert float(alone) == 0
 
 
+@pytest.mark.parametrize("unit", [1e-30, 1e36])
+def test_advantages_of_any_unit(unit):
+  """Losses 0 and 3 of 250 samples each: -1.5 and 1.5 in their unit, -1 and 1 standardized."""
+  losses = jnp.tile(jnp.float32([0, 3]) * jnp.float32(unit), 250)
+  signs = np.tile([-1, 1], 250)
+  slope = lambda baseline: (
+    500
+    * jax.grad(lambda v: surrogates.score_function_surrogate(v, losses, baseline=baseline))(
+      jnp.zeros(500)
+    )
+  )
+  np.testing.assert_allclose(slope("standardized"), signs, rtol=1e-5)
+  found = np.float64(slope("leave_one_out")) / unit
+  np.testing.assert_allclose(found, 1.5 * signs * 500 / 499, rtol=1e-5)
+
+
 @pytest.mark.x64
 def test_a_fit_is_the_weighted_likelihoods_maximum(rng):
   x, logs = rng.normal(size=(7, 2)), rng.normal(size=7)
