@@ -140,7 +140,7 @@ def mi_kde(
   Reference:
     Yang, Asgharian, Bhagwat, Poline and Greenwood, fastHDMI: fast mutual information estimation for
     high-dimensional data, 2024 (arXiv:2410.10082). Their package computes the bandwidths of the
-    joint density but does not use them; here they are used.
+    joint density but does not use them; here they are used. How far the grids reach is ours.
   """
   x, y = _pair(x, y)
   num_grid = _check_grid(num_grid, kernel)
@@ -255,7 +255,8 @@ def mi_binned(x: ArrayLike, y: ArrayLike, *, max_bins: int = 99) -> Array:
 
   Note:
     Plug-in estimates are biased upwards by about (D_x - 1) (D_y - 1) / (2 n). Evenly spread data
-    get 2 bins, which hide what is symmetric.
+    get 2 bins, which hide what is symmetric. One number far from all others leaves these in one
+    bin: the score is near 0 then.
 
   Example:
     >>> x = jax.random.normal(jax.random.key(0), (200,))

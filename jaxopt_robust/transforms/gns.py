@@ -159,7 +159,8 @@ def scale_by_gns(
     dtype = upcast(flat).dtype
 
     def evaluate(x: Array) -> tuple[Array, Array]:
-      value, grad = jax.value_and_grad(lambda x: scalar(unravel(x)))(x)
+      with _arguments.within("value_fn"):
+        value, grad = jax.value_and_grad(lambda x: scalar(unravel(x)))(x)
       return value.astype(dtype), grad.astype(dtype)
 
     back = lambda v: unravel(v.astype(flat.dtype))
