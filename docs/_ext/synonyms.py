@@ -15,8 +15,10 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
   "total variation, TV denoising": ("prox.prox_tv1d", "prox.prox_tv2d"),
   "fused lasso": ("prox.prox_fused_lasso",),
   "quantile loss, pinball": ("prox.prox_pinball", "prox.pinball"),
-  "lasso path": ("solvers.working_set", "solvers.run_until"),
-  "lasso, sparse regression": ("solvers.fista", "solvers.working_set"),
+  "lasso path": ("regression.regularization_path", "solvers.working_set"),
+  "lasso, sparse regression": (
+    "regression.regularization_path", "solvers.fista", "solvers.working_set",
+  ),
   "coordinate descent": (
     "regression.regularization_path", "solvers.gram_coordinate_descent",
     "solvers.block_coordinate_descent",
