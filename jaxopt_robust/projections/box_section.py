@@ -1,5 +1,6 @@
 """Projection onto a box cut by a hyperplane."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,6 +15,8 @@ __all__ = ["projection_box_section"]
 
 # Newton needs a handful of steps; the cap only bounds a bisection down to the last bit.
 _MAX_STEPS = 200
+# So many entries of a long vector say where the first step goes.
+_SAMPLE = 4096
 
 
 def _excess(w: Array, p: Array, c: Array) -> Array:
@@ -22,38 +25,86 @@ def _excess(w: Array, p: Array, c: Array) -> Array:
   return (high + low)[0]
 
 
-def _multiplier(x: Array, low: Array, high: Array, w: Array, c: Array) -> Array:
-  """The tau with <w, clip(x + tau w, low, high)> = c, by Newton's method in a bracket."""
-  entry = jnp.where(w > 0, low, high)  # the bound that an entry leaves as tau rises ...
-  leave = jnp.where(w > 0, high, low)  # ... and the one that it reaches
+def _next_kink(x: Array, low: Array, high: Array, w: Array, tau: Array, below: Array) -> Array:
+  """Where the sum is flat at tau: the next point where an entry starts to move."""
   uses = w != 0
   safe = jnp.where(uses, w, 1)
-  start = jnp.where(uses, (entry - x) / safe, jnp.inf)
-  stop = jnp.where(uses, (leave - x) / safe, -jnp.inf)
+  start = (jnp.where(w > 0, low, high) - x) / safe  # where an entry leaves a bound as tau rises ...
+  stop = (jnp.where(w > 0, high, low) - x) / safe  # ... and where it reaches the other one
+  up = jnp.min(jnp.where(uses & (start > tau), start, jnp.inf))
+  down = jnp.max(jnp.where(uses & (stop < tau), stop, -jnp.inf))
+  return jnp.where(below, up, down)
 
-  def step(carry: tuple[Array, Array, Array, Array, Array]) -> tuple:
-    tau, left, right, count, _ = carry
-    value = _excess(w, jnp.clip(x + tau * w, min=low, max=high), c)
+
+def _newton(
+  excess: Callable, x: Array, low: Array, high: Array, w: Array, tau: Array, *, exact: bool
+) -> tuple[Array, Array]:
+  """The tau with excess(clip(x + tau w, low, high)) = 0, by Newton's method in a bracket.
+
+  Ends where a step stays in place (``exact``) or where that could be rounding, and where rounding
+  hides what the entries that reach or leave a bound on its way make of it. Returns tau from before
+  the last step, and the excess there.
+  """
+  eps = jnp.finfo(x.dtype).eps
+
+  def step(carry: tuple) -> tuple:
+    tau, left, right, _, count, _ = carry
+    moved = x + tau * w
+    value = excess(jnp.clip(moved, min=low, max=high))
     below = value < 0
     left, right = jnp.where(below, tau, left), jnp.where(below, right, tau)
-    # The slope on the side of the root.
-    moves = jnp.where(below, (start <= tau) & (tau < stop), (start < tau) & (tau <= stop))
+    # The slope on the side of the root: an entry at a bound that it is about to leave moves.
+    leaves = (w > 0) == below
+    moves = ((moved > low) | (leaves & (moved == low))) & (
+      (moved < high) | (~leaves & (moved == high))
+    )
     slope = jnp.sum(jnp.where(moves, w * w, 0))
-    newton = tau - safe_divide(value, slope)
-    # Flat: on to the next point where an entry starts to move.
-    up = jnp.min(jnp.where(start > tau, start, jnp.inf))
-    down = jnp.max(jnp.where(stop < tau, stop, -jnp.inf))
-    new = jnp.where(slope > 0, newton, jnp.where(below, up, down))
+    new = jax.lax.cond(
+      slope > 0,
+      lambda: tau - safe_divide(value, slope),
+      lambda: _next_kink(x, low, high, w, tau, below),
+    )
     outside = ~((new > left) & (new < right))
     new = jnp.where(outside & jnp.isfinite(left + right), left + (right - left) / 2, new)
     done = (value == 0) | (new == left) | (new == right) | ~jnp.isfinite(new)
-    return jnp.where(done, tau, new), left, right, count + 1, done
+    if exact:
+      there = x + new * w
+      changes = ((moved > low) & (moved < high)) != ((there > low) & (there < high))
+      crossing = jnp.sum(jnp.where(changes, w * w, 0))
+    else:
+      crossing = slope / 4
+    done = done | (crossing * jnp.abs(new - tau) <= eps * slope * jnp.abs(new))
+    return jnp.where(done, tau, new), left, right, value, count + 1, done
 
-  first = safe_divide(c - jnp.sum(w * x), jnp.sum(w * w))
   infinite = jnp.full((), jnp.inf, x.dtype)
-  carry = (first, -infinite, infinite, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
-  carry = jax.lax.while_loop(lambda s: ~s[4] & (s[3] < _MAX_STEPS), step, carry)
-  return carry[0]
+  zero = jnp.zeros((), jnp.int32)
+  carry = (tau, -infinite, infinite, infinite, zero, jnp.zeros((), bool))
+  carry = jax.lax.while_loop(lambda s: ~s[5] & (s[4] < _MAX_STEPS), step, carry)
+  tau, value, done = carry[0], carry[3], carry[5]
+  value = jax.lax.cond(
+    done, lambda: value, lambda: excess(jnp.clip(x + tau * w, min=low, max=high))
+  )
+  return tau, value
+
+
+def _multiplier(x: Array, low: Array, high: Array, w: Array, c: Array) -> tuple[Array, Array]:
+  """The tau with <w, clip(x + tau w, low, high)> = c up to a last Newton step, and what is left.
+
+  A sample of the entries says about where it is, rounded sums come near it; sums of twice the
+  digits then take their steps, as a rule none.
+  """
+
+  def about(x: Array, low: Array, high: Array, w: Array, c: Array, first: Array) -> Array:
+    near, _ = _newton(lambda p: jnp.sum(w * p) - c, x, low, high, w, first, exact=False)
+    return jnp.where(jnp.isfinite(near), near, first)
+
+  tau = safe_divide(c - jnp.sum(w * x), jnp.sum(w * w))
+  stride = x.shape[0] // _SAMPLE
+  if stride > 1:
+    some = [v[::stride] for v in (x, low, high, w)]
+    tau = about(*some, c * (some[0].shape[0] / x.shape[0]), tau)
+  tau = about(x, low, high, w, c, tau)
+  return _newton(lambda p: _excess(w, p, c), x, low, high, w, tau, exact=True)
 
 
 def projection_box_section(x: ArrayLike, hyperparams: Any) -> Array:
@@ -101,11 +152,12 @@ def projection_box_section(x: ArrayLike, hyperparams: Any) -> Array:
   )
   slack = 16 * jnp.finfo(wide.dtype).eps * (magnitude + jnp.abs(c))  # rounding of the sums
   good = jnp.all(low <= high) & (jnp.sum(least) <= c + slack) & (jnp.sum(most) >= c - slack)
+  unknown = jnp.any(jnp.isnan(wide) | jnp.isnan(low) | jnp.isnan(high) | jnp.isnan(w))
   _checks.check_holds(
-    good | jnp.any(jnp.isnan(wide + low + w)) | jnp.any(jnp.isnan(high)) | jnp.isnan(c),
+    good | unknown | jnp.isnan(c),
     "the set is empty: it needs alpha <= beta and <w, p> = c for some alpha <= p <= beta.",
   )
-  tau = _multiplier(*jax.lax.stop_gradient((wide, low, high, w, c)))
+  tau, excess = _multiplier(*jax.lax.stop_gradient((wide, low, high, w, c)))
   moved = wide + tau * w
   free = (moved > low) & (moved < high)
   bound = jnp.where(moved <= low, low, high)
@@ -113,11 +165,10 @@ def projection_box_section(x: ArrayLike, hyperparams: Any) -> Array:
   # One Newton step on the active set, around the moved point: no cancellation is left.
   point = jnp.where(free, moved, fixed)
   miss = c - jnp.sum(w * point)
-  exact = -_excess(*jax.lax.stop_gradient((w, point, c)))
-  miss = miss + jax.lax.stop_gradient(exact - miss)
+  miss = miss + jax.lax.stop_gradient(-excess - miss)
   rest = safe_divide(miss, jnp.sum(jnp.where(free, w * w, 0)))
   inner = moved + rest * w
   # The step may leave the box by a rounding: the value is clipped, the derivative is not.
   clipped = inner + jax.lax.stop_gradient(jnp.clip(inner, min=low, max=high) - inner)
   out = jnp.where(free, clipped, bound)
-  return _common.or_nan(good & ~jnp.any(jnp.isnan(wide)), out).astype(array.dtype)
+  return _common.or_nan(good & ~unknown, out).astype(array.dtype)
