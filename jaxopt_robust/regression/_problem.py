@@ -154,9 +154,11 @@ def _moments(x: Any, weights: Array, centred: bool) -> tuple[Array, Array, Array
     around = around + jnp.maximum(jnp.sum(weights) - share, 0) * center**2
     square = zeros.at[columns].add(counts * merged.data**2, mode="drop")
   else:
-    center = weights @ x if centred else jnp.zeros(x.shape[1], dtype)
-    around = jnp.sum(weights[:, None] * (x - center[None, :]) ** 2, axis=0)
     square = jnp.sum(weights[:, None] * x**2, axis=0)
+    center, around = jnp.zeros(x.shape[1], dtype), square
+    if centred:
+      center = weights @ x
+      around = jnp.sum(weights[:, None] * (x - center[None, :]) ** 2, axis=0)
   return center, jnp.sqrt(around), jnp.sqrt(square)
 
 
