@@ -101,8 +101,8 @@ def _multiplier(x: Array, low: Array, high: Array, w: Array, c: Array) -> tuple[
   tau = safe_divide(c - jnp.sum(w * x), jnp.sum(w * w))
   stride = x.shape[0] // _SAMPLE
   if stride > 1:
-    some = [v[::stride] for v in (x, low, high, w)]
-    tau = about(*some, c * (some[0].shape[0] / x.shape[0]), tau)
+    share = x[::stride].shape[0] / x.shape[0]
+    tau = about(x[::stride], low[::stride], high[::stride], w[::stride], share * c, tau)
   tau = about(x, low, high, w, c, tau)
   return _newton(lambda p: _excess(w, p, c), x, low, high, w, tau, exact=True)
 

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _arguments, _checks, _designs
+from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.numerics import safe_divide
-from jaxopt_robust.prox import elastic_net, lasso, non_negative_lasso
-from jaxopt_robust.regression import _coordinate, _quantile
+from jaxopt_robust.prox import lasso
+from jaxopt_robust.regression import _certificates, _coordinate, _quantile
 from jaxopt_robust.regression._problem import (
   Inputs,
   Model,
@@ -24,16 +24,8 @@ from jaxopt_robust.regression._problem import (
   smooth_part,
   start,
 )
-from jaxopt_robust.regression.linear_losses import LinearLoss, linear_loss
-from jaxopt_robust.solvers import (
-  elastic_net_duality_gap,
-  fista,
-  lasso_duality_gap,
-  logistic_lasso_duality_gap,
-  non_negative_lasso_duality_gap,
-  run_state,
-  run_until,
-)
+from jaxopt_robust.regression.linear_losses import LinearLoss
+from jaxopt_robust.solvers import fista, run_state, run_until
 from jaxopt_robust.typing import Array, ArrayLike, Penalty
 
 __all__ = ["PathResult", "regularization_path"]
@@ -65,58 +57,6 @@ class PathResult(NamedTuple):
   gap: Array
   steps: Array
   status: Array
-
-
-def certified(model: Model) -> bool:
-  """Whether a duality gap is known for a loss and a penalty."""
-  if model.loss == linear_loss("logistic"):
-    return model.penalty == lasso
-  return model.loss == linear_loss("squared") and model.penalty in (
-    lasso, elastic_net, non_negative_lasso,
-  )  # fmt: skip
-
-
-def _gap_of(model: Model, inputs: Inputs, problem: Problem) -> Any:
-  """``(coefficients, intercept, strength) -> gap``, in the units of the columns as given."""
-  n = problem.weights.shape[0]
-  weights = n * problem.weights
-  alive = problem.scale > 0
-  length = jnp.where(alive, 1 / jnp.where(alive, problem.scale, 1), jnp.inf)
-  x = _designs.to_dense(problem.x)
-
-  def strengths(strength: Array) -> Array:
-    factor = jnp.ones((), strength.dtype) if inputs.factor is None else inputs.factor
-    size = jnp.where(alive, length, 1) * jnp.where(jnp.isinf(factor), jnp.inf, strength * factor)
-    return jnp.where(alive, size, jnp.inf)
-
-  if model.loss == linear_loss("logistic"):
-    ones = jnp.full((n, 1), 1.0 if model.intercept else 0.0, x.dtype)
-    wide = jnp.concatenate([x, ones], axis=1)
-
-    def logistic(w: Array, b: Array, strength: Array) -> Array:
-      hyper = jnp.append(strengths(strength), 0.0 if model.intercept else jnp.inf)
-      return logistic_lasso_duality_gap(
-        jnp.append(w, b), wide, 2 * problem.target - 1, hyperparams=hyper, sample_weight=weights
-      )
-
-    return logistic
-  # At the best intercept the problem is the one of the centred data.
-  x = x - problem.center[None, :]
-  y = problem.target
-  if model.intercept:
-    y = y - jnp.sum(problem.weights * y)
-
-  def squared(w: Array, b: Array, strength: Array) -> Array:
-    del b
-    options = {"sample_weight": weights}
-    if model.penalty == elastic_net:
-      gamma = jnp.where(alive, length, 1) * inputs.params[0]
-      hyper = (strengths(strength), gamma)
-      return elastic_net_duality_gap(w, x, y, hyperparams=hyper, **options)
-    gap = lasso_duality_gap if model.penalty == lasso else non_negative_lasso_duality_gap
-    return gap(w, x, y, hyperparams=strengths(strength), **options)
-
-  return squared
 
 
 def _smooth(model: Model, problem: Problem) -> tuple[Any, Any]:
@@ -188,14 +128,14 @@ def _solve(
     first, advance = _coordinate.make(model, problem)
   else:
     first, advance = (_smooth if model.loss.smooth else _non_smooth)(model, problem)
-  gap_of = _gap_of(model, inputs, problem) if certificate else None
+  gap_of = _certificates.make(model, inputs, problem) if certificate else None
 
   def one(state: Any, strength: Array) -> tuple[Any, PathResult]:
     hyper = hyper_at(strength, inputs.params, inputs.factor)
     state, params, loss, error, info = advance(state, hyper, tol, max_steps)
     w, b = original(problem, params)
     objective = loss + model.penalty.value(params.coefficients, hyper)
-    gap = jnp.full((), jnp.inf, w.dtype) if gap_of is None else gap_of(w, b, strength)
+    gap = jnp.full((), jnp.inf, w.dtype) if gap_of is None else gap_of(params, loss, strength)
     return state, PathResult(w, b, strength, objective, error, gap, info.steps, info.status)
 
   order = jnp.argsort(-strengths)
@@ -312,8 +252,10 @@ def regularization_path(
       without an intercept) for the penalty; coefficients are those of the given columns. Static.
     sample_weight: s, float[n] >= 0: 0 and 1 take subsets, counts repeat rows; may be traced, and
       mapped over by ``jax.vmap``.
-    certificate: whether to compute duality gaps: for "squared" with lasso, elastic net and
-      non-negative lasso, for "logistic" with lasso. It makes a centred copy of x. Static.
+    certificate: whether to compute duality gaps: for the losses "squared", "logistic", "huber" and
+      "poisson" with lasso, elastic net and non-negative lasso. For "squared", and for "logistic"
+      with lasso, it makes a dense copy of x; for the others a feature of strength 0 leaves a bound
+      that is true and useless, the objective itself. Static.
     method: static. "coordinate_descent" for lasso, elastic net, non-negative lasso, MCP and SCAD
       with a smooth loss that is a sum over rows; "proximal_gradient"; "auto": the first where it is
       known and JAX's default backend is a CPU, where it is the faster one, the other elsewhere.
@@ -362,9 +304,9 @@ def regularization_path(
     standardize=standardize, sample_weight=sample_weight, method=method, tol=tol,
     max_steps=max_steps,
   )  # fmt: skip
-  if certificate and not certified(call.model):
+  if certificate and not _certificates.known(call.model):
     raise ValueError(
-      "certificate needs a loss and a penalty with a known duality gap: 'squared' with lasso, "
-      "elastic_net or non_negative_lasso, 'logistic' with lasso."
+      "certificate needs one of the losses 'squared', 'logistic', 'huber' and 'poisson' and one of "
+      "the penalties lasso, elastic_net and non_negative_lasso."
     )
   return solve_path(call.model, bool(certificate), *call[1:])

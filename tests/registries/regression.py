@@ -60,7 +60,9 @@ _path("weights", ValueError, "sample_weight must be >= 0", _X, _Y, _LAM, sample_
 _path("weight rows", ValueError, "sample_weight must have", _X, _Y, _LAM, sample_weight=_Y[:2])
 _path("intercept", ValueError, "fit_intercept must be one of", _X, _Y, _LAM, fit_intercept="yes")
 _path("standardize", ValueError, "standardize must be one", _X, _Y, _LAM, standardize="yes")
-_path("certificate", ValueError, "certificate needs", _X, _Y, _LAM, loss="huber", certificate=True)
+_path(
+  "certificate", ValueError, "certificate needs", _X, _Y, _LAM, loss="quantile", certificate=True
+)
 _path("method", ValueError, "method must be one of", _X, _Y, _LAM, method="cd")
 _path("served", ValueError, "'coordinate_descent' needs", _X, _Y, _LAM, penalty=jr.prox.owl,
       penalty_factor=jnp.ones(2), method="coordinate_descent")  # fmt: skip

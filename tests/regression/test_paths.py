@@ -113,6 +113,34 @@ def test_logistic_lasso_equals_scikit_learn():
 
 
 @pytest.mark.x64
+@pytest.mark.parametrize(
+  ("loss", "penalty", "intercept"),
+  [
+    ("huber", prox.elastic_net, True),
+    ("huber", prox.lasso, False),
+    ("logistic", prox.elastic_net, True),
+    ("poisson", prox.lasso, True),
+    ("poisson", prox.non_negative_lasso, False),
+  ],
+)
+def test_gaps_of_other_losses_bound_the_excess_and_vanish(loss, penalty, intercept):
+  d = data()
+  targets = {"huber": d["squared"] + 20 * (np.arange(N) < 4), **d}
+  run = functools.partial(
+    path, d["x"], targets[loss], [0.3, 0.05], loss=loss, penalty=penalty, certificate=True,
+    penalty_params=(0.5,) if penalty == prox.elastic_net else (), fit_intercept=intercept,
+    sample_weight=d["weights"],
+  )  # fmt: skip
+  best = run()
+  assert best.status.tolist() == [0, 0]
+  np.testing.assert_allclose(best.gap, 0, atol=1e-8)
+  rough = run(max_steps=1)
+  excess = rough.objective - best.objective
+  assert np.all(rough.gap >= excess - 1e-12) and np.max(excess) > 1e-6
+  assert np.all(rough.gap <= rough.objective)
+
+
+@pytest.mark.x64
 @pytest.mark.peer
 def test_huber_poisson_and_quantile_equal_scikit_learn():
   linear_model = pytest.importorskip("sklearn.linear_model")
