@@ -82,15 +82,11 @@ def plant(table: Table, relevant: int, snr: float, seed: int) -> tuple[np.ndarra
   return y - y.mean(), truth
 
 
-def shape_of(method: str, loss: str) -> float:
-  """The penalty's second number, in units of the largest curvature of the loss.
+def number_of(method: str, curvature: float) -> float:
+  """The penalty's second number: 3 for MCP and 3.7 for SCAD where the loss has the curvature 1.
 
-  3 for MCP and 3.7 for SCAD where the curvature is 1: along a standardised coordinate the objective
-  is convex then, and with these numbers for the logistic loss it is so at even odds.
+  Along a standardised coordinate of at least that curvature the objective is convex then.
   """
-  bound = regression.linear_loss(loss).curvature
-  assert bound is not None
-  curvature = float(np.asarray(bound(None)))
   numbers = {
     L1: _NEVER, MCP: 3.0 / curvature, SCAD: 1 + 2.7 / curvature, NET: 1.0, RIDGE: _RIDGE,
   }  # fmt: skip
@@ -179,14 +175,16 @@ def _slope(method: str, w: np.ndarray, lam: np.ndarray, number: float) -> np.nda
   return np.sign(w) * slope
 
 
-def violation(method: str, loss: str, table: Table, strengths: np.ndarray, fit: Fit) -> float:
+def violation(
+  method: str, number: float, loss: str, table: Table, strengths: np.ndarray, fit: Fit
+) -> float:
   """Largest violation of the optimality conditions along a path, by the largest strength of l1."""
   w = np.asarray(fit.coefficients)
   z = w @ table.x.T + np.asarray(fit.intercepts)[:, None]
   slopes = (z if loss == "squared" else 1 / (1 + np.exp(-z))) - table.y
   gradient = slopes @ table.x / len(table.y)
   lam = strengths[:, None]
-  moved = np.abs(gradient + _slope(method, w, lam, shape_of(method, loss)))
+  moved = np.abs(gradient + _slope(method, w, lam, number))
   found = np.where(w != 0, moved, np.maximum(np.abs(gradient) - lam, 0))
   found = np.maximum(found.max(1), np.abs(slopes.mean(1)))
   top = strengths.max() * (_RIDGE / _RIDGE_TOP if method == RIDGE else 1)
