@@ -231,6 +231,11 @@ HAS_A_SCALE = {
   "losses.robust_global_contrastive_loss",
   "losses.soft_dice_loss",
   "numerics.log_mean_exp",
+  "layers.elu_attention",  # elu is of a size of its own
+  "layers.full_gaussian_attention",  # the kernel has a width
+  "layers.gaussian_gram",
+  "layers.nystrom_attention",  # softmax
+  "layers.soft_attention",
   "projections.projection_correlation",  # a unit diagonal
   "projections.projection_nuclear_norm_ball",
   "projections.projection_weighted_l1_ball",

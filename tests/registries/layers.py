@@ -8,21 +8,29 @@ from tests.helpers import BadInput
 COVERED = {
   "OrthogonalExistence",
   "SingularValueBounds",
+  "SoftAttentionInfo",
   "bjorck_orthonormal",
   "circular_convolution",
   "convolution_matrix",
   "convolution_residual",
   "convolution_singular_values",
+  "elu_attention",
+  "full_gaussian_attention",
+  "gaussian_gram",
   "group_sort",
   "kernel_to_oihw",
+  "nystrom_attention",
   "orthogonal_convolution_exists",
   "orthogonality_penalty",
   "orthogonality_residual",
+  "segment_means",
   "singular_value_bounds",
+  "soft_attention",
 }
 
 _K = jnp.ones((2, 3, 3, 3))
 _X = jnp.ones((1, 3, 4, 4))
+_T = jnp.ones((4, 2))
 
 
 def _bad(name, what, call, error, match):
@@ -45,6 +53,45 @@ def _sized(name):
 
 
 BAD_INPUTS: list[BadInput] = [
+  _bad(
+    "gaussian_gram", "features", lambda: layers.gaussian_gram(_T, _T[:, :1]), ValueError,
+    "b must have the 2 features of a",
+  ),
+  _bad("gaussian_gram", "rank", lambda: layers.gaussian_gram(_T[0], _T), ValueError, "a must have"),
+  _bad(
+    "segment_means", "runs", lambda: layers.segment_means(_T, num_landmarks=3), ValueError,
+    "num_landmarks must divide the 4 tokens",
+  ),
+  _bad(
+    "soft_attention", "values", lambda: layers.soft_attention(_T, _T, _T[:2]), ValueError,
+    "v must have the 4 tokens of q",
+  ),
+  _bad(
+    "soft_attention", "heads", lambda: layers.soft_attention(_T, _T[None], _T), ValueError,
+    "landmarks must have the leading axes of q",
+  ),
+  _bad(
+    "soft_attention", "nan", lambda: layers.soft_attention(jnp.nan * _T, _T, _T), ValueError,
+    "q must be finite",
+  ),
+  _bad(
+    "soft_attention", "ridge", lambda: layers.soft_attention(_T, _T, _T, ridge=-1.0), ValueError,
+    "ridge must be >= 0",
+  ),
+  _bad(
+    "full_gaussian_attention", "integers",
+    lambda: layers.full_gaussian_attention(jnp.ones((2, 2), jnp.complex64), _T[:2]), TypeError,
+    "q must",
+  ),
+  _bad(
+    "elu_attention", "keys", lambda: layers.elu_attention(_T, _T, _T[:1]), ValueError,
+    "v must have the 4 tokens of k",
+  ),
+  _bad(
+    "nystrom_attention", "landmarks",
+    lambda: layers.nystrom_attention(_T, _T, _T, num_landmarks=0), ValueError,
+    "num_landmarks must be at least 1",
+  ),
   *_sized("convolution_matrix"),
   *_sized("convolution_residual"),
   *_sized("convolution_singular_values"),
