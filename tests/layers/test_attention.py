@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen, nnx
 
-from jaxopt_robust import layers
+from jaxopt_robust import layers, nets
 
 N, M, E = 24, 6, 4
 
@@ -189,3 +189,46 @@ def test_inside_linen_and_nnx_models():
   )
   for slope in itertools.chain.from_iterable(map(jax.tree.leaves, slopes)):
     assert np.all(np.isfinite(slope)) and np.any(slope != 0)
+
+
+@pytest.mark.x64
+@pytest.mark.parametrize("ratio", [2, 0])
+def test_the_module_is_its_formula(ratio):
+  """Two heads of size 3 on a grid of 4 x 6 tokens, head by head in NumPy."""
+  height, width, e = 4, 6, 3
+  model = nets.SoftAttention(dim=2 * e, heads=2, grid=(height, width), ratio=ratio, num_iters=40)
+  rng = np.random.default_rng(4)
+  x = rng.standard_normal((height * width, 2 * e))
+  variables = model.init(jax.random.key(0), x)
+  variables = {"params": jax.tree.map(lambda p: rng.standard_normal(p.shape), variables["params"])}
+  out, state = model.apply(variables, x, mutable=["intermediates"])
+  p = variables["params"]
+  heads = []
+  for h in range(2):
+    part = slice(h * e, (h + 1) * e)
+    q, v = x @ p["query"]["kernel"][:, part] / e**0.25, x @ p["value"]["kernel"][:, part]
+    if ratio:
+      squares = q.reshape(height // 2, 2, width // 2, 2, e).transpose(0, 2, 1, 3, 4)
+      marks = np.einsum("abijc,ijcd->abd", squares, p["landmarks"]["kernel"]).reshape(-1, e)
+      marks = (marks - marks.mean(-1, keepdims=True)) / np.sqrt(marks.var(-1, keepdims=True) + 1e-6)
+      marks = marks * p["landmark_norm"]["scale"] + p["landmark_norm"]["bias"]
+      marks = np.asarray(jax.nn.gelu(marks, approximate=False))
+      outer, core = kernel(q, marks), kernel(marks, marks)
+      root = np.diag(core.sum(axis=1) ** -0.5)
+      middle = root @ np.linalg.inv(core + 0.01 * np.eye(len(core))) @ root
+      mixed = outer @ middle @ outer.T @ v
+    else:
+      s = kernel(q, q)
+      root = np.diag(s.sum(axis=1) ** -0.5)
+      mixed = root @ s @ root @ v
+    image = np.pad(v.reshape(height, width, e), ((1, 1), (1, 1), (0, 0)))
+    taps = p["conv"][:, :, 0, h]
+    near = sum(
+      taps[i, j] * image[i : i + height, j : j + width] for i in range(3) for j in range(3)
+    )
+    heads.append(mixed + near.reshape(-1, e))
+  expected = np.concatenate(heads, axis=1) @ p["output"]["kernel"] + p["output"]["bias"]
+  np.testing.assert_allclose(out, expected, atol=1e-7)
+  assert ("intermediates" in state) == bool(ratio)
+  batch = model.apply(variables, np.stack([x, 2 * x]))
+  np.testing.assert_allclose(batch[0], out, atol=1e-9)

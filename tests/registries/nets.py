@@ -7,10 +7,26 @@ from jaxopt_robust import nets
 from tests.helpers import BadInput
 
 COVERED = {
-  "ICNN", "MLP", "ConvICNN", "TrActConv", "TrActDense", "from_nnx", "log_normal",
+  "ICNN", "MLP", "ConvICNN", "SoftAttention", "TrActConv", "TrActDense", "from_nnx", "log_normal",
   "nonnegative_mask",
 }  # fmt: skip
+
+
+def _soft(x=(16, 4), **options):
+  options = {"dim": 4, "heads": 2, "grid": (4, 4), **options}
+  return lambda: nets.SoftAttention(**options).init(jax.random.key(0), jnp.ones(x))
+
+
 BAD_INPUTS = [
+  *(
+    BadInput("nets.SoftAttention", what, call, ValueError, match)
+    for what, call, match in (
+      ("heads", _soft(heads=3), "dim must be a multiple of heads"),
+      ("ratio", _soft(ratio=3), "ratio must divide the grid"),
+      ("conv", _soft(conv=2), "conv must be 0 or odd"),
+      ("tokens", _soft(x=(15, 4)), "x must have shape"),
+    )
+  ),
   BadInput("nets.from_nnx", "type", lambda: nets.from_nnx(3), TypeError, "flax.nnx.Module"),
   BadInput(
     "nets.ICNN", "layers", lambda: nets.ICNN(layers=0).init(jax.random.key(0), jnp.ones(2)),

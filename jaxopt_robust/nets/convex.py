@@ -1,142 +1,19 @@
-"""Small networks as pure functions: perceptrons, input-convex ones, first layers, nnx adapter."""
+"""Networks that are convex in their input."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen
 
 from jaxopt_robust import _checks
-from jaxopt_robust._deprecations import install_getattr
-from jaxopt_robust.transforms import tract_conv, tract_dense
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
-try:
-  from flax import linen, nnx
-except ImportError as error:
-  raise ImportError(
-    "jaxopt_robust.nets needs flax; install it with: pip install 'jaxopt-robust[nets]'"
-  ) from error
-
-__all__ = [
-  "ICNN",
-  "MLP",
-  "ConvICNN",
-  "TrActConv",
-  "TrActDense",
-  "from_nnx",
-  "log_normal",
-  "nonnegative_mask",
-]
+__all__ = ["ICNN", "ConvICNN", "log_normal", "nonnegative_mask"]
 
 # Parameters whose name, or whose module's name, begins like this must not be negative.
 _NON_NEGATIVE = "nonnegative"
-
-install_getattr(__name__)
-
-
-class MLP(linen.Module):
-  """Multilayer perceptron: dense layers with an activation between them.
-
-  Attributes:
-    features: width of each layer; the last is the number of outputs.
-    activation: entrywise function after every layer but the last.
-    kernel_init: initializer of the weights; biases start at zero.
-  """
-
-  features: Sequence[int]
-  activation: Callable[[Array], Array] = jax.nn.relu
-  kernel_init: Callable[..., Array] = linen.initializers.lecun_normal()
-
-  @linen.compact
-  def __call__(self, x: Array) -> Array:
-    for width in self.features[:-1]:
-      x = self.activation(linen.Dense(width, kernel_init=self.kernel_init)(x))
-    return linen.Dense(self.features[-1], kernel_init=self.kernel_init)(x)
-
-
-class TrActDense(linen.Module):
-  r"""First dense layer with the weight gradient of ``transforms.tract_dense``.
-
-  The parameters, their names and the values are those of ``linen.Dense``: one may stand in for the
-  other, for training with this one and inference with that.
-
-  Attributes:
-    features: number of outputs.
-    lam: >= 0, ridge of the gradient.
-    use_bias: whether a bias is added; its gradient is the ordinary one.
-    axis_name: mapped axis that splits the rows, or None.
-    kernel_init: initializer of the weights.
-    bias_init: initializer of the bias.
-
-  Reference:
-    Petersen, Borgelt and Ermon, TrAct: making first-layer pre-activations trainable, 2024.
-  """
-
-  features: int
-  lam: ArrayLike = 0.1
-  use_bias: bool = True
-  axis_name: str | None = None
-  kernel_init: Callable[..., Array] = linen.initializers.lecun_normal()
-  bias_init: Callable[..., Array] = linen.initializers.zeros_init()
-
-  @linen.compact
-  def __call__(self, x: Array) -> Array:
-    kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-    out = tract_dense(x, kernel, lam=self.lam, axis_name=self.axis_name)
-    return _with_bias(self, out) if self.use_bias else out
-
-
-class TrActConv(linen.Module):
-  r"""First convolution with the weight gradient of ``transforms.tract_conv``.
-
-  The parameters, their names and the values are those of ``linen.Conv``. A patch embedding is one
-  with ``strides=kernel_size``.
-
-  Attributes:
-    features: number of output channels.
-    kernel_size: size of the kernel along each spatial axis.
-    lam: >= 0, ridge of the gradient.
-    strides: one number, or one an axis.
-    padding: "SAME", "VALID", or a pair (before, after) for each axis.
-    kernel_dilation: one number, or one an axis.
-    feature_group_count: number of groups of channels.
-    use_bias: whether a bias is added; its gradient is the ordinary one.
-    axis_name: mapped axis that splits the images, or None.
-    kernel_init: initializer of the weights.
-    bias_init: initializer of the bias.
-
-  Reference:
-    Petersen, Borgelt and Ermon, TrAct: making first-layer pre-activations trainable, 2024.
-  """
-
-  features: int
-  kernel_size: Sequence[int]
-  lam: ArrayLike = 0.1
-  strides: int | Sequence[int] = 1
-  padding: str | Sequence[tuple[int, int]] = "SAME"
-  kernel_dilation: int | Sequence[int] = 1
-  feature_group_count: int = 1
-  use_bias: bool = True
-  axis_name: str | None = None
-  kernel_init: Callable[..., Array] = linen.initializers.lecun_normal()
-  bias_init: Callable[..., Array] = linen.initializers.zeros_init()
-
-  @linen.compact
-  def __call__(self, x: Array) -> Array:
-    groups = self.feature_group_count
-    shape = (*self.kernel_size, x.shape[-1] // groups, self.features)
-    kernel = self.param("kernel", self.kernel_init, shape)
-    out = tract_conv(
-      x, kernel, lam=self.lam, strides=self.strides, padding=self.padding,
-      dilation=self.kernel_dilation, groups=groups, axis_name=self.axis_name,
-    )  # fmt: skip
-    return _with_bias(self, out) if self.use_bias else out
-
-
-def _with_bias(layer: TrActDense | TrActConv, out: Array) -> Array:
-  bias = layer.param("bias", layer.bias_init, (layer.features,))
-  return out + bias.astype(out.dtype).reshape((1,) * (out.ndim - 1) + (-1,))
 
 
 def _check_shape_of_potential(beta: ArrayLike, alpha: ArrayLike) -> None:
@@ -340,39 +217,3 @@ def nonnegative_mask(params: PyTree) -> PyTree:
       f"{jax.tree.structure(params)!s:.200}."
     )
   return mask
-
-
-def from_nnx(model: Any) -> tuple[Callable[..., Any], PyTree]:
-  """Splits an nnx model into a pure function and its parameters.
-
-  Args:
-    model: a ``flax.nnx.Module`` instance that is called with ``x``.
-
-  Returns:
-    ``(apply_fn, params)`` with ``apply_fn(params, x, *, key=None)``. State that is no parameter
-    (batch statistics, say) stays as it was; ``key`` is passed on as ``rngs`` when it is given.
-
-  Raises:
-    TypeError: when ``model`` is no ``flax.nnx.Module``.
-
-  Example:
-    >>> from flax import nnx
-    >>> apply_fn, params = from_nnx(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
-    >>> apply_fn(params, jnp.ones((4, 2))).shape
-    (4, 3)
-
-  Reference:
-    The functional interface of nnx in the Flax documentation (``nnx.split``, ``nnx.merge``).
-  """
-  if not isinstance(model, nnx.Module):
-    raise TypeError(f"model must be a flax.nnx.Module; got {type(model).__name__}.")
-  parts: Any = nnx.split(model, nnx.Param, ...)  # its annotation does not know three parts
-  graph, params, rest = parts
-
-  def apply_fn(params: PyTree, x: Array, *, key: Array | None = None) -> Any:
-    merged = nnx.merge(graph, params, rest)
-    if key is None:
-      return merged(jnp.asarray(x))
-    return merged(jnp.asarray(x), rngs=nnx.Rngs(_checks.check_key("key", key)))
-
-  return apply_fn, params
