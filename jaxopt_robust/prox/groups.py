@@ -130,7 +130,9 @@ def groups_value(penalty: Penalty, x: Array, layout: Layout, hyperparams: Any) -
   return jnp.where(jnp.any(layout.ids == layout.num_groups), jnp.nan, value)
 
 
-def make_group_penalty(penalty: Penalty, group_ids: PyTree, *, num_groups: int) -> Penalty:
+def make_group_penalty(
+  penalty: Penalty, group_ids: PyTree, *, num_groups: int, non_negative: bool = False
+) -> Penalty:
   r"""A penalty on the norm of every group, from a penalty on one number.
 
   With phi the given penalty of one number, g(x) = sum_G phi(||x_G||_2; hyperparams_G), whose
@@ -147,6 +149,9 @@ def make_group_penalty(penalty: Penalty, group_ids: PyTree, *, num_groups: int) 
       which is not penalised. Every group has at least one entry; groups do not overlap, may differ
       in size and may spread over leaves.
     num_groups: number of groups; static.
+    non_negative: whether x >= 0 is asked for as well, in groups and in none: the operator is that
+      of the positive part, and g is infinite elsewhere. For phi that does not fall with the length.
+      Static.
 
   Returns:
     ``Penalty(value, prox)`` for float or complex arrays as ``group_ids``. Each of its
@@ -154,7 +159,8 @@ def make_group_penalty(penalty: Penalty, group_ids: PyTree, *, num_groups: int) 
     ``lam * group_weights(group_ids, num_groups=num_groups)``.
 
   Raises:
-    TypeError: when ``penalty`` is no ``Penalty``, or the group numbers are no integers.
+    TypeError: when ``penalty`` is no ``Penalty``, or the group numbers are no integers. What is
+      returned refuses complex ``x`` where it is to be non-negative.
     ValueError: when a group number is out of range or a group is empty. The functions returned
       refuse ``x`` or hyper-parameters of another shape, and what ``penalty`` refuses.
 
@@ -173,15 +179,25 @@ def make_group_penalty(penalty: Penalty, group_ids: PyTree, *, num_groups: int) 
     Huang, Breheny and Ma, A selective review of group selection in high-dimensional models, 2012.
   """
   _arguments.check_penalty("penalty", penalty)
+  _arguments.check_option("non_negative", non_negative, (True, False))
   layout = check_groups(group_ids, num_groups)
 
+  def real(flat: Flat) -> Flat:
+    if non_negative and jnp.iscomplexobj(flat.vector):
+      raise TypeError(f"x must be real where it is to be non-negative; got {flat.vector.dtype}.")
+    return flat
+
   def value(x: PyTree, hyperparams: Any = None) -> Array:
-    flat = flatten(x, layout)
-    return groups_value(penalty, flat.vector, layout, hyperparams).astype(flat.dtype)
+    flat = real(flatten(x, layout))
+    total = groups_value(penalty, flat.vector, layout, hyperparams)
+    if non_negative:
+      total = jnp.where(jnp.any(flat.vector < 0) & ~jnp.isnan(total), jnp.inf, total)
+    return total.astype(flat.dtype)
 
   def prox(x: PyTree, hyperparams: Any = None, scaling: ArrayLike = 1.0) -> PyTree:
-    flat = flatten(x, layout, scaling)
-    return flat.back(groups_prox(penalty, flat.vector, layout, hyperparams, scaling))
+    flat = real(flatten(x, layout, scaling))
+    vector = jnp.maximum(flat.vector, 0) if non_negative else flat.vector
+    return flat.back(groups_prox(penalty, vector, layout, hyperparams, scaling))
 
   return Penalty(value, prox, penalty.convex)
 

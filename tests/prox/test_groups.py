@@ -186,3 +186,28 @@ def test_equals_skglm(rng):
   x = rng.standard_normal((6, 3))
   expected = np.stack([peer.BST(row, 0.9) for row in x])
   np.testing.assert_allclose(prox.prox_l21(jnp.asarray(x), 0.9), expected, atol=1e-15)
+
+
+@pytest.mark.x64
+def test_non_negative_groups_are_the_best_non_negative_points(rng):
+  """Against a grid of angles and lengths in the quadrant, for group lasso and group MCP."""
+  angle = np.linspace(0, np.pi / 2, 1001)[:, None]
+  length = np.linspace(0, 4, 2001)[None, :]
+  first, second = np.cos(angle) * length, np.sin(angle) * length
+  points = [(1.5, 0.8), (2.0, -1.0), (-0.3, 0.9), (-1.0, -2.0), (0.0, 1.2)]
+  phi = {"lasso": 0.5 * length, "mcp": np.where(length < 1.5, 0.5 * length - length**2 / 6, 0.375)}
+  for scalar, hyper in ((prox.lasso, 0.5), (prox.mcp, (0.5, 3.0))):
+    penalty = prox.make_group_penalty(scalar, [0, 0], num_groups=1, non_negative=True)
+    name = "lasso" if scalar is prox.lasso else "mcp"
+    for x in points:
+      got = np.asarray(penalty.prox(jnp.array(x), hyper))
+      objective = 0.5 * (first - x[0]) ** 2 + 0.5 * (second - x[1]) ** 2 + phi[name]
+      least = objective.min()
+      value = 0.5 * np.sum((got - x) ** 2) + float(penalty.value(jnp.asarray(got), hyper))
+      assert np.all(got >= 0) and value <= least + 1e-12
+      np.testing.assert_allclose(value, least, atol=1e-5)
+  assert penalty.value(jnp.array([1.0, -1e-3]), hyper) == np.inf
+  with pytest.raises(TypeError, match="must be real"):
+    penalty.prox(jnp.array([1j, 1.0]), hyper)
+  free = prox.make_group_penalty(prox.lasso, [-1, 0], num_groups=1, non_negative=True)
+  np.testing.assert_array_equal(free.prox(jnp.array([-1.0, 2.0]), 0.5), [0.0, 1.5])

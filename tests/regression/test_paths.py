@@ -218,6 +218,16 @@ def owl_violation(g, w, lam):
   return np.append(np.maximum(ball, 0), aligned)
 
 
+def non_negative_group_violation(g, w, lam):
+  assert np.all(w >= 0)
+  sizes, norms = np.sqrt(3.0) * lam, np.linalg.norm(w.reshape(4, 3), axis=1, keepdims=True)
+  g, w = g.reshape(4, 3), w.reshape(4, 3)
+  slope = g + sizes * w / np.where(norms > 0, norms, 1)
+  on = np.where(w > 0, slope, np.minimum(slope, 0))
+  off = np.linalg.norm(np.maximum(-g, 0), axis=1, keepdims=True) - sizes
+  return np.where(norms > 0, on, np.maximum(off, 0))
+
+
 def non_negative_violation(g, w, lam):
   assert np.all(w >= 0)
   return np.where(w > 0, g + lam, np.minimum(g + lam, 0))
@@ -230,6 +240,11 @@ CASES = {
     prox.make_group_penalty(prox.lasso, GROUPS, num_groups=4),
     {"penalty_factor": np.full(4, np.sqrt(3.0))},
     group_violation,
+  ),
+  "non_negative_group": (
+    prox.make_group_penalty(prox.lasso, GROUPS, num_groups=4, non_negative=True),
+    {"penalty_factor": np.full(4, np.sqrt(3.0))},
+    non_negative_group_violation,
   ),
   "owl": (prox.owl, {"penalty_factor": SLOPE}, owl_violation),
   "non_negative": (prox.non_negative_lasso, {}, non_negative_violation),
