@@ -42,6 +42,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
   "PDHG, primal dual": ("solvers.chambolle_pock",),
   "algorithm unrolling, LISTA": ("unfolding.lista_cell", "unfolding.unfold"),
   "SAM, sharpness aware minimization": ("transforms.sam",),
+  "pruning, N:M sparsity, 2:4": ("transforms.progressive_nm", "transforms.nm_mask"),
   "adversarial attack, PGD": ("robustness.pgd_attack",),
   "plug-and-play, PnP": ("prox.make_prox_from_potential",),
   "grid search, many seeds, many devices": ("sweeps.run",),

@@ -31,6 +31,13 @@ from jaxopt_robust.transforms.momentum import (
   normalized_gradient,
   storm_momentum,
 )
+from jaxopt_robust.transforms.nm_sparsity import (
+  exponential_mask_decay,
+  harden,
+  linear_mask_decay,
+  progressive_nm,
+  sdgf_stages,
+)
 from jaxopt_robust.transforms.perturbation import perturbed_gradient
 from jaxopt_robust.transforms.proximal import ProximalState, apply_updates_projected, proximal
 from jaxopt_robust.transforms.reliable_sharpness import RsgsState, rsgs
@@ -54,12 +61,15 @@ __all__ = [
   "armijo_descent",
   "block_mask",
   "ema_first",
+  "exponential_mask_decay",
   "exponentiated_gradient",
   "gsam",
   "gsam_radius",
+  "harden",
   "ignite",
   "ignite_fixed",
   "input_gram",
+  "linear_mask_decay",
   "min_max",
   "nm_mask",
   "normalized_gradient",
@@ -67,12 +77,14 @@ __all__ = [
   "pdsca",
   "perturbed_gradient",
   "pesg",
+  "progressive_nm",
   "project_updates",
   "proximal",
   "rsgs",
   "sam",
   "scale_by_gns",
   "scale_by_tract",
+  "sdgf_stages",
   "sparse_flow",
   "storm_momentum",
   "surrogate_sharpness",

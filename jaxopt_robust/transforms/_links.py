@@ -33,6 +33,11 @@ def given(params: PyTree | None, name: str) -> PyTree:
   return params
 
 
+def chosen(predicate: Callable[[tuple, Array], bool] | None, path: tuple, leaf: Array) -> bool:
+  """Whether a leaf is to be masked; without a predicate those of at least two axes are."""
+  return leaf.ndim >= 2 if predicate is None else bool(predicate(path, leaf))
+
+
 def check_transformation(name: str, tx: Any) -> None:
   """An optax transformation."""
   if not isinstance(tx, optax.GradientTransformation):

@@ -73,6 +73,7 @@ def nm_mask(weights: ArrayLike, n: int, m: int, *, axis: int = -1) -> Array:
   n, m = _checks.check_int("n", n, minimum=0), _checks.check_int("m", m, minimum=1)
   if n > m:
     raise ValueError(f"n must be at most m; got {n} of {m}.")
+  axis = _checks.check_int("axis", axis, minimum=-(2**31))
   if not -array.ndim <= axis < array.ndim:
     raise ValueError(f"axis must be an axis of weights; got {axis} for shape {array.shape}.")
   if array.shape[axis] % m:

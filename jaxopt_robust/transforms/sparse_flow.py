@@ -1,5 +1,6 @@
 """Training of sparse weights: dense ones are kept, a mask acts, a rule passes on the gradients."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_robust import _arguments, _checks
-from jaxopt_robust.transforms._links import Schedule, at, check_transformation, given
+from jaxopt_robust.transforms._links import Schedule, at, check_transformation, chosen, given
 from jaxopt_robust.typing import Array, ArrayLike, PyTree
 
 __all__ = ["SparseFlowState", "sparse_flow"]
@@ -30,7 +31,7 @@ class SparseFlowState(NamedTuple):
 
 def sparse_flow(
   inner: optax.GradientTransformation,
-  mask: Callable[[Array], Array],
+  mask: Callable[..., Array],
   *,
   flow: str = "masked",
   decay: Schedule = 0.0,
@@ -39,7 +40,7 @@ def sparse_flow(
 ) -> tuple[optax.GradientTransformationExtraArgs, Callable[[PyTree, SparseFlowState], PyTree]]:
   r"""Optimizer of dense weights w of which only the effective ones, z * w, are used.
 
-  With M = mask(w), computed anew in each step, and beta = decay(count) in [0, 1],
+  With M = mask(w) or mask(w, count), computed anew in each step, and beta = decay(count) in [0, 1],
 
     z = M + beta (1 - M).
 
@@ -54,7 +55,8 @@ def sparse_flow(
   Args:
     inner: optimizer of the dense weights; put weight decay inside it.
     mask: function of one array to a boolean array of its shape, such as
-      ``functools.partial(nm_mask, n=2, m=4, axis=0)``.
+      ``functools.partial(nm_mask, n=2, m=4, axis=0)``. A mask that cannot be called with one
+      argument is called with two, the array and the number of updates done, and may change with it.
     flow: ``"masked"``, ``"ste"``, ``"srste"`` or ``"frozen"``; static.
     decay: beta, what is left of masked weights: a number in [0, 1] (may be traced) or a schedule
       ``count -> number``; 0 is a hard mask, 1 dense training.
@@ -74,7 +76,8 @@ def sparse_flow(
 
   Note:
     With ``"masked"`` and beta = 0, masked weights no longer move, except by weight decay, and the
-    mask stays as it is; ``"ste"`` and ``"srste"`` can revive them. Choose leaves by ``predicate``:
+    mask changes only where kept weights shrink below them; ``"ste"`` and ``"srste"`` can revive
+    masked ones. Choose leaves by ``predicate``:
     ``optax.masked`` around it passes raw gradients on, as steps uphill, on all other leaves.
 
   Example:
@@ -103,13 +106,16 @@ def sparse_flow(
   if predicate is not None:
     _arguments.check_callable("predicate", predicate)
   optimizer = optax.with_extra_args_support(inner)
+  timed = _takes_count(mask)
 
-  def masks(params: PyTree) -> PyTree:
+  def masks(params: PyTree, count: Array) -> PyTree:
     """The mask of each leaf, or True where there is none."""
 
     def leaf(path: tuple, weights: Array) -> Array | bool:
-      chosen = weights.ndim >= 2 if predicate is None else predicate(path, weights)
-      return _kept(mask, weights) if chosen else True
+      if not chosen(predicate, path, weights):
+        return True
+      with _arguments.within(f"params{jax.tree_util.keystr(path)}"):
+        return _kept(mask, weights, *((count,) if timed else ()))
 
     return jax.tree_util.tree_map_with_path(leaf, params)
 
@@ -119,7 +125,7 @@ def sparse_flow(
   def effective(params: PyTree, state: SparseFlowState) -> PyTree:
     state = _arguments.check_state("state", state, SparseFlowState)
     return _where_masked(
-      lambda kept, w: factor(kept, state.count, w.dtype) * w, masks(params), params
+      lambda kept, w: factor(kept, state.count, w.dtype) * w, masks(params, state.count), params
     )
 
   def init(params: PyTree) -> SparseFlowState:
@@ -140,7 +146,7 @@ def sparse_flow(
         return jnp.where(kept, g, 0)
       return factor(kept, state.count, g.dtype) * g
 
-    kept = masks(params)
+    kept = masks(params, state.count)
     grads = _where_masked(reaching, kept, updates, params)
     steps, inner_state = optimizer.update(grads, state.inner_state, params, **extra_args)
     if flow == "frozen":
@@ -150,8 +156,22 @@ def sparse_flow(
   return optax.GradientTransformationExtraArgs(init, update), effective
 
 
-def _kept(mask: Callable[[Array], Array], weights: Array) -> Array:
-  kept = mask(jax.lax.stop_gradient(weights))
+def _takes_count(mask: Callable[..., Array]) -> bool:
+  """Whether a mask needs the number of updates: an optional second argument may be anything."""
+  try:
+    signature = inspect.signature(mask)
+    signature.bind("weights", "count")
+  except (TypeError, ValueError):  # takes one argument, or has no signature
+    return False
+  try:
+    signature.bind("weights")
+  except TypeError:
+    return True
+  return False
+
+
+def _kept(mask: Callable[..., Array], weights: Array, *count: Array) -> Array:
+  kept = mask(jax.lax.stop_gradient(weights), *count)
   if kept.shape != weights.shape or kept.dtype != bool:
     raise ValueError(
       f"mask must return a boolean array of shape {weights.shape}; got {kept.dtype}{kept.shape}."

@@ -35,6 +35,18 @@ OTHERS = {
   "pesg": (lambda: transforms.pesg(), PARAMS, {}),
   "pdsca": (lambda: transforms.pdsca(), PARAMS, {"phase": 1}),
   "sparse_flow": (lambda: transforms.sparse_flow(optax.sgd(0.1), PAIRS)[0], MATRICES, {}),
+  "progressive_nm": (
+    lambda: transforms.progressive_nm(
+      optax.adam(0.1),
+      n=1,
+      m=2,
+      axis=-1,
+      decay=transforms.exponential_mask_decay(0.1, start=1, end=9),
+      stages=transforms.sdgf_stages("geometric", 1, 2, total=9, dense=1, num_stages=2),
+    )[0],
+    MATRICES,
+    {},
+  ),
   "armijo_descent": (
     lambda: transforms.armijo_descent(),
     PARAMS,

@@ -79,7 +79,7 @@ TRANSFORMS = [
 # The saddle-point optimizers have parameters of their own: tests/transforms/test_auc_margin.py and
 # test_min_max.py. Masks and what trains through them: test_masks.py and test_sparse_flow.py. The
 # line search and Newton steps take the objective of all parameters: test_armijo.py, test_gns.py.
-# Layers: test_first_layer.py.
+# Layers: test_first_layer.py. Progressive n:m sparsity: transforms_nm_sparsity.py.
 COVERED = {case.name for case in TRANSFORMS} | {
   "ArmijoState",
   "EmaFirstState",
