@@ -72,6 +72,25 @@ def test_mask_decays_are_what_their_formulas_say():
     exp = jax.vmap(transforms.exponential_mask_decay(0.5, start=2, end=end))(steps)
     np.testing.assert_allclose(exp, np.minimum(1, np.exp(1 - steps / 2)) * cut, rtol=1e-6)
   assert float(transforms.linear_mask_decay(0)(10**6)) == 1
+  assert float(transforms.linear_mask_decay(0.25)(1)) == 0.75  # from the first step on
+  np.testing.assert_allclose(transforms.exponential_mask_decay(0.5)(1), np.exp(-0.5), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
+def test_dtypes_stay_and_shapes_are_enough(dtype):
+  with jax.enable_x64(dtype == jnp.float64):
+    weights = jax.ShapeDtypeStruct((8, 4), dtype)
+    decay = transforms.exponential_mask_decay(0.5, start=1, end=6)
+    tx, effective = make(stages=TABLE, decay=decay)
+
+    def step(weights, grads):
+      state = tx.init(weights)
+      return effective(weights, state), *tx.update(grads, state, weights)
+
+    used, updates, state = jax.eval_shape(step, weights, weights)
+    hard = jax.eval_shape(lambda w: transforms.harden(w, n=N, m=M), weights)
+    assert used.dtype == updates.dtype == hard.dtype == dtype and state.count.dtype == jnp.int32
+    assert jax.eval_shape(tx.init, weights).count.shape == ()
 
 
 def test_rates_of_schedules_are_data_one_program_serves_all():
