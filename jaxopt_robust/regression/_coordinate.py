@@ -16,11 +16,14 @@ from jaxopt_robust.typing import Array
 
 # Working sets of a cold start hold so many features, or twice as many as are active.
 _FIRST = 64
-# The quadratic model of a loss bends by at least this share of its mean bend.
-_FLOOR = 1e-3
+# The quadratic model of a loss bends by at least a share of its mean bend: by more of it after a step
+# that the line search shortens (many rows of a Huber loss bend elsewhere), by less after others.
+_FLOOR, _TOP, _CHANGE = 1e-3, 1e3, 4.0
 # How much of the error before a working set leaves, where it is not solved to the end.
 _SHARE = 0.1
 _TRIALS = 30
+# Epochs after which another model is made where the one at hand is not solved.
+_EPOCHS = 50
 # Bisections of the scores: their order is known to one in a thousand.
 _HALVINGS = 10
 # Passes over all features without progress after which a solve ends.
@@ -41,8 +44,10 @@ class State(NamedTuple):
     prediction: float[n].
     slopes: float[n], derivative of the objective by the predictions.
     bends: float[n], second derivatives, floored; the weights of the rows for the squared loss.
+    mean: their mean before that, 1 where it is not positive.
     gradient: float[p + 1].
     strengths: float[p + 1], those of the last solve: infinite before the first.
+    floor: what bends are at least, as a share of their mean.
     buffer: the columns in use.
   """
 
@@ -50,8 +55,10 @@ class State(NamedTuple):
   prediction: Array
   slopes: Array
   bends: Array
+  mean: Array
   gradient: Array
   strengths: Array
+  floor: Array
   buffer: Any
 
 
@@ -83,24 +90,29 @@ def start(model: Model, problem: Problem) -> State:
   strengths = jnp.full_like(params, jnp.inf)
   prediction = jnp.full_like(problem.weights, problem.offset)
   buffer = _buffer.empty(model, problem, weights)
-  return State(params, prediction, *_derivatives(model, problem, prediction), strengths, buffer)
+  floor = jnp.full((), _FLOOR, params.dtype)
+  derivatives = _derivatives(model, problem, prediction, floor)
+  return State(params, prediction, *derivatives, strengths, floor, buffer)
 
 
-def _derivatives(model: Model, problem: Problem, prediction: Array) -> tuple[Array, Array, Array]:
-  """Slopes and bends of the rows, and the gradient by all coefficients and the intercept."""
+def _derivatives(
+  model: Model, problem: Problem, prediction: Array, floor: Array
+) -> tuple[Array, Array, Array, Array]:
+  """Slopes and bends of the rows, the mean bend, and the gradient by all coefficients and the
+  intercept."""
   slope = lambda z: jax.grad(total_loss, argnums=1)(
     model.loss, z, problem.target, problem.weights, problem.loss_hyper
   )
   if model.loss == linear_loss("squared"):
-    slopes, bends = slope(prediction), problem.weights
+    slopes, bends, mean = slope(prediction), problem.weights, jnp.ones_like(problem.unit)
   else:
     slopes, bends = jax.jvp(slope, (prediction,), (jnp.ones_like(prediction),))
     mean = safe_divide(jnp.sum(bends), jnp.sum(problem.weights))
     mean = jnp.where(mean > 0, mean, 1)
-    bends = jnp.maximum(bends, _FLOOR * mean * problem.weights)
+    bends = jnp.maximum(bends, floor * mean * problem.weights)
   total = jnp.sum(slopes)
   inner = problem.scale * (slopes @ problem.x - problem.center * total)
-  return slopes, bends, jnp.append(inner, problem.column * total)
+  return slopes, bends, mean, jnp.append(inner, problem.column * total)
 
 
 class _Path:
@@ -133,7 +145,7 @@ class _Path:
     coordinate j; the largest is NaN where anything is not finite.
     """
     live = self.bound > 0
-    size = self.bound * safe_divide(jnp.sum(state.bends), jnp.sum(self.problem.weights))
+    size = self.bound * state.mean
     size = jnp.where(size > 0, size, 1)
     target = state.params - state.gradient / size
     image = jnp.where(self.free, target, jax.vmap(self.prox)(target, hyper, 1 / size))
@@ -222,8 +234,11 @@ class _Path:
     branches = [on(size) for size in _buffer.sizes(buffer)]
     return jax.lax.switch(_buffer.which_size(buffer), branches)
 
-  def search(self, state: State, hyper: Any, change: Array, shift: Array, decrease: Array) -> Array:
-    """The share of a step of the model that lowers the objective by a part of what it promises."""
+  def search(
+    self, state: State, hyper: Any, change: Array, shift: Array, decrease: Array
+  ) -> tuple[Array, Array]:
+    """The share of a step of the model that lowers the objective by a part of what it promises, and
+    whether it is lower by more than rounding."""
     problem = self.problem
 
     def objective(share: Array) -> Array:
@@ -245,7 +260,8 @@ class _Path:
     share, count = jax.lax.while_loop(
       bad, lambda c: (c[0] / 2, c[1] + 1), (jnp.ones_like(decrease), 0)
     )
-    return jnp.where(count < _TRIALS, share, 0)
+    share = jnp.where(count < _TRIALS, share, 0)
+    return share, before - objective(share) > slack
 
   def advance(self, state: State, hyper: Any, tol: Array, max_steps: Array) -> tuple[State, Any]:
     """The solution at the next strength: passes over all features until none is violated."""
@@ -261,23 +277,28 @@ class _Path:
       rough = jnp.maximum(_SHARE * carry.error, small)
       inner = jnp.where(complete, small, rough) if self.squared else rough
       inner = jnp.maximum(inner, 2 * carry.rounding)
-      change, parts, decrease, epochs = self.solve(state, hyper, inner, max_steps - carry.epochs)
+      left = max_steps - carry.epochs
+      left = left if self.squared else jnp.minimum(left, _EPOCHS)
+      change, parts, decrease, epochs = self.solve(state, hyper, inner, left)
       # Slots beyond the count hold no change, whatever feature they name.
       wide = jnp.zeros_like(state.params).at[buffer.features].add(change, mode="drop")
-      share = jnp.ones_like(decrease)
+      share, lower = jnp.ones_like(decrease), jnp.zeros((), bool)
       if not self.squared:
-        share = self.search(state, hyper, wide, parts[1], decrease)
+        share, lower = self.search(state, hyper, wide, parts[1], decrease)
       # Afresh where the buffer has all that is active: updates would gather rounding.
       apart = jnp.any((state.params != 0) & ~buffer.member)
       prediction = jnp.where(apart, state.prediction, self.problem.offset + parts[0])
       prediction = prediction + share * parts[1]
-      slopes, bends, gradient = _derivatives(self.model, self.problem, prediction)
-      new = State(state.params + share * wide, prediction, slopes, bends, gradient, strengths, None)
+      factor = jnp.where(share < 1, _CHANGE, 1 / _CHANGE)
+      floor = jnp.clip(state.floor * factor, _FLOOR, _TOP)
+      derivatives = _derivatives(self.model, self.problem, prediction, floor)
+      params = state.params + share * wide
+      new = State(params, prediction, *derivatives, strengths, floor, None)
       scores, rounding, error = self.violations(new, hyper)
       fine = jnp.isfinite(error)
       keep = lambda new, old: jnp.where(fine, new, old)
       new = jax.tree.map(keep, new, state._replace(buffer=None))._replace(buffer=buffer)
-      idle = jnp.where(error < 0.9 * carry.best, 0, carry.idle + 1)
+      idle = jnp.where(lower | (error < 0.9 * carry.best), 0, carry.idle + 1)
       return _Pass(
         new, scores, rounding, error, jnp.minimum(error, carry.best),
         carry.epochs + jnp.maximum(epochs, 1), idle,

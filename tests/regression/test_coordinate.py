@@ -74,6 +74,24 @@ def test_other_losses_and_penalties_equal_proximal_gradients():
 
 
 @pytest.mark.x64
+def test_a_huber_loss_most_of_whose_rows_bend_elsewhere():
+  x, y, *_ = data()
+  x, y = x[:, :70], y + np.where(np.arange(N) < 3, 30, 0)
+  delta, gamma, strengths = 0.05, 0.3, np.array([0.002, 0.001])
+  found = regression.regularization_path(
+    x, y, strengths, loss="huber", loss_hyper=delta, penalty=prox.elastic_net,
+    penalty_params=(gamma,), tol=1e-9, max_steps=50_000, method="coordinate_descent",
+  )  # fmt: skip
+  assert not np.any(found.status) and np.all(found.steps < 5000)
+  for w, b, lam in zip(found.coefficients, found.intercepts, strengths, strict=True):
+    slopes = np.clip(x @ np.asarray(w) + b - y, -delta, delta) / N
+    g = x.T @ slopes + lam * gamma * w
+    violation = np.where(w != 0, g + lam * np.sign(w), np.maximum(np.abs(g) - lam, 0))
+    np.testing.assert_allclose(violation, 0, atol=1e-8)
+    assert abs(slopes.sum()) < 1e-8
+
+
+@pytest.mark.x64
 def test_more_active_features_than_the_buffer_holds():
   rng = np.random.default_rng(1)
   x, y = rng.standard_normal((20, 600)), rng.standard_normal(20)
