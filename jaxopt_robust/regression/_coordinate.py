@@ -16,14 +16,16 @@ from jaxopt_robust.typing import Array
 
 # Working sets of a cold start hold so many features, or twice as many as are active.
 _FIRST = 64
-# The quadratic model of a loss bends by at least a share of its mean bend: by more of it after a step
-# that the line search shortens (many rows of a Huber loss bend elsewhere), by less after others.
+# The quadratic model of a loss bends by at least a share of its mean bend: by more of it after a
+# step that the line search shortens (many rows of a Huber loss bend elsewhere), else by less.
 _FLOOR, _TOP, _CHANGE = 1e-3, 1e3, 4.0
 # How much of the error before a working set leaves, where it is not solved to the end.
 _SHARE = 0.1
 _TRIALS = 30
 # Epochs after which another model is made where the one at hand is not solved.
 _EPOCHS = 50
+# How much shorter than usual the steps are that tell whether a point is stationary.
+_SHORT = 64.0
 # Bisections of the scores: their order is known to one in a thousand.
 _HALVINGS = 10
 # Passes over all features without progress after which a solve ends.
@@ -147,11 +149,18 @@ class _Path:
     live = self.bound > 0
     size = self.bound * state.mean
     size = jnp.where(size > 0, size, 1)
-    target = state.params - state.gradient / size
-    image = jnp.where(self.free, target, jax.vmap(self.prox)(target, hyper, 1 / size))
-    scores = jnp.where(live, jnp.abs(image - state.params) * size, 0)
+
+    def scores_at(size: Array) -> Array:
+      target = state.params - state.gradient / size
+      image = jnp.where(self.free, target, jax.vmap(self.prox)(target, hyper, 1 / size))
+      return jnp.where(live, jnp.abs(image - state.params) * size, 0)
+
+    scores = scores_at(size)
+    if not self.model.penalty.convex:
+      # A stationary point is a fixed point of short steps, of long ones where it is the lowest.
+      scores = jnp.minimum(scores, scores_at(_SHORT * size))
     parts = jnp.maximum(jnp.abs(state.params) * size, jnp.abs(state.gradient))
-    eps = jnp.finfo(target.dtype).eps / 2
+    eps = jnp.finfo(size.dtype).eps / 2
     rounding = eps * jnp.max(jnp.where(live, parts, 0))
     largest = jnp.max(scores)
     largest = jnp.where(largest > 0, jnp.maximum(largest, rounding), 0)
@@ -298,7 +307,10 @@ class _Path:
       fine = jnp.isfinite(error)
       keep = lambda new, old: jnp.where(fine, new, old)
       new = jax.tree.map(keep, new, state._replace(buffer=None))._replace(buffer=buffer)
-      idle = jnp.where(lower | (error < 0.9 * carry.best), 0, carry.idle + 1)
+      # Models that bend more are left to try.
+      tries = jnp.asarray(not self.squared) & (share < 1) & (floor < 1)
+      idle = jnp.where(tries, carry.idle, carry.idle + 1)
+      idle = jnp.where(lower | (error < 0.9 * carry.best), 0, idle)
       return _Pass(
         new, scores, rounding, error, jnp.minimum(error, carry.best),
         carry.epochs + jnp.maximum(epochs, 1), idle,

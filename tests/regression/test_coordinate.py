@@ -144,3 +144,26 @@ def test_a_gram_matrix_alone_gives_stationary_points(name):
   violation = np.where(w != 0, g + np.sign(w) * slope, np.maximum(np.abs(g) - 0.2, 0))
   np.testing.assert_allclose(np.delete(violation, 3), 0, atol=1e-11)
   np.testing.assert_allclose(info.value, 0.5 * w @ gram @ w - linear @ w, rtol=1e-12)
+
+
+@pytest.mark.x64
+@pytest.mark.parametrize("name", ["mcp", "scad"])
+def test_a_logistic_loss_that_bends_less_than_the_penalty(name):
+  """Along a coordinate the objective is not convex: any stationary point, and status 0 for it."""
+  x, _, labels, _ = data()
+  x = ((x - x.mean(axis=0)) / x.std(axis=0))[:, :70:5]  # too few to separate the labels
+  penalty, theta = (prox.mcp, 1.5) if name == "mcp" else (prox.scad, 2.5)
+  strengths = np.array([0.15, 0.1, 0.05])
+  found = regression.regularization_path(
+    x, labels, strengths, loss="logistic", penalty=penalty, penalty_params=(theta,), tol=1e-10
+  )
+  assert found.status.tolist() == [0, 0, 0]
+  for i, lam in enumerate(strengths):
+    w, b = np.asarray(found.coefficients[i]), float(found.intercepts[i])
+    g = x.T @ (1 / (1 + np.exp(-x @ w - b)) - labels) / N
+    size = np.abs(w)
+    slope = np.maximum(lam - size / theta, 0)
+    if name == "scad":
+      slope = np.where(size <= lam, lam, np.maximum(theta * lam - size, 0) / (theta - 1))
+    violation = np.where(w != 0, g + np.sign(w) * slope, np.maximum(np.abs(g) - lam, 0))
+    np.testing.assert_allclose(violation, 0, atol=1e-8)
