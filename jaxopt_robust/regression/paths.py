@@ -116,7 +116,10 @@ def solve_path(
   solve = functools.partial(_solve, model, certificate)
   if model.coordinates:
     # Mapped over, one after the other: side by side all would do the work of every branch.
-    solve = jax.custom_batching.sequential_vmap(solve)
+    unmapped, mapped = solve, jax.custom_batching.sequential_vmap(solve)
+    solve = jax.custom_jvp(mapped)
+    # The rule for mapped functions knows no derivatives; these are the ones of the steps.
+    solve.defjvp(functools.partial(jax.jvp, unmapped))
   return solve(inputs, strengths, tol, max_steps)
 
 

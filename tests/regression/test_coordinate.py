@@ -118,6 +118,23 @@ def test_paths_mapped_over_run_one_after_the_other_with_the_results_of_each():
 
 
 @pytest.mark.x64
+def test_derivatives_along_the_steps_are_the_implicit_ones_and_reverse_mode_says_why_not():
+  x, y, *_ = data()
+  x = x[:, ::15]
+  path = lambda lam: regression.regularization_path(x, y, lam, tol=1e-12).coefficients
+  strengths = jnp.array([0.5, 0.2])
+  w, slopes = np.asarray(path(strengths)), np.asarray(jax.jit(jax.jacfwd(path))(strengths))
+  centred = x - x.mean(axis=0)
+  for i in range(2):
+    on = w[i] != 0
+    inverse = np.linalg.inv(centred[:, on].T @ centred[:, on] / N)
+    np.testing.assert_allclose(slopes[i, on, i], -inverse @ np.sign(w[i, on]), rtol=1e-6)
+    np.testing.assert_array_equal(slopes[i, ~on], 0)
+  with pytest.raises(ValueError, match="Reverse-mode differentiation"):
+    jax.grad(lambda lam: path(lam).sum())(strengths)
+
+
+@pytest.mark.x64
 def test_a_tolerance_below_rounding_ends_as_stalled_and_bad_numbers_as_such():
   x, y, *_ = data()
   x = x[:, :70]
