@@ -114,13 +114,13 @@ def solve_path(
 ) -> PathResult:
   """A path for checked arguments."""
   solve = functools.partial(_solve, model, certificate)
-  if model.coordinates:
-    # Mapped over, one after the other: side by side all would do the work of every branch.
-    unmapped, mapped = solve, jax.custom_batching.sequential_vmap(solve)
-    solve = jax.custom_jvp(mapped)
-    # The rule for mapped functions knows no derivatives; these are the ones of the steps.
-    solve.defjvp(functools.partial(jax.jvp, unmapped))
-  return solve(inputs, strengths, tol, max_steps)
+  if not model.coordinates:
+    return solve(inputs, strengths, tol, max_steps)
+  # Mapped over, one after the other: side by side all would do the work of every branch.
+  one_by_one = jax.custom_jvp(jax.custom_batching.sequential_vmap(solve))
+  # The rule for mapped functions knows no derivatives; these are the ones of the steps.
+  one_by_one.defjvp(functools.partial(jax.jvp, solve))
+  return one_by_one(inputs, strengths, tol, max_steps)
 
 
 def _solve(
