@@ -25,15 +25,22 @@ def _excess(w: Array, p: Array, c: Array) -> Array:
   return (high + low)[0]
 
 
-def _next_kink(x: Array, low: Array, high: Array, w: Array, tau: Array, below: Array) -> Array:
-  """Where the sum is flat at tau: the next point where an entry starts to move."""
+def _leave_flat(x: Array, low: Array, high: Array, w: Array, tau: Array, value: Array) -> Array:
+  """From where no entry moves: the next tau where one starts to, or Newton's where one just does.
+
+  By the kinks, as x + tau w may be rounded to the bound that an entry is about to leave.
+  """
   uses = w != 0
   safe = jnp.where(uses, w, 1)
   start = (jnp.where(w > 0, low, high) - x) / safe  # where an entry leaves a bound as tau rises ...
   stop = (jnp.where(w > 0, high, low) - x) / safe  # ... and where it reaches the other one
+  below = value < 0
+  moves = uses & jnp.where(below, (start <= tau) & (tau < stop), (start < tau) & (tau <= stop))
+  slope = jnp.sum(jnp.where(moves, w * w, 0))
   up = jnp.min(jnp.where(uses & (start > tau), start, jnp.inf))
   down = jnp.max(jnp.where(uses & (stop < tau), stop, -jnp.inf))
-  return jnp.where(below, up, down)
+  kink = jnp.where(below, up, down)
+  return jnp.where(slope > 0, tau - safe_divide(value, slope), kink)
 
 
 def _newton(
@@ -62,7 +69,7 @@ def _newton(
     new = jax.lax.cond(
       slope > 0,
       lambda: tau - safe_divide(value, slope),
-      lambda: _next_kink(x, low, high, w, tau, below),
+      lambda: _leave_flat(x, low, high, w, tau, value),
     )
     outside = ~((new > left) & (new < right))
     new = jnp.where(outside & jnp.isfinite(left + right), left + (right - left) / 2, new)
@@ -73,7 +80,8 @@ def _newton(
       crossing = jnp.sum(jnp.where(changes, w * w, 0))
     else:
       crossing = slope / 4
-    done = done | (crossing * jnp.abs(new - tau) <= eps * slope * jnp.abs(new))
+    rounds = crossing * jnp.abs(new - tau) <= eps * slope * jnp.abs(new)
+    done = done | ((slope > 0) & rounds)  # from where it is flat the next kink is no solution yet
     return jnp.where(done, tau, new), left, right, value, count + 1, done
 
   infinite = jnp.full((), jnp.inf, x.dtype)

@@ -188,3 +188,20 @@ def test_correlation_of_entries_far_larger_than_one():
     assert np.linalg.eigvalsh(out)[0] >= -8 * eps
   both = project(jnp.asarray([[1.0, 2.0**41, 0], [2.0**41, 1.0, 0], [0, 0, 1.0]], jnp.float32))
   np.testing.assert_allclose(both, [[1, 1, 0], [1, 1, 0], [0, 0, 1]], atol=1e-6)
+
+
+def test_box_section_from_where_no_entry_moves():
+  rng = np.random.default_rng(0)
+  x, w, share = rng.standard_normal((3, 2000, 2)).astype(np.float32)
+  # At the first tau both are at a bound; only the entry that leaves its bound can meet the sum.
+  x[:3] = [[0.03, 1.36], [2.04, -2.56], [-1.14, 0.77]]
+  w[:3] = 1
+  low = np.where(np.arange(2000) < 3, 0, -1).astype(np.float32)
+  c = (w * np.clip(share, -1, 1)).sum(axis=1)
+  c[:3] = [1.2, 1.6, 1.87]
+  project = lambda x, low, w, c: pj.projection_box_section(x, (low, 1.0, w, c))
+  found = np.asarray(jax.jit(jax.vmap(project))(x, low, w, c))
+  np.testing.assert_allclose(found[:3], [[0.2, 1], [1, 0.6], [0.87, 1]], rtol=1e-6)
+  # The kinks may be rounded to either side of the bound: the sum is met all the same.
+  miss = (w.astype(float) * found).sum(axis=1) - c
+  assert np.all(np.abs(miss) <= 4e-7 * np.abs(w).sum(axis=1))
