@@ -19,7 +19,7 @@ _FIRST = 64
 # The quadratic model of a loss bends by at least a share of its mean bend: by more of it after a
 # step that the line search shortens (many rows of a Huber loss bend elsewhere), else by less. The
 # least share is small: where classes nearly separate, most rows of a logistic loss hardly bend.
-_FLOOR, _TOP, _CHANGE = 1e-3, 1e3, 4.0
+_FLOOR, _TOP, _CHANGE = 1e-5, 1e3, 4.0
 # How much of the error before a working set leaves, where it is not solved to the end.
 _SHARE = 0.1
 _TRIALS = 30

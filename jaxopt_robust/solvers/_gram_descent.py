@@ -13,8 +13,9 @@ from jaxopt_robust.typing import Array, PyTree
 # Epochs of coordinate descent before conjugate gradients, and how many steps these may take.
 EPOCHS = 2
 _CG_STEPS = 50
-# A Newton step that is not lower is shortened, a few times.
-_SHORTER, _TRIALS = 0.25, 4
+# A Newton step that is not lower is shortened, a few times; the last time to the first change of a
+# sign, up to where a convex objective falls.
+_SHORTER, _TRIALS = 0.25, 5
 
 
 class Quadratic(NamedTuple):
@@ -123,9 +124,16 @@ def finish(value: Callable, quadratic: Quadratic, point: Point, tol: Array) -> P
     decrease = penalty(params) - penalty(new) - 0.5 * (gradient + after) @ change
     return Point(new, after), decrease
 
+  eps = jnp.finfo(params.dtype).eps
+  turns = penalised & (direction * params < 0)
+  shares = jnp.where(turns, -params / jnp.where(turns, direction, 1), jnp.inf)
+  # A little beyond, so that rounding leaves nothing of the coordinate.
+  first = jnp.minimum(jnp.min(shares, initial=jnp.inf) * (1 + 4 * eps), 1)
+
   def one(carry: tuple) -> tuple:
     share, _, _, count = carry
-    return (share * _SHORTER, *trial(share), count + 1)
+    shorter = jnp.where(count == _TRIALS - 2, first, share * _SHORTER)
+    return (shorter, *trial(share), count + 1)
 
   start = (jnp.ones((), params.dtype), point, jnp.zeros((), params.dtype), 0)
   _, new, decrease, _ = jax.lax.while_loop(

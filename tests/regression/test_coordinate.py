@@ -92,6 +92,26 @@ def test_a_huber_loss_most_of_whose_rows_bend_elsewhere():
 
 
 @pytest.mark.x64
+def test_classes_that_nearly_separate_are_fitted_to_the_end():
+  # Most rows hardly bend at the last strengths, and columns have heavy tails.
+  rng = np.random.default_rng(5)
+  counts = rng.exponential(1, (150, 30)) * (rng.random((150, 30)) < rng.uniform(0.05, 0.6, 30))
+  x = np.log1p(counts * np.exp(rng.standard_normal(30)))
+  x = (x - x.mean(axis=0)) / x.std(axis=0)
+  odds = x @ rng.standard_normal(30) * 1.2
+  y = (rng.random(150) < 1 / (1 + np.exp(-odds))).astype(float)
+  strengths = np.geomspace(0.2, 2e-5, 24)
+  found = regression.regularization_path(x, y, strengths, loss="logistic", tol=1e-7)
+  assert not np.any(found.status) and np.sum(found.steps) < 300
+  w = np.asarray(found.coefficients)
+  z = w @ x.T + np.asarray(found.intercepts)[:, None]
+  g = (1 / (1 + np.exp(-z)) - y) @ x / 150
+  lam = strengths[:, None]
+  violation = np.where(w != 0, np.abs(g + lam * np.sign(w)), np.maximum(np.abs(g) - lam, 0))
+  assert np.max(violation) < 1e-6 and np.max(np.abs(w)) > 30
+
+
+@pytest.mark.x64
 def test_more_active_features_than_the_buffer_holds():
   rng = np.random.default_rng(1)
   x, y = rng.standard_normal((20, 600)), rng.standard_normal(20)
@@ -184,3 +204,19 @@ def test_a_logistic_loss_that_bends_less_than_the_penalty(name):
       slope = np.where(size <= lam, lam, np.maximum(theta * lam - size, 0) / (theta - 1))
     violation = np.where(w != 0, g + np.sign(w) * slope, np.maximum(np.abs(g) - lam, 0))
     np.testing.assert_allclose(violation, 0, atol=1e-8)
+
+
+@pytest.mark.x64
+def test_of_two_nearly_equal_features_one_leaves_at_once():
+  rng = np.random.default_rng(1)
+  factor = rng.standard_normal((40, 30))
+  factor[:, 1] = factor[:, 0] + 1e-3 * rng.standard_normal(40)
+  y = 3 * factor[:, 0] + factor[:, 5] + rng.standard_normal(40)
+  gram, linear = jnp.asarray(factor.T @ factor / 40), jnp.asarray(factor.T @ y / 40)
+  solver = solvers.gram_coordinate_descent(prox.lasso)
+  # Epochs alone move along the pair by a millionth of the way each.
+  w, info = solvers.run_until(solver, jnp.zeros(30), 0.2, gram, linear, tol=1e-12, max_steps=30)
+  assert info.status == 0 and np.sum(w[:2] != 0) == 1
+  g = gram @ w - linear
+  violation = np.where(w != 0, g + np.sign(w) * 0.2, np.maximum(np.abs(g) - 0.2, 0))
+  np.testing.assert_allclose(violation, 0, atol=1e-11)
