@@ -138,8 +138,7 @@ def sdgf_stages(
 
   Reference:
     Bambhaniya et al., Progressive gradient flow for robust N:M sparsity training in transformers,
-    2024 (SdGf-Stepwise, SdGf-Geometric). The authors' code has the third, ``"densify"``; its
-    number of stages is our choice.
+    2024 (SdGf-Stepwise, SdGf-Geometric). ``"densify"`` is not from there, nor its number of stages.
   """
   _arguments.check_option("kind", kind, KINDS)
   n = _checks.check_int("n", n, minimum=1)
