@@ -77,7 +77,7 @@ class Config(Settings):
   stable_strengths: int = 5
   stable_ratio: float = 0.3
   tol: float = 1e-7
-  max_steps: int = 2_000
+  max_steps: int = 500
 
 
 OURS = "Tables, planted models and the choice of the strength are ours."
@@ -239,8 +239,8 @@ def table(metrics: dict[str, Any], config: Config) -> list[Row]:
   unsettled = np.sum(metrics["theory"]["unconverged"]["concave, logistic"])
   note = (
     f"Solves with MCP or SCAD that did not converge, over all splits and folds: {unsettled:g} "
-    "(labels that are separable). Recorded twice: in the first record some hundred more had "
-    "stopped early, and the solver was mended. Claims are the same in both."
+    "(labels that are separable). Recorded more than once: in the first record more solves had "
+    "stopped early, and the solver was mended. Claims are the same in all."
   )
   for name in config.tables:
     cell = metrics["tables"][name]
