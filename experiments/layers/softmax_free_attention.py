@@ -31,7 +31,7 @@ PAPER = Paper(
   title="Softmax-free linear transformers",
   authors="Lu, Zhang, Zhu, Feng, Xiang and Zhang",
   year=2024,
-  claim="With a Gaussian kernel in place of softmax a low-rank form of self-attention replaces it, at "
+  claim="With a Gaussian kernel in place of softmax a low-rank form of self-attention serves, at "
   "a cost linear in the tokens and a better trade-off of accuracy and cost than others.",
   section="Abstract; image classification (ImageNet)",
   url="https://arxiv.org/abs/2207.03341",
