@@ -24,7 +24,7 @@ from jaxopt_robust.regression._problem import (
   smooth_part,
   start,
 )
-from jaxopt_robust.regression.linear_losses import LinearLoss
+from jaxopt_robust.regression.linear_losses import LinearLoss, linear_loss
 from jaxopt_robust.solvers import fista, run_state, run_until
 from jaxopt_robust.typing import Array, ArrayLike, Penalty
 
@@ -157,8 +157,11 @@ class Call(NamedTuple):
   max_steps: Array
 
 
-def _by_coordinates(method: Any, model: Model) -> bool:
-  """Whether a path goes by coordinate descent: sequential work, for the processors of a host."""
+def _by_coordinates(method: Any, model: Model, x: Any) -> bool:
+  """Whether a path goes by coordinate descent: sequential work, for the processors of a host.
+
+  Newton models of a Huber loss that could fit every row have few rows that bend: no default there.
+  """
   _arguments.check_option("method", method, ("auto", "coordinate_descent", "proximal_gradient"))
   served = _coordinate.serves(model)
   if method == "coordinate_descent" and not served:
@@ -167,7 +170,8 @@ def _by_coordinates(method: Any, model: Model) -> bool:
       "non_negative_lasso, mcp and scad, and a smooth loss that is a sum over rows."
     )
   if method == "auto":
-    return served and jax.default_backend() == "cpu"
+    flat = model.loss == linear_loss("huber") and x.shape[1] >= x.shape[0]
+    return served and not flat and jax.default_backend() == "cpu"
   return method == "coordinate_descent"
 
 
@@ -190,8 +194,8 @@ def check_call(
 ) -> Call:
   """What the paths, their selection and their derivatives take."""
   model = check_model(loss, penalty, fit_intercept, standardize)
-  model = model._replace(coordinates=_by_coordinates(method, model))
   inputs = check_inputs(model, x, y, sample_weight, loss_hyper, penalty_params, penalty_factor)
+  model = model._replace(coordinates=_by_coordinates(method, model, inputs.x))
   _checks.check_non_negative("strengths", strengths)
   strengths = _checks.check_float_array("strengths", strengths, rank=1)
   _checks.check_non_negative("tol", tol, scalar=True)
@@ -261,7 +265,8 @@ def regularization_path(
       that is true and useless, the objective itself. Static.
     method: static. "coordinate_descent" for lasso, elastic net, non-negative lasso, MCP and SCAD
       with a smooth loss that is a sum over rows; "proximal_gradient"; "auto": the first where it is
-      known and JAX's default backend is a CPU, where it is the faster one, the other elsewhere.
+      known and JAX's default backend is a CPU, where it is the faster one, the other elsewhere and
+      for the Huber loss with p >= n.
     tol: >= 0, the bound of ``error``; 1e-8 and less needs float64.
     max_steps: >= 0, for each strength.
 
@@ -282,8 +287,8 @@ def regularization_path(
     separable labels and strength 0 there is no minimiser: coefficients grow until the gradient is
     below ``tol`` (status 0) or steps run out (status 1). NaN anywhere in x or y, also in rows of
     weight 0, gives status 2. All weights 0 give coefficients 0. Non-convex penalties give
-    stationary points (minima along each coordinate; of the monotone variant of ``fista``), and
-    depend on the warm start: on the strengths above.
+    stationary points (local minima along each coordinate; of the monotone variant of ``fista``),
+    and depend on the warm start: on the strengths above.
 
     By coordinate descent paths that are mapped over by ``vmap`` run one after the other, each as
     long as it needs, and those that ``jr.sweeps.sweep`` spreads over devices so on each of them.
