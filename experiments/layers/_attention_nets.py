@@ -1,12 +1,14 @@
-"""Networks that differ in their attention: one block on the tokens of a small image."""
+"""Networks that differ in their attention, one block on the tokens of a small image; the digits."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen
 
+from experiments import datasets
+from experiments._training import batches
 from jaxopt_robust import layers, nets
 
 SOFTMAX, ELU, NYSTROM = "softmax", "elu", "Nystromformer"
@@ -61,3 +63,28 @@ class Classifier(linen.Module):
     x = linen.LayerNorm()(x + mixer(x))
     hidden = linen.Dense(self.dim)(jax.nn.gelu(linen.Dense(4 * self.dim)(x)))
     return linen.Dense(10)(jnp.mean(linen.LayerNorm()(x + hidden), axis=-2))
+
+
+class Data(NamedTuple):
+  """Tokens and labels of both parts, rows of the minibatches, and a key."""
+
+  x: Any
+  y: Any
+  x_test: Any
+  y_test: Any
+  rows: Any
+  key: Any
+
+
+def load_split(seed: int, config: Any, test: int | None = None) -> Data:
+  """Digits as tokens of 2 x 2 pixels; ``test`` training images are held out instead, if given."""
+  table = datasets.load("digits")
+  images = np.asarray(table["x"], np.float32).reshape(-1, SIDE, 2, SIDE, 2) / 16
+  x = images.transpose(0, 1, 3, 2, 4).reshape(len(images), SIDE**2, 4)
+  y = np.asarray(table["y"], np.int32)
+  order = np.random.default_rng(seed).permutation(len(x))
+  last = config.train if test is None else config.train - test
+  first, second = order[:last], order[last : len(x) if test is None else config.train]
+  epochs = -(-config.steps // (last // config.batch))
+  rows = batches(last, config.batch, epochs, seed).reshape(-1, config.batch)[: config.steps]
+  return Data(x[first], y[first], x[second], y[second], rows[None], jax.random.key(seed))

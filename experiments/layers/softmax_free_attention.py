@@ -3,28 +3,29 @@
 import dataclasses
 import functools
 import itertools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import _figures, datasets
+from experiments import _figures
 from experiments._claims import Claim, Side
 from experiments._protocol import Paper, Progress, Row, Settings, Size, new_figure
-from experiments._training import batches, fit, stack, train_all
+from experiments._training import fit, stack, train_all
 from experiments.layers._attention_nets import (
   ELU,
   FULL,
   FULL_NORM,
   KINDS,
   NYSTROM,
-  SIDE,
   SOFT,
   SOFT_NORM,
   SOFTMAX,
   Classifier,
+  Data,
+  load_split,
 )  # fmt: skip
 from jaxopt_robust import layers, losses
 
@@ -80,39 +81,14 @@ OURS = "Digits in 16 tokens and one block instead of ImageNet and a pyramid of b
 SIZES = {
   "toy": Size(
     Config(
-      seeds=2, kinds=(SOFTMAX, SOFT_NORM), rates=(0.03, 0.03), dim=8, train=200, steps=4, batch=32, warm_up=1, lengths=(128, 256), sizes=(64,),
-      landmarks=(16,),
+      seeds=2, kinds=(SOFTMAX, SOFT_NORM), rates=(0.03, 0.03), dim=8, train=200, steps=4, batch=32,
+      warm_up=1, lengths=(128, 256), sizes=(64,), landmarks=(16,),
     ),
     OURS + " Four updates.",
   ),
   "desk": Size(Config(), OURS),
   "large": Size(Config(seeds=20, dim=128, heads=4, steps=5000, warm_up=500), OURS),
 }  # fmt: skip
-
-
-class Data(NamedTuple):
-  """Tokens and labels of both parts, rows of the minibatches, and a key."""
-
-  x: Any
-  y: Any
-  x_test: Any
-  y_test: Any
-  rows: Any
-  key: Any
-
-
-def load_split(seed: int, config: Config, test: int | None = None) -> Data:
-  """Digits as tokens of 2 x 2 pixels; ``test`` training images are held out instead, if given."""
-  table = datasets.load("digits")
-  images = np.asarray(table["x"], np.float32).reshape(-1, SIDE, 2, SIDE, 2) / 16
-  x = images.transpose(0, 1, 3, 2, 4).reshape(len(images), SIDE**2, 4)
-  y = np.asarray(table["y"], np.int32)
-  order = np.random.default_rng(seed).permutation(len(x))
-  last = config.train if test is None else config.train - test
-  first, second = order[:last], order[last : len(x) if test is None else config.train]
-  epochs = -(-config.steps // (last // config.batch))
-  rows = batches(last, config.batch, epochs, seed).reshape(-1, config.batch)[: config.steps]
-  return Data(x[first], y[first], x[second], y[second], rows[None], jax.random.key(seed))
 
 
 def make_train(kind: str, config: Config) -> Any:
