@@ -197,7 +197,8 @@ def claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
         "at most like the number of tokens (power 1.1)." if linear else
         "like its square (power 1.8 at least)."
       )  # fmt: skip
-      side = Side(kind, _slope(metrics, config, kind, what))
+      # The same for every seed.
+      side = Side(kind, [_slope(metrics, config, kind, what)] * config.seeds)
       made.append(
         Claim(f"{what}_{'soft' if linear else 'full'}", text, "theory", f"power of {metric}", side,
               Side("bound", bound), better=better)  # type: ignore[arg-type]
