@@ -85,3 +85,21 @@ UNFOLDING_MISMATCH = tuple(
   )
   for test in ("twice the non-zeros", "three times the noise", "another matrix")
 )  # fmt: skip
+
+SOFTMAX_FREE_ATTENTION = tuple(
+  Amendment(
+    key, "2026-11-29", text, text,
+    "What the compiler counts is one number, of which no interval can be made: it stands for every "
+    "seed now. Text, bound and number are as they were.",
+  )
+  for key, text in (
+    ("flops_soft", "SOFT, normalised: operations grow at most like the number of tokens (power "
+     "1.1)."),
+    ("flops_full", "full Gaussian, normalised: operations grow like its square (power 1.8 at "
+     "least)."),
+    ("bytes_soft", "SOFT, normalised: memory beside arguments and results grows at most like the "
+     "number of tokens (power 1.1)."),
+    ("bytes_full", "full Gaussian, normalised: memory beside arguments and results grows like its "
+     "square (power 1.8 at least)."),
+  )
+)  # fmt: skip

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import _figures
+from experiments import _amendments, _figures
 from experiments._claims import Claim, Side
 from experiments._protocol import Paper, Progress, Row, Settings, Size, new_figure
 from experiments._training import fit, stack, train_all
@@ -38,6 +38,7 @@ PAPER = Paper(
   section="Abstract; image classification (ImageNet)",
   url="https://arxiv.org/abs/2207.03341",
 )
+AMENDED = _amendments.SOFTMAX_FREE_ATTENTION
 _WIDTH = 8  # features of the tokens of the approximation
 
 
