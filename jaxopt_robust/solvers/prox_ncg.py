@@ -68,8 +68,7 @@ class ProxNcgInfo(NamedTuple):
   Attributes:
     error: norm of ``(v - x_{k+1}) / s + grad f(x_{k+1}) - grad f(v)``, an element of the
       sub-differential of f + g at ``x_{k+1}`` where ``x_{k+1} = prox(v - s grad f(v), hyper, s)``,
-      and at least the rounding of that formula; the largest number where no proximal step was
-      accepted and the iterate kept, of which nothing is known then.
+      and at least the rounding of that formula.
     value: the objective f + g at ``x_{k+1}``.
     stepsize: the step size ``s`` of the proximal steps.
     evaluations: int32, values or gradients of the smooth part that the step took.
@@ -143,7 +142,8 @@ def prox_ncg(
     init_stepsize: > 0, first trial step; may be traced. Rather too large: steps below about
       1e-4 / L, whose decrease is below the rounding of f in float32, do not grow.
     growth: >= 1, factor by which each iteration's first trial step exceeds the last accepted one.
-    max_backtracks: >= 1, static; after so many rejected proximal steps the solve is stalled.
+    max_backtracks: >= 1, static; after so many rejected proximal steps the solve is stalled, at the
+      last trial: with few of them it may be higher than the point before.
     max_line_trials: >= 1, static; trials along the direction (the last one is kept: the second
       proximal step starts there).
     has_aux: static; whether ``fun`` returns a pair ``(scalar, aux)``: aux is ``info.last.aux``.
@@ -156,7 +156,7 @@ def prox_ncg(
     ValueError: when a number is out of its range, or ``fun`` is not scalar.
 
   Note:
-    F never increases, beyond its rounding. A step takes at least five values or gradients of
+    F never increases, beyond its rounding, where a search ends with a step. A step takes at least five values or gradients of
     ``fun`` (``info.evaluations``) where FISTA with a known step takes one: it pays where few steps
     matter or no step size is known. Step sizes are constants for derivatives.
 
@@ -231,13 +231,10 @@ def prox_ncg(
     _, far_grad, _ = smooth_part(fun, has_aux, far, data, named)
     second = operator(add_scaled(far, -s, far_grad), hyper, s)
     still_z, still_second = stop_gradient((z, second))
-    plain_objective = plain.result + penalty.value(still_z, weight)
-    second_objective = smooth_at(still_second) + penalty.value(still_second, weight)
-    # A proximal step that was never accepted may lead up: then the iterate stays where it is.
-    lowest = jnp.fmin(plain_objective, second_objective)
-    stays = ~plain.found & ~(lowest <= objective)
-    conjugate = (second_objective < plain_objective) & ~stays
-    params = tree_where(stays, x, tree_where(conjugate, second, z))
+    conjugate = smooth_at(still_second) + penalty.value(still_second, weight) < (
+      plain.result + penalty.value(still_z, weight)
+    )
+    params = tree_where(conjugate, second, z)
     base, base_grad = tree_where(conjugate, (far, far_grad), (x, grad))
 
     value, new_grad, aux = smooth_part(fun, has_aux, params, data, named)
@@ -251,9 +248,8 @@ def prox_ncg(
     grows = 0.5 * s * size**2 > _GROWTH_EPSILONS * eps * jnp.abs(start)
     trial = jnp.where(grows, s * jnp.asarray(growth, s.dtype), s)
     new = ProxNcgState(params, value, new_grad, residual, last, trial, state.count + 1)
-    error = jnp.maximum(norm(sub_gradient), floor)
     info = ProxNcgInfo(
-      jnp.where(stays, jnp.finfo(error.dtype).max, error),
+      jnp.maximum(norm(sub_gradient), floor),
       value + penalty.value(params, hyper),
       s,
       plain.trials + line.trials + 3,
