@@ -156,9 +156,10 @@ def prox_ncg(
     ValueError: when a number is out of its range, or ``fun`` is not scalar.
 
   Note:
-    F never increases, beyond its rounding, where a search ends with a step. A step takes at least five values or gradients of
-    ``fun`` (``info.evaluations``) where FISTA with a known step takes one: it pays where few steps
-    matter or no step size is known. Step sizes are constants for derivatives.
+    F never increases, beyond its rounding, where a search ends with a step. A step takes at least
+    five values or gradients of ``fun`` (``info.evaluations``) where FISTA with a known step takes
+    one: it pays where few steps matter or no step size is known. Step sizes are constants for
+    derivatives.
 
   Example:
     >>> solver = prox_ncg(lambda x, b: 0.5 * jnp.sum((x - b) ** 2), jr.prox.lasso)
