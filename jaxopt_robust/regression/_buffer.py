@@ -1,6 +1,6 @@
 """The columns that matter, gathered once: a growing list of features with their Gram matrix."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,18 +67,13 @@ def _read(problem: Problem, features: Array) -> Array:
   """Columns of the transformed design, float[len(features), n]; the intercept's is the last."""
   num = problem.center.shape[0]
   inside = features < num
-  at = jnp.where(inside, features, 0)
+  at = jnp.minimum(features, num - 1)  # what is read for the others is not used
   if _designs.is_sparse(problem.x):
-    at = jnp.where(inside, features, num - 1)
-    raw = _sparse_columns(problem.x, features)
+    raw = jax.vmap(_designs.column_reader(problem.x))(at)
   else:
     raw = problem.x[:, at].T
   found = problem.scale[at][:, None] * (raw - problem.center[at][:, None])
   return jnp.where(inside[:, None], found, jnp.where(features == num, problem.column, 0)[:, None])
-
-
-def _sparse_columns(x: Any, features: Array) -> Array:
-  return jax.vmap(_designs.column_reader(x))(jnp.minimum(features, x.shape[1] - 1))
 
 
 def empty(model: Model, problem: Problem, weights: Array | None) -> Buffer:
