@@ -101,6 +101,8 @@ NOT_UNDER_JIT = {
 _WRONG = {"nothing": None, "text": "text", "objects": np.array([object(), None]), "function": len}
 # Arguments that reach functions of the caller, who gets their errors as they are.
 OPAQUE = {
+  ("layers.neighborhood_loss", "params"),
+  ("layers.remix_pathways", "params"),
   ("numerics.tree_all_finite", "tree"),  # any pytree, empty ones too
   ("numerics.tree_where", "a"),
   ("numerics.tree_where", "b"),

@@ -43,6 +43,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
   "algorithm unrolling, LISTA": ("unfolding.lista_cell", "unfolding.unfold"),
   "SAM, sharpness aware minimization": ("transforms.sam",),
   "pruning, N:M sparsity, 2:4": ("transforms.progressive_nm", "transforms.nm_mask"),
+  "mixture of experts, MoE, C3PO": ("layers.remix_pathways", "nets.MixtureTransformer"),
+  "k nearest neighbours, kNN": ("layers.kernel_neighbors",),
   "adversarial attack, PGD": ("robustness.pgd_attack",),
   "plug-and-play, PnP": ("prox.make_prox_from_potential",),
   "grid search, many seeds, many devices": ("sweeps.run",),

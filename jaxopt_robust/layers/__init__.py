@@ -1,4 +1,4 @@
-"""Layers of networks with structure: attention without softmax, orthogonal and 1-Lipschitz ones."""
+"""Layers with structure: attention without softmax, orthogonal ones, re-mixed experts."""
 
 from jaxopt_robust._deprecations import install_getattr
 from jaxopt_robust.layers.attention import (
@@ -16,7 +16,16 @@ from jaxopt_robust.layers.convolution import (
   convolution_residual,
   convolution_singular_values,
 )
+from jaxopt_robust.layers.experts import (
+  Pathway,
+  core_expert_mask,
+  load_balance_loss,
+  override_router,
+  restrict_pathway,
+  select_experts,
+)
 from jaxopt_robust.layers.lipschitz import bjorck_orthonormal, group_sort
+from jaxopt_robust.layers.neighbors import Neighbors, kernel_neighbors, mean_shift
 from jaxopt_robust.layers.orthogonal import (
   OrthogonalExistence,
   SingularValueBounds,
@@ -26,9 +35,23 @@ from jaxopt_robust.layers.orthogonal import (
   orthogonality_residual,
   singular_value_bounds,
 )
+from jaxopt_robust.layers.pathways import (
+  PathwayInfo,
+  PathwaySearchInfo,
+  pathway_gradient_descent,
+  pathway_kernel_regression,
+  pathway_line_search,
+  pathway_mode_finding,
+)
+from jaxopt_robust.layers.remixing import RemixInfo, neighborhood_loss, remix_pathways
 
 __all__ = [
+  "Neighbors",
   "OrthogonalExistence",
+  "Pathway",
+  "PathwayInfo",
+  "PathwaySearchInfo",
+  "RemixInfo",
   "SingularValueBounds",
   "SoftAttentionInfo",
   "bjorck_orthonormal",
@@ -36,16 +59,29 @@ __all__ = [
   "convolution_matrix",
   "convolution_residual",
   "convolution_singular_values",
+  "core_expert_mask",
   "elu_attention",
   "full_gaussian_attention",
   "gaussian_gram",
   "group_sort",
+  "kernel_neighbors",
   "kernel_to_oihw",
+  "load_balance_loss",
+  "mean_shift",
+  "neighborhood_loss",
   "nystrom_attention",
   "orthogonal_convolution_exists",
   "orthogonality_penalty",
   "orthogonality_residual",
+  "override_router",
+  "pathway_gradient_descent",
+  "pathway_kernel_regression",
+  "pathway_line_search",
+  "pathway_mode_finding",
+  "remix_pathways",
+  "restrict_pathway",
   "segment_means",
+  "select_experts",
   "singular_value_bounds",
   "soft_attention",
 ]

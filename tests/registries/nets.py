@@ -3,12 +3,12 @@
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import nets
+from jaxopt_robust import layers, nets
 from tests.helpers import BadInput
 
 COVERED = {
-  "ICNN", "MLP", "ConvICNN", "SoftAttention", "TrActConv", "TrActDense", "from_nnx", "log_normal",
-  "nonnegative_mask",
+  "ICNN", "MLP", "ConvICNN", "MixtureContext", "MixtureTransformer", "SoftAttention", "TrActConv",
+  "TrActDense", "from_nnx", "log_normal", "nonnegative_mask",
 }  # fmt: skip
 
 
@@ -17,7 +17,23 @@ def _soft(x=(16, 4), **options):
   return lambda: nets.SoftAttention(**options).init(jax.random.key(0), jnp.ones(x))
 
 
+def _mixture(x=(1, 3, 2), override=None, **options):
+  model = nets.MixtureTransformer(**{"classes": 2, "tokens": 3, **options})
+  return lambda: jax.eval_shape(model.init, jax.random.key(0), jnp.ones(x), override)
+
+
+_PATHWAY = layers.Pathway(jnp.ones((1, 4, 9)), jnp.ones((1, 4, 9), bool))
+
 BAD_INPUTS = [
+  *(
+    BadInput("nets.MixtureTransformer", what, call, ValueError, match)
+    for what, call, match in (
+      ("tokens", _mixture((1, 4, 2)), "x must have shape .batch, 3, features"),
+      ("experts", _mixture(selected=9), "selected must be at most 8"),
+      ("layers", _mixture(layers=0), "layers must be at least 1"),
+      ("override", _mixture(override=_PATHWAY), "override.weights must have shape"),
+    )
+  ),
   *(
     BadInput("nets.SoftAttention", what, call, ValueError, match)
     for what, call, match in (
