@@ -103,6 +103,9 @@ _WRONG = {"nothing": None, "text": "text", "objects": np.array([object(), None])
 OPAQUE = {
   ("layers.neighborhood_loss", "params"),
   ("layers.remix_pathways", "params"),
+  ("layers.activation_thresholds", "params"),
+  ("layers.collect_gate_stats", "params"),
+  ("layers.greedy_allocate", "inputs"),
   ("numerics.tree_all_finite", "tree"),  # any pytree, empty ones too
   ("numerics.tree_where", "a"),
   ("numerics.tree_where", "b"),
@@ -257,6 +260,7 @@ HAS_A_SCALE = {
 # point that is no probability, the step of a state, an average that has not begun (inf).
 NEEDS_NON_ZERO = {
   "compositional.rgcl_bimodal_loss",
+  "layers.chess_thresholds",
   "losses.aldr_kl_loss",
   "losses.roc_curve",
   "prox.penalty_log_det",

@@ -50,4 +50,6 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
   "grid search, many seeds, many devices": ("sweeps.run",),
   "dictionary learning, sparse coding": ("unfolding.learn_dictionary", "unfolding.sparse_coding"),
   "optimal transport, Sinkhorn": ("projections.projection_transport",),
+  "activation sparsity, CHESS, CATS": ("layers.chess_thresholds", "layers.cats_threshold"),
+  "WINA, TEAL, contextual sparsity": ("layers.wina_mask", "layers.sparse_linear"),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Layers with structure: attention without softmax, orthogonal ones, re-mixed experts."""
+"""Layers with structure: attention without softmax, orthogonal ones, experts, skipped channels."""
 
 from jaxopt_robust._deprecations import install_getattr
 from jaxopt_robust.layers.attention import (
@@ -44,46 +44,110 @@ from jaxopt_robust.layers.pathways import (
   pathway_mode_finding,
 )
 from jaxopt_robust.layers.remixing import RemixInfo, neighborhood_loss, remix_pathways
+from jaxopt_robust.layers.sparsify.allocation import (
+  ActivatedCost,
+  SparsityAllocation,
+  activated_cost,
+  greedy_allocate,
+)
+from jaxopt_robust.layers.sparsify.gated import (
+  AttentionKernels,
+  GatedKernels,
+  KeyValue,
+  gated_mlp,
+  gated_mlp_gather,
+  selective_attention,
+)
+from jaxopt_robust.layers.sparsify.linear import (
+  column_norms,
+  dense_prefix,
+  empirical_icdf,
+  sparse_linear,
+  teal_mask,
+  wina_mask,
+)
+from jaxopt_robust.layers.sparsify.rotation import ResidualSpec, Sublayer, orthogonalize_pivots
+from jaxopt_robust.layers.sparsify.statistics import (
+  GateStats,
+  activation_thresholds,
+  collect_gate_stats,
+  gate_weights,
+  merge_gate_stats,
+)
+from jaxopt_robust.layers.sparsify.thresholds import (
+  apply_gate_threshold,
+  cats_threshold,
+  chess_thresholds,
+  quantile_kth,
+)
 
 __all__ = [
+  "ActivatedCost",
+  "AttentionKernels",
+  "GateStats",
+  "GatedKernels",
+  "KeyValue",
   "Neighbors",
   "OrthogonalExistence",
   "Pathway",
   "PathwayInfo",
   "PathwaySearchInfo",
   "RemixInfo",
+  "ResidualSpec",
   "SingularValueBounds",
   "SoftAttentionInfo",
+  "SparsityAllocation",
+  "Sublayer",
+  "activated_cost",
+  "activation_thresholds",
+  "apply_gate_threshold",
   "bjorck_orthonormal",
+  "cats_threshold",
+  "chess_thresholds",
   "circular_convolution",
+  "collect_gate_stats",
+  "column_norms",
   "convolution_matrix",
   "convolution_residual",
   "convolution_singular_values",
   "core_expert_mask",
+  "dense_prefix",
   "elu_attention",
+  "empirical_icdf",
   "full_gaussian_attention",
+  "gate_weights",
+  "gated_mlp",
+  "gated_mlp_gather",
   "gaussian_gram",
+  "greedy_allocate",
   "group_sort",
   "kernel_neighbors",
   "kernel_to_oihw",
   "load_balance_loss",
   "mean_shift",
+  "merge_gate_stats",
   "neighborhood_loss",
   "nystrom_attention",
   "orthogonal_convolution_exists",
   "orthogonality_penalty",
   "orthogonality_residual",
+  "orthogonalize_pivots",
   "override_router",
   "pathway_gradient_descent",
   "pathway_kernel_regression",
   "pathway_line_search",
   "pathway_mode_finding",
+  "quantile_kth",
   "remix_pathways",
   "restrict_pathway",
   "segment_means",
   "select_experts",
+  "selective_attention",
   "singular_value_bounds",
   "soft_attention",
+  "sparse_linear",
+  "teal_mask",
+  "wina_mask",
 ]
 
 install_getattr(__name__)
