@@ -47,6 +47,10 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
   "k nearest neighbours, kNN": ("layers.kernel_neighbors",),
   "adversarial attack, PGD": ("robustness.pgd_attack",),
   "plug-and-play, PnP": ("prox.make_prox_from_potential",),
+  "LoRA, PEFT, adapters, fine-tuning": ("layers.lora_init", "layers.lora_merge"),
+  "linear attention, efficient attention": (
+    "layers.soft_attention", "layers.polynomial_attention", "layers.elu_attention",
+  ),
   "grid search, many seeds, many devices": ("sweeps.run",),
   "dictionary learning, sparse coding": ("unfolding.learn_dictionary", "unfolding.sparse_coding"),
   "optimal transport, Sinkhorn": ("projections.projection_transport",),

@@ -1,4 +1,4 @@
-"""Layers with structure: attention without softmax, orthogonal ones, experts, skipped channels."""
+"""Layers with structure: attention, low-rank adapters, orthogonal ones, experts, skipped parts."""
 
 from jaxopt_robust._deprecations import install_getattr
 from jaxopt_robust.layers.attention import (
@@ -25,6 +25,24 @@ from jaxopt_robust.layers.experts import (
   select_experts,
 )
 from jaxopt_robust.layers.lipschitz import bjorck_orthonormal, group_sort
+from jaxopt_robust.layers.lora.adapters import LoraAdapter, lora_apply, lora_init, lora_merge
+from jaxopt_robust.layers.lora.gradients import FastGradientInfo, lora_attention_grads_fast
+from jaxopt_robust.layers.lora.head import (
+  LogitBound,
+  logit_bound,
+  lora_attention_loss,
+  lora_attention_loss_fast,
+)
+from jaxopt_robust.layers.lora.norms import NormRegime, attention_norm_regime
+from jaxopt_robust.layers.lora.polynomial_attention import (
+  factored_attention_vjp,
+  polynomial_attention,
+)
+from jaxopt_robust.layers.lora.polynomial_softmax import (
+  PolynomialSoftmaxInfo,
+  exponential_features,
+  softmax_poly_factors,
+)
 from jaxopt_robust.layers.neighbors import Neighbors, kernel_neighbors, mean_shift
 from jaxopt_robust.layers.orthogonal import (
   OrthogonalExistence,
@@ -84,14 +102,19 @@ from jaxopt_robust.layers.sparsify.thresholds import (
 __all__ = [
   "ActivatedCost",
   "AttentionKernels",
+  "FastGradientInfo",
   "GateStats",
   "GatedKernels",
   "KeyValue",
+  "LogitBound",
+  "LoraAdapter",
   "Neighbors",
+  "NormRegime",
   "OrthogonalExistence",
   "Pathway",
   "PathwayInfo",
   "PathwaySearchInfo",
+  "PolynomialSoftmaxInfo",
   "RemixInfo",
   "ResidualSpec",
   "SingularValueBounds",
@@ -101,6 +124,7 @@ __all__ = [
   "activated_cost",
   "activation_thresholds",
   "apply_gate_threshold",
+  "attention_norm_regime",
   "bjorck_orthonormal",
   "cats_threshold",
   "chess_thresholds",
@@ -114,6 +138,8 @@ __all__ = [
   "dense_prefix",
   "elu_attention",
   "empirical_icdf",
+  "exponential_features",
+  "factored_attention_vjp",
   "full_gaussian_attention",
   "gate_weights",
   "gated_mlp",
@@ -124,6 +150,13 @@ __all__ = [
   "kernel_neighbors",
   "kernel_to_oihw",
   "load_balance_loss",
+  "logit_bound",
+  "lora_apply",
+  "lora_attention_grads_fast",
+  "lora_attention_loss",
+  "lora_attention_loss_fast",
+  "lora_init",
+  "lora_merge",
   "mean_shift",
   "merge_gate_stats",
   "neighborhood_loss",
@@ -137,6 +170,7 @@ __all__ = [
   "pathway_kernel_regression",
   "pathway_line_search",
   "pathway_mode_finding",
+  "polynomial_attention",
   "quantile_kth",
   "remix_pathways",
   "restrict_pathway",
@@ -145,6 +179,7 @@ __all__ = [
   "selective_attention",
   "singular_value_bounds",
   "soft_attention",
+  "softmax_poly_factors",
   "sparse_linear",
   "teal_mask",
   "wina_mask",

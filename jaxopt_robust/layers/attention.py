@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _arguments, _checks
+from jaxopt_robust.layers._tokens import check_same, dot, tokens, transposed
 from jaxopt_robust.linalg import newton_inverse
 from jaxopt_robust.numerics import safe_divide, upcast
 from jaxopt_robust.typing import Array, ArrayLike
@@ -38,35 +39,6 @@ class SoftAttentionInfo(NamedTuple):
   """
 
   error: Array
-
-
-def _dot(a: Array, b: Array) -> Array:
-  return jnp.matmul(a, b, precision="highest")
-
-
-def _transposed(a: Array) -> Array:
-  return jnp.swapaxes(a, -1, -2)
-
-
-def _tokens(**arrays: ArrayLike) -> list[Array]:
-  """Arrays [..., tokens, features] with the same leading axes."""
-  checked = [_checks.check_float_array(name, a, min_rank=2) for name, a in arrays.items()]
-  names, first = list(arrays), checked[0]
-  for name, array in zip(names[1:], checked[1:], strict=True):
-    if array.shape[:-2] != first.shape[:-2]:
-      raise ValueError(
-        f"{name} must have the leading axes of {names[0]}, {first.shape[:-2]}; got shape "
-        f"{array.shape}."
-      )
-  return checked
-
-
-def _same(name: str, array: Array, like_name: str, like: Array, axis: int) -> None:
-  what = "tokens" if axis == -2 else "features"
-  if array.shape[axis] != like.shape[axis]:
-    raise ValueError(
-      f"{name} must have the {like.shape[axis]} {what} of {like_name}; got shape {array.shape}."
-    )
 
 
 def _finite(**arrays: Array) -> None:
@@ -104,8 +76,8 @@ def gaussian_gram(a: ArrayLike, b: ArrayLike) -> Array:
     Lu, Yao, Zhang, Zhu, Xu, Gao, Xu, Xiang and Zhang, SOFT: softmax-free transformer with linear
     complexity, 2021, section 3.2.
   """
-  first, second = _tokens(a=a, b=b)
-  _same("b", second, "a", first, -1)
+  first, second = tokens(a=a, b=b)
+  check_same("b", second, "a", first, -1)
   return _gram(upcast(first), upcast(second))
 
 
@@ -116,7 +88,7 @@ def _gram(a: Array, b: Array, *, same: bool = False) -> Array:
   known = ~jnp.any(jnp.isnan(a), -1)[..., :, None] & ~jnp.any(jnp.isnan(b), -1)[..., None, :]
   a, b = a - center, b - center
   square = jnp.sum(a**2, -1)[..., :, None] + jnp.sum(b**2, -1)[..., None, :]
-  distance = jnp.maximum(square - 2 * _dot(a, _transposed(b)), 0)
+  distance = jnp.maximum(square - 2 * dot(a, transposed(b)), 0)
   distance = jnp.where(known & jnp.isnan(distance), jnp.inf, distance)  # squares out of range
   if same:
     itself = jnp.broadcast_to(jnp.eye(a.shape[-2], dtype=bool), known.shape)
@@ -147,7 +119,7 @@ def segment_means(x: ArrayLike, *, num_landmarks: int) -> Array:
     Xiong, Zeng, Chakraborty, Tan, Fung, Li and Singh, Nystromformer: a Nystrom-based algorithm for
     approximating self-attention, 2021.
   """
-  (array,) = _tokens(x=x)
+  (array,) = tokens(x=x)
   m = _checks.check_int("num_landmarks", num_landmarks, minimum=1)
   n = array.shape[-2]
   if n % m:
@@ -215,21 +187,21 @@ def soft_attention(
     complexity, 2021, section 3.2; the normalisation: Lu, Zhang, Zhu, Feng, Xiang and Zhang,
     Softmax-free linear transformers, 2024. Their code adds the ridge without normalisation only.
   """
-  queries, marks, values = _tokens(q=q, landmarks=landmarks, v=v)
-  _same("landmarks", marks, "q", queries, -1)
-  _same("v", values, "q", queries, -2)
+  queries, marks, values = tokens(q=q, landmarks=landmarks, v=v)
+  check_same("landmarks", marks, "q", queries, -1)
+  check_same("v", values, "q", queries, -2)
   _arguments.check_option("normalize", normalize, (True, False))
   _finite(q=queries, landmarks=marks)
   wide, wide_marks = upcast(queries), upcast(marks)
   outer, core = _gram(wide, wide_marks), _gram(wide_marks, wide_marks, same=True)
   inverse, info = newton_inverse(core, num_iters=num_iters, ridge=ridge, safety=safety)
-  inner = _dot(_transposed(outer), upcast(values))
+  inner = dot(transposed(outer), upcast(values))
   if normalize:
     root = jax.lax.rsqrt(jnp.sum(core, axis=-1, keepdims=True))
-    inner = root * _dot(inverse, root * inner)
+    inner = root * dot(inverse, root * inner)
   else:
-    inner = _dot(inverse, inner)
-  return _dot(outer, inner).astype(values.dtype), SoftAttentionInfo(info.error)
+    inner = dot(inverse, inner)
+  return dot(outer, inner).astype(values.dtype), SoftAttentionInfo(info.error)
 
 
 def full_gaussian_attention(q: ArrayLike, v: ArrayLike, *, normalize: bool = True) -> Array:
@@ -258,15 +230,15 @@ def full_gaussian_attention(q: ArrayLike, v: ArrayLike, *, normalize: bool = Tru
   Reference:
     Lu, Zhang, Zhu, Feng, Xiang and Zhang, Softmax-free linear transformers, 2024.
   """
-  queries, values = _tokens(q=q, v=v)
-  _same("v", values, "q", queries, -2)
+  queries, values = tokens(q=q, v=v)
+  check_same("v", values, "q", queries, -2)
   _arguments.check_option("normalize", normalize, (True, False))
   wide = upcast(queries)
   kernel, out = _gram(wide, wide, same=True), upcast(values)
   if not normalize:
-    return _dot(kernel, out).astype(values.dtype)
+    return dot(kernel, out).astype(values.dtype)
   root = jax.lax.rsqrt(jnp.sum(kernel, axis=-1, keepdims=True))
-  return (root * _dot(kernel, root * out)).astype(values.dtype)
+  return (root * dot(kernel, root * out)).astype(values.dtype)
 
 
 def elu_attention(q: ArrayLike, k: ArrayLike, v: ArrayLike) -> Array:
@@ -295,13 +267,13 @@ def elu_attention(q: ArrayLike, k: ArrayLike, v: ArrayLike) -> Array:
     Katharopoulos, Vyas, Pappas and Fleuret, Transformers are RNNs: fast autoregressive transformers
     with linear attention, 2020, equations 4 to 7.
   """
-  queries, keys, values = _tokens(q=q, k=k, v=v)
-  _same("k", keys, "q", queries, -1)
-  _same("v", values, "k", keys, -2)
+  queries, keys, values = tokens(q=q, k=k, v=v)
+  check_same("k", keys, "q", queries, -1)
+  check_same("v", values, "k", keys, -2)
   features = lambda x: jax.nn.elu(upcast(x)) + 1
   left, right = features(queries), features(keys)
-  total = _dot(left, jnp.sum(right, axis=-2)[..., None])
-  out = _dot(left, _dot(_transposed(right), upcast(values)))
+  total = dot(left, jnp.sum(right, axis=-2)[..., None])
+  out = dot(left, dot(transposed(right), upcast(values)))
   # phi is positive, and 0 where e^x vanishes.
   return safe_divide(out, total).astype(values.dtype)
 
@@ -346,15 +318,15 @@ def nystrom_attention(
     Xiong, Zeng, Chakraborty, Tan, Fung, Li and Singh, Nystromformer: a Nystrom-based algorithm for
     approximating self-attention, 2021, equation 13; they take an iteration of third order.
   """
-  queries, keys, values = _tokens(q=q, k=k, v=v)
-  _same("k", keys, "q", queries, -1)
-  _same("v", values, "k", keys, -2)
+  queries, keys, values = tokens(q=q, k=k, v=v)
+  check_same("k", keys, "q", queries, -1)
+  check_same("v", values, "k", keys, -2)
   _finite(q=queries, k=keys)
   wide, other = upcast(queries), upcast(keys)
   a = segment_means(wide, num_landmarks=num_landmarks)
   b = segment_means(other, num_landmarks=num_landmarks)
   root = wide.shape[-1] ** -0.5
-  shares = lambda x, y: jax.nn.softmax(root * _dot(x, _transposed(y)), axis=-1)
+  shares = lambda x, y: jax.nn.softmax(root * dot(x, transposed(y)), axis=-1)
   inverse, info = newton_inverse(shares(a, b), num_iters=num_iters)
-  inner = _dot(inverse, _dot(shares(a, other), upcast(values)))
-  return _dot(shares(wide, b), inner).astype(values.dtype), SoftAttentionInfo(info.error)
+  inner = dot(inverse, dot(shares(a, other), upcast(values)))
+  return dot(shares(wide, b), inner).astype(values.dtype), SoftAttentionInfo(info.error)
