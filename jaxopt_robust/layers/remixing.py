@@ -87,7 +87,8 @@ def neighborhood_loss(
     pathway: ``Pathway`` [layers, experts], the same for all neighbours.
     inputs: pytree of arrays [k, ...], what ``apply_fn`` takes.
     labels: pytree of arrays [k, ...], what ``loss_fn`` takes.
-    weights: float[k] >= 0, K_i. A neighbour of weight 0 has no part, whatever its loss is.
+    weights: float[k] >= 0, K_i. A neighbour of weight 0 adds nothing to the value, whatever its
+      loss is.
     loss_fn: ``(logits, labels) -> float[k]``.
 
   Returns:
