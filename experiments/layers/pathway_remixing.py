@@ -10,7 +10,9 @@ import numpy as np
 from experiments import _figures
 from experiments._claims import Claim, Side
 from experiments._protocol import Paper, Progress, Reported, Row, Settings, Size, new_figure
-from experiments.layers._remixing import MODE, SEARCH, VOTE, Data, Prepared, load, programs
+from experiments.layers._remixing import (
+  KERNEL, MODE, SEARCH, VOTE, Data, Prepared, load, programs,
+)  # fmt: skip
 
 PAPER = Paper(
   title="C3PO: critical-layer, core-expert, collaborative pathway optimization for test-time "
@@ -26,6 +28,7 @@ PAPER = Paper(
 BASE, ORACLE = "model", "oracle"
 DESCENT, ONE, SOFTMAX = "gradient descent", "descent, rows of sum 1", "descent on logits"
 VARIANTS = ("1 neighbour", "5 neighbours", "linear", "polynomial", "matern", "3 steps", "20 steps")
+ORDER = (BASE, MODE, KERNEL, SEARCH, DESCENT, ONE, SOFTMAX, ORACLE, VOTE, *VARIANTS)
 REPORTED = {BASE: 69.9, MODE: 72.4, SEARCH: 76.9, DESCENT: 79.2, ORACLE: 85.2}  # per cent
 
 
@@ -211,11 +214,16 @@ def claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
   return made
 
 
+def _ordered(values: dict[str, Any]) -> dict[str, Any]:
+  """Methods in the order of the paper."""
+  return {name: values[name] for name in ORDER if name in values}
+
+
 def table(metrics: dict[str, Any], config: Config) -> list[Row]:
   """Accuracy of every method beside the model's, and flips."""
   rows = []
   where = "average of six question answering sets", "OLMoE-1B-7B"
-  for name, values in metrics["accuracy"].items():
+  for name, values in _ordered(metrics["accuracy"]).items():
     reported = None
     if name in REPORTED:
       reported = Reported(REPORTED[name] / 100, *where, "main table")
@@ -223,7 +231,7 @@ def table(metrics: dict[str, Any], config: Config) -> list[Row]:
     note = "No re-mixing: the labels of the neighbours alone." if name == VOTE else ""
     metric = "test accuracy, shifted digits"
     rows.append(Row(metric, Side(name, values), base, "higher", reported, note))
-  for name, values in metrics["flips"].items():
+  for name, values in _ordered(metrics["flips"]).items():
     rows.append(Row("right answers that become wrong", Side(name, values), None, "lower"))
   share = Side(BASE, metrics["references answered"])
   rows.append(Row("references that the model answers correctly", share))
@@ -233,11 +241,11 @@ def table(metrics: dict[str, Any], config: Config) -> list[Row]:
 def figure(record: dict[str, Any]) -> Any:
   """Accuracies of methods, of variants of the descent, and flips."""
   metrics = record["metrics"]
-  accuracy, variants = metrics["accuracy"], record["settings"]["variants"]
+  accuracy, variants = _ordered(metrics["accuracy"]), record["settings"]["variants"]
   fig, axes = new_figure(1, 3 if variants else 2, width=4.8, height=4.0)
   main = {name: values for name, values in accuracy.items() if name not in variants}
   _figures.dots(axes[0], {"": main}, ylabel="test accuracy", title="Rotated and noisy digits")
-  _figures.dots(axes[1], {"": metrics["flips"]}, ylabel="share of right answers",
+  _figures.dots(axes[1], {"": _ordered(metrics["flips"])}, ylabel="share of right answers",
                 title="Right answers that become wrong")  # fmt: skip
   if variants:
     chosen = {"as above": accuracy[DESCENT], **{name: accuracy[name] for name in variants}}
