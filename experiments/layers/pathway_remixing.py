@@ -11,8 +11,15 @@ from experiments import _figures
 from experiments._claims import Claim, Side
 from experiments._protocol import Paper, Progress, Reported, Row, Settings, Size, new_figure
 from experiments.layers._remixing import (
-  KERNEL, MODE, SEARCH, VOTE, Data, Prepared, load, programs,
-)  # fmt: skip
+  KERNEL,
+  MODE,
+  SEARCH,
+  VOTE,
+  Data,
+  Prepared,
+  load,
+  programs,
+)
 
 PAPER = Paper(
   title="C3PO: critical-layer, core-expert, collaborative pathway optimization for test-time "
