@@ -82,7 +82,7 @@ OURS = "A network of two gated blocks on digits, without attention, instead of l
 SIZES = {
   "toy": Size(
     Config(
-      seeds=2, dim=8, width=16, train=200, calibration=100, test=100, steps=4, batch=32,
+      seeds=2, dim=8, width=16, blocks=1, train=200, calibration=100, test=100, steps=4, batch=32,
       levels=(0.5, 0.8), draws=2, rows=32,
     ),
     OURS + " Four updates.",
@@ -98,51 +98,52 @@ SIZES = {
 }  # fmt: skip
 
 
-def all_thresholds(params: Any, data: Data, level: jax.Array) -> dict[str, Any]:
-  """Thresholds of every block by every method but the oracle, from batches of calibration data."""
+def all_thresholds(params: Any, data: Data, level: jax.Array) -> dict[str, jax.Array]:
+  """Thresholds by every method but the oracle, float[methods, F] a block, from batches of data."""
   batches = data.x_calibration.reshape(-1, 100, data.x_calibration.shape[-1])
   part = lambda i: lambda params, x: {k: v[i] for k, v in activations(params, x).items()}
   stats = layers.collect_gate_stats(part(1), params, batches)
   down = {name: params[name.replace("block", "down")] for name in stats.rms}
-  weights = {
-    CATS: None,
-    RMS: layers.gate_weights(stats),
-    MEAN: layers.gate_weights(stats, stat="mean_abs"),
-    DOWN: layers.gate_weights(stats, down=down),
-  }
-  return {
-    name: layers.activation_thresholds(part(0), params, batches, sparsity=level, weights=w)
-    for name, w in weights.items()
-  }
+  weights = stack([
+    jax.tree.map(jnp.ones_like, stats.rms),  # equal ones: CATS
+    layers.gate_weights(stats),
+    layers.gate_weights(stats, stat="mean_abs"),
+    layers.gate_weights(stats, down=down),
+  ])  # fmt: skip
+  each = lambda w: layers.activation_thresholds(part(0), params, batches, sparsity=level, weights=w)
+  return jax.vmap(each)(weights)
 
 
 def measure(params: Any, data: Data, level: jax.Array) -> dict[str, dict[str, jax.Array]]:
   """What each method loses at one sparsity."""
   gates = activations(params, data.x_test)
-  a, up = gates["block0"]
-  product = a * up
+  product = jnp.multiply(*gates["block0"])
   relative = lambda lost, whole: jnp.sum(lost**2) / jnp.sum(whole**2)
-  # The oracle knows the product, and keeps the same number of channels for each image.
-  largest = lambda a, up: jnp.where(layers.teal_mask(a * up, sparsity=level), a, 0)
-  cuts: dict[str, Any] = {ORACLE: lambda i, a: largest(a, gates[f"block{i}"][1])}
-  for name, thresholds in all_thresholds(params, data, level).items():
-    cuts[name] = lambda i, a, t=thresholds: layers.apply_gate_threshold(a, t[f"block{i}"])
-  found = {}
-  for name in METHODS:
-    lost = (cuts[name](0, a) - a) * up
 
-    def drop(place: str, block: int, value: jax.Array, cut: Any = cuts[name]) -> jax.Array:
-      return cut(block, value) if place == GATE else value
+  def lost_by(keep: Any) -> dict[str, jax.Array]:
+    """Of ``keep(block, gates) -> bool[images, F]``."""
 
-    scores = apply(params, data.x_test, drop)
-    found[name] = {
+    def drop(place: str, block: int, value: jax.Array) -> jax.Array:
+      return jnp.where(keep(block, value), value, 0) if place == GATE else value
+
+    kept = keep(0, gates["block0"][0])
+    lost, scores = jnp.where(kept, 0, product), apply(params, data.x_test, drop)
+    return {
       "product": relative(lost, product),
       "output": relative(lost @ params["down0"], product @ params["down0"]),
       "accuracy": jnp.mean(jnp.argmax(scores, axis=-1) == data.y_test),
       "loss": jnp.mean(losses.cross_entropy_loss(scores, data.y_test)),
-      "realised": jnp.mean(cuts[name](0, a) == 0),
+      "realised": 1 - jnp.mean(kept),
     }
-  return found
+
+  by_threshold = lambda thresholds: lost_by(
+    lambda i, a: layers.apply_gate_threshold(a, thresholds[f"block{i}"]) != 0
+  )
+  found = jax.vmap(by_threshold)(all_thresholds(params, data, level))
+  named = {name: {k: v[i] for k, v in found.items()} for i, name in enumerate(METHODS[:-1])}
+  # The oracle knows the product, and keeps the same number of channels for each image.
+  largest = lambda i, a: layers.teal_mask(a * gates[f"block{i}"][1], sparsity=level)
+  return named | {ORACLE: lost_by(largest)}
 
 
 def independent(key: jax.Array, config: Config, spread: float) -> jax.Array:

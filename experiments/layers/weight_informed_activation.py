@@ -74,8 +74,8 @@ OURS = "A network of two gated blocks on digits, without attention, instead of l
 SIZES = {
   "toy": Size(
     Config(
-      seeds=2, dim=8, width=24, train=200, test=100, steps=4, batch=32, levels=(0.5, 0.65),
-      tokens=32,
+      seeds=2, dim=8, width=24, blocks=1, train=200, test=100, steps=4, batch=32,
+      levels=(0.5, 0.65), tokens=32,
     ),
     OURS + " Four updates.",
   ),
@@ -90,15 +90,16 @@ SIZES = {
 
 
 def measure(
-  params: Any, rotations: Any, data: Data, level: jax.Array, weighted: bool
+  params: Any, rotations: Any, weighted: jax.Array, data: Data, level: jax.Array
 ) -> dict[str, jax.Array]:
   """Scores and accuracy with the gates' inputs chosen by weights or not, all others by size."""
 
   def drop(place: str, block: int, value: jax.Array) -> jax.Array:
     if place not in (GATE_INPUT, UP_INPUT, PRODUCT):
       return value
-    if place == GATE_INPUT and weighted:
+    if place == GATE_INPUT:
       norms = layers.column_norms(params[f"gate{block}"])
+      norms = jnp.where(weighted, norms, 1)  # equal ones: by size
       return jnp.where(layers.wina_mask(value, norms, sparsity=level), value, 0)
     return jnp.where(layers.teal_mask(value, sparsity=level), value, 0)
 
@@ -140,18 +141,16 @@ def run(config: Config, progress: Progress) -> dict[str, Any]:
   spec, eye = residual_spec(config.blocks), np.eye(config.dim, dtype=np.float32)
   plain = np.broadcast_to(eye, (config.blocks, *eye.shape))
   levels = np.float32(config.levels)
+  weighted = np.array([name in (WINA, WINA_ROTATED) for name in METHODS])
 
   @jax.jit
-  def compare(params: Any, rotations: Any, rotated: Any, data: Data, levels: Any) -> Any:
-    dense = apply(params, data.x_test)
-    other = apply(rotated, data.x_test, rotations=rotations)
-    found = {}
-    for name, p, r, weighted in (
-      (TEAL, params, plain, False), (WINA, params, plain, True),
-      (TEAL_ROTATED, rotated, rotations, False), (WINA_ROTATED, rotated, rotations, True),
-    ):  # fmt: skip
-      each = lambda level, p=p, r=r, w=weighted: measure(p, r, data, level, w)
-      found[name] = jax.vmap(each)(levels)
+  def compare(params: Any, rotations: Any, weighted: Any, data: Data, levels: Any) -> Any:
+    """Of all methods, the leading axis of the first three arguments."""
+    scores = jax.vmap(lambda p, r: apply(p, data.x_test, rotations=r))(params, rotations)
+    dense, other = scores[0], scores[-1]
+    over_levels = jax.vmap(measure, in_axes=(None, None, None, None, 0))
+    each = jax.vmap(over_levels, in_axes=(0, 0, 0, None, None))
+    found = each(params, rotations, weighted, data, levels)
     one = jax.vmap(lambda level: single_layer(data.key, level, config))(levels)
     return {
       "found": found, "layer": one,
@@ -164,8 +163,10 @@ def run(config: Config, progress: Progress) -> dict[str, Any]:
     params = jax.tree.map(lambda leaf, i=i: leaf[i, 0], trained)
     rotated, rotations = layers.orthogonalize_pivots(params, spec)
     own = jax.tree.map(lambda leaf, i=i: leaf[i], data)
+    networks = stack([params, params, rotated, rotated])
+    turned = np.stack([plain, plain, rotations, rotations])
     outcomes.append(
-      progress.clock.call(compare, params, rotations, rotated, own, levels, name="comparison")
+      progress.clock.call(compare, networks, turned, weighted, own, levels, name="comparison")
     )
   stacked = jax.tree.map(np.asarray, stack(outcomes))
   return {
@@ -173,8 +174,8 @@ def run(config: Config, progress: Progress) -> dict[str, Any]:
     "invariance": stacked["invariance"],
     "levels": {
       f"{level:g}": {
-        method: {key: values[:, i] for key, values in cell.items()}
-        for method, cell in stacked["found"].items()
+        method: {key: values[:, m, i] for key, values in stacked["found"].items()}
+        for m, method in enumerate(METHODS)
       }
       for i, level in enumerate(config.levels)
     },

@@ -37,6 +37,7 @@ def test_quantile_is_the_kth_smallest_value():
   # 0.29 * 100 is 28.999999999999996; as in a program, so before it.
   assert kth(hundred, 0.29) == layers.quantile_kth(hundred, 0.29) == 29
   assert np.isnan(kth(np.array([1.0, np.nan], np.float32), 0.5))
+  assert np.isnan(kth(hundred, np.nan)) and np.all(np.isnan(chess(gates(), weights(), np.nan)))
 
 
 def test_exactly_the_share_is_dropped_from_the_calibration_set():

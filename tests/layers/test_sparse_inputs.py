@@ -243,7 +243,7 @@ def test_an_nnx_network_without_scales_and_with_few_outputs(rng):
     lambda a: jnp.asarray(rng.standard_normal(a.shape)), nnx.to_pure_dict(state)
   )
   kernel = lambda name: f"{name}/kernel"
-  sublayer = layers.Sublayer(kernel("g"), [kernel("u")], [kernel("d"), "d/bias"])
+  sublayer = layers.Sublayer(kernel("g"), kernel("u"), [kernel("d"), "d/bias"])
   spec = layers.ResidualSpec([kernel("e")], [sublayer], [kernel("h")])
   rotated, rotations = layers.orthogonalize_pivots(params, spec)
   norms = layers.column_norms(rotated["g"]["kernel"])
@@ -256,6 +256,13 @@ def test_an_nnx_network_without_scales_and_with_few_outputs(rng):
   x = rng.standard_normal((6, 3))
   expected = run(params, np.eye(5)[None])
   np.testing.assert_allclose(run(rotated, rotations), expected, atol=1e-10)
+  rough = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)  # rounded once, by any way
+  turn = lambda params: layers.orthogonalize_pivots(params, spec)
+  for rotate in (turn, jax.jit(turn)):
+    half, turned = rotate(rough)
+    assert half["g"]["kernel"].dtype == turned.dtype == jnp.bfloat16
+    gram = np.asarray(half["g"]["kernel"], np.float64) @ np.asarray(half["g"]["kernel"]).T
+    np.testing.assert_allclose(gram, np.diag(np.diag(gram)), atol=0.05 * np.max(gram))
   # The rows beyond the rank are dropped first, and are no loss.
   n = rng.standard_normal(5)
   kept = layers.sparse_linear(n, rotated["g"]["kernel"], k=2, norms=norms)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxopt_robust import _arguments, _checks
+from jaxopt_robust.numerics import upcast
 from jaxopt_robust.typing import Array, PyTree
 
 __all__ = ["ResidualSpec", "Sublayer", "orthogonalize_pivots"]
@@ -61,17 +62,27 @@ class ResidualSpec(NamedTuple):
   norm: str | None = None
 
 
-def _paths(spec: ResidualSpec) -> list[str]:
-  """All paths of a specification, each named once."""
+def _tidy(spec: ResidualSpec) -> ResidualSpec:
+  """Tuples of paths, also where one path stands for itself; the pivot is among the inputs."""
+  several = lambda paths: (paths,) if isinstance(paths, str) else tuple(paths)
   if not isinstance(spec, ResidualSpec):
     raise TypeError(f"spec must be a ResidualSpec; got {_checks.describe(spec)}.")
   if not spec.sublayers:
     raise ValueError("spec.sublayers must name at least one Sublayer; got none.")
-  found = [*spec.embeddings, *spec.head, spec.norm]
+  made = []
   for layer in spec.sublayers:
     if not isinstance(layer, Sublayer):
       raise TypeError(f"spec.sublayers must hold Sublayers; got {_checks.describe(layer)}.")
-    found += [*dict.fromkeys((layer.pivot, *layer.inputs)), *layer.outputs, layer.norm]
+    inputs = tuple(dict.fromkeys((layer.pivot, *several(layer.inputs))))
+    made.append(Sublayer(layer.pivot, inputs, several(layer.outputs), layer.norm))
+  return ResidualSpec(several(spec.embeddings), made, several(spec.head), spec.norm)
+
+
+def _paths(spec: ResidualSpec) -> list[str]:
+  """All paths of a specification, each named once."""
+  found = [*spec.embeddings, *spec.head, spec.norm]
+  for layer in spec.sublayers:
+    found += [*layer.inputs, *layer.outputs, layer.norm]
   names = [name for name in found if name is not None]
   for name in names:
     if names.count(name) > 1:
@@ -125,6 +136,7 @@ def orthogonalize_pivots(params: PyTree, spec: ResidualSpec) -> tuple[PyTree, Ar
     activation for accelerating large language model inference, 2025, transformation. Their code
     also subtracts the mean of the embeddings, under which this network is not invariant.
   """
+  spec = _tidy(spec)
   names = _paths(spec)
   entries, treedef = jax.tree_util.tree_flatten_with_path(params)
   keys = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in entries]
@@ -142,7 +154,10 @@ def orthogonalize_pivots(params: PyTree, spec: ResidualSpec) -> tuple[PyTree, Ar
     for name, array in arrays.items():
       _checks.check_holds(jnp.isfinite(array), f"params[{name!r}] must be finite.")
   width = arrays[spec.sublayers[0].pivot].shape[0]
-  wide = {name: np.asarray(array, np.float64) if known else array for name, array in arrays.items()}
+  wide = {
+    name: np.asarray(array, np.float64) if known else upcast(array)
+    for name, array in arrays.items()
+  }
 
   def read(name: str) -> Any:
     """A kernel as a matrix [d, m]."""
@@ -176,15 +191,14 @@ def orthogonalize_pivots(params: PyTree, spec: ResidualSpec) -> tuple[PyTree, Ar
     for name in names:
       wide[name] = _product(xp, q.T, read(name)).reshape(arrays[name].shape)
 
-  inputs = [tuple(dict.fromkeys((layer.pivot, *layer.inputs))) for layer in spec.sublayers]
-  for layer, kernels in zip(spec.sublayers, inputs, strict=True):
-    fold(layer.norm, kernels)
+  for layer in spec.sublayers:
+    fold(layer.norm, layer.inputs)
   fold(spec.norm, spec.head)
   bases = [_basis(xp, read(layer.pivot)) for layer in spec.sublayers]
   following = [*bases[1:], bases[-1]]
   write(spec.embeddings, bases[0])
-  for layer, kernels, q, after in zip(spec.sublayers, inputs, bases, following, strict=True):
-    turn(kernels, q)
+  for layer, q, after in zip(spec.sublayers, bases, following, strict=True):
+    turn(layer.inputs, q)
     write(layer.outputs, after)
   turn(spec.head, bases[-1])
   rotations = [_product(xp, q.T, after) for q, after in zip(bases, following, strict=True)]

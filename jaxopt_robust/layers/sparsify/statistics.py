@@ -259,25 +259,22 @@ def activation_thresholds(
   layers = None if weights is None else jax.tree.leaves(weights)
   wanted: Any = jax.tree.structure(weights)
 
-  def of_batch(batch: PyTree) -> list[Array]:
+  def of_batch(batch: PyTree) -> PyTree:
     found, treedef = jax.tree.flatten(apply_fn(params, batch))
     rows = [check_activations("activations", a) for a in found]
     if layers is None:
-      return [scalar_threshold(a, share) for a in rows]
+      return jax.tree.unflatten(treedef, [scalar_threshold(a, share) for a in rows])
     if wanted != treedef:
       raise ValueError(
         f"weights must have the structure of the activations, {treedef}; got {wanted}."
       )
     scaled = [check_weights("weights", w, a.shape[1]) for w, a in zip(layers, rows, strict=True)]
-    return [channel_thresholds(a, w, share) for a, w in zip(rows, scaled, strict=True)]
+    cuts = [channel_thresholds(a, w, share) for a, w in zip(rows, scaled, strict=True)]
+    return jax.tree.unflatten(treedef, cuts)
 
-  first = jax.tree.map(lambda leaf: leaf[0], batches)
-  treedef: Any = jax.tree.structure(jax.eval_shape(apply_fn, params, first))
-  shapes = jax.eval_shape(of_batch, first)
-  start = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in shapes]
+  shapes = jax.eval_shape(of_batch, jax.tree.map(lambda leaf: leaf[0], batches))
+  start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
   # A sum of shares, not a running mean: thresholds may be infinite.
-  step = lambda total, batch: (
-    [t + new / number for t, new in zip(total, of_batch(batch), strict=True)],
-    None,
-  )
-  return jax.tree.unflatten(treedef, jax.lax.scan(step, start, batches)[0])
+  add = lambda total, new: total + new / number
+  step = lambda total, batch: (jax.tree.map(add, total, of_batch(batch)), None)
+  return jax.lax.scan(step, start, batches)[0]

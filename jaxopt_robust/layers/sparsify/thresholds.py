@@ -25,11 +25,12 @@ def count_of(share: Array, size: int) -> Array:
   return jnp.clip(whole, 0, size).astype(jnp.int32)
 
 
-def kth_smallest(values: Array, k: Array) -> Array:
-  """The k-th smallest of all values, k from 1 on; -inf for k = 0; NaN where one is NaN."""
+def kth_smallest(values: Array, share: Array) -> Array:
+  """The k-th smallest of all values, k = ``count_of``; -inf for k = 0; NaN where one is NaN."""
+  k = count_of(share, values.size)
   ordered = jnp.sort(values.ravel())  # NaN is last
   found = jnp.where(k == 0, -jnp.inf, ordered[jnp.maximum(k - 1, 0)])
-  return jnp.where(jnp.isnan(ordered[-1]), jnp.nan, found)
+  return jnp.where(jnp.isnan(ordered[-1]) | jnp.isnan(share), jnp.nan, found)
 
 
 def check_weights(name: str, weights: ArrayLike, channels: int) -> Array:
@@ -51,22 +52,21 @@ def check_activations(name: str, values: ArrayLike) -> Array:
 
 def scalar_threshold(rows: Array, sparsity: Array) -> Array:
   """One number for all channels; 0 where nothing is to be dropped."""
-  return jnp.maximum(kth_smallest(jnp.abs(rows), count_of(sparsity, rows.size)), 0)
+  return jnp.maximum(kth_smallest(jnp.abs(rows), sparsity), 0)
 
 
 def channel_thresholds(rows: Array, weights: Array, sparsity: Array) -> Array:
   """One number a channel: what one cut of |a| w means for each of them."""
-  count = count_of(sparsity, rows.size)
   size = jnp.abs(rows)
   unit = _units.power(_units.exponent_of(jnp.max(size)), size.dtype)
   size = size / unit
   weights = jnp.broadcast_to(weights, size.shape)
   importance = size * weights
-  cut = kth_smallest(importance, count)
+  cut = kth_smallest(importance, sparsity)
   found = safe_divide(cut, weights[0], default=jnp.inf)
   # The quotient may be rounded below an entry that the cut drops.
   dropped = jnp.max(jnp.where(importance <= cut, size, 0), axis=0)
-  return unit * jnp.where(count == 0, 0, jnp.maximum(found, dropped))
+  return unit * jnp.where(cut == -jnp.inf, 0, jnp.maximum(found, dropped))
 
 
 def quantile_kth(x: ArrayLike, q: ArrayLike) -> Array:
@@ -94,7 +94,7 @@ def quantile_kth(x: ArrayLike, q: ArrayLike) -> Array:
     selective sparsification, 2024 (the quantile of their public code).
   """
   array = _checks.check_float_array("x", x)
-  return kth_smallest(array, count_of(check_share("q", q), array.size))
+  return kth_smallest(array, check_share("q", q))
 
 
 def cats_threshold(gates: ArrayLike, *, sparsity: ArrayLike) -> Array:
