@@ -107,12 +107,18 @@ def test_gathered_and_masked_products_are_equal(rng):
   np.testing.assert_allclose(expected, x @ kernel + bias, rtol=1e-5, atol=1e-5)  # k = n is dense
   half = run(jnp.asarray(x, jnp.bfloat16), jnp.asarray(kernel, jnp.bfloat16), k=3)
   assert half.dtype == jnp.bfloat16 and half.shape == (2, 3, 4)
-  slopes = [
-    jax.grad(lambda x, f=form: jnp.sum(run(x, kernel, k=3, norms=norms, form=f) ** 2))(x)
-    for form in ("gather", "mask")
-  ]
-  np.testing.assert_allclose(*slopes, rtol=1e-4, atol=1e-5)
-  np.testing.assert_array_equal(slopes[0] != 0, layers.wina_mask(x, norms, k=3))
+  # 11 of 20 inputs: a block of rows and a rest; all derivatives, in x and in the kernel.
+  x, kernel = (rng.standard_normal(s).astype(np.float32) for s in ((2, 20), (20, 3)))
+  mask = np.asarray(layers.teal_mask(x, k=11))
+  value = lambda x, kernel: jnp.sum(jnp.sin(layers.sparse_linear(x, kernel, k=11)))
+  expected = lambda x, kernel: jnp.sum(jnp.sin(jnp.where(mask, x, 0) @ kernel))
+  for transform in (jax.grad, jax.jacfwd):
+    found, want = (jax.jit(transform(f, argnums=(0, 1)))(x, kernel) for f in (value, expected))
+    for a, b in zip(found, want, strict=True):
+      np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+  np.testing.assert_array_equal(np.asarray(found[0]) != 0, mask)
+  mapped = jax.jit(jax.vmap(lambda x: layers.sparse_linear(x, kernel, k=11)))(x)
+  np.testing.assert_allclose(mapped, np.where(mask, x, 0) @ kernel, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.x64

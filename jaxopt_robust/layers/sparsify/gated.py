@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 
 from jaxopt_robust import _arguments, _checks
-from jaxopt_robust.layers.sparsify.linear import largest_places, product
+from jaxopt_robust.layers.sparsify.linear import largest_places, product, rows_product
 from jaxopt_robust.layers.sparsify.thresholds import apply_gate_threshold
 from jaxopt_robust.typing import Array, ArrayLike
 
@@ -154,9 +154,10 @@ def gated_mlp_gather(
   def row(x: Array) -> Array:
     a = activation(product(x, gate))
     places = largest_places(a, up_weight, k=k, name="up_weight")
-    return product(a[places] * product(x, up[:, places]), down[places])
+    return rows_product(a[places] * product(x, up[:, places]), places, down)
 
-  rows = jax.vmap(row)(array.reshape(-1, array.shape[-1]))
+  tokens = array.reshape(-1, array.shape[-1])
+  rows = row(tokens[0])[None] if len(tokens) == 1 else jax.lax.map(row, tokens)
   return rows.reshape(*array.shape[:-1], down.shape[1]).astype(array.dtype)
 
 

@@ -1,0 +1,9 @@
+"""Attention without softmax against JAX's softmax attention, 1024 tokens."""
+
+from benchmarks._attention import attention_row
+from benchmarks._timing import Row
+
+
+def build(size: str) -> Row:
+  """One head of normal tokens."""
+  return attention_row(1024, size)
