@@ -51,7 +51,8 @@ class Config(Settings):
     test: test images.
     steps: updates of AdamW.
     batch: batch size.
-    rate: learning rate, the same network for all methods.
+    rate: learning rate, the same network for all methods: of .0003, .001, .003, .01 and .03 the
+      best by accuracy on 200 held-out training images of development seeds 0 to 3.
     levels: sparsities, of the inputs of all three kernels of a block.
     tokens: of the single layer, a normal matrix with log-normal scales of its inputs.
   """
