@@ -277,14 +277,19 @@ def table(metrics: dict[str, Any], config: Config) -> list[Row]:
 
 
 def figure(record: dict[str, Any]) -> Any:
-  """Errors and accuracies over the sparsity."""
+  """Errors beside those of CATS, and what is lost of the dense accuracy, over the sparsity."""
   metrics, levels = record["metrics"], record["settings"]["levels"]
-  fig, axes = new_figure(1, 4, width=4.0)
-  for ax, key in zip(axes, ("product", "output", "accuracy", "loss"), strict=True):
-    lines = {
-      method: np.transpose([metrics["levels"][f"{s:g}"][method][key] for s in levels])
-      for method in METHODS
-    }
-    log = "" if key == "accuracy" else "y"
-    _figures.curves(ax, lines, levels, xlabel="sparsity", ylabel=WHAT[key], log=log)
+  fig, axes = new_figure(1, 3, width=4.4)
+
+  def values(method: str, key: str) -> np.ndarray:
+    return np.transpose([metrics["levels"][f"{s:g}"][method][key] for s in levels])
+
+  for ax, key in zip(axes, ("product", "output"), strict=False):
+    lines = {m: values(m, key) / values(CATS, key) for m in METHODS if m != CATS}
+    _figures.curves(ax, lines, levels, xlabel="sparsity", ylabel="over that of CATS",
+                    title=WHAT[key].capitalize())  # fmt: skip
+  dense = np.asarray(metrics["dense"], float)[:, None]
+  lines = {m: (values(m, "accuracy") - dense).mean(0) for m in (CATS, RMS, DOWN, ORACLE)}
+  _figures.curves(axes[2], lines, levels, xlabel="sparsity", ylabel="beside the dense network",
+                  title="Test accuracy, mean")  # fmt: skip
   return fig
