@@ -287,7 +287,7 @@ def figure(record: dict[str, Any]) -> Any:
   for ax, key in zip(axes, ("product", "output"), strict=False):
     lines = {m: values(m, key) / values(CATS, key) for m in METHODS if m != CATS}
     _figures.curves(ax, lines, levels, xlabel="sparsity", ylabel="over that of CATS",
-                    title=WHAT[key].capitalize())  # fmt: skip
+                    title=WHAT[key][0].upper() + WHAT[key][1:])  # fmt: skip
   dense = np.asarray(metrics["dense"], float)[:, None]
   lines = {m: (values(m, "accuracy") - dense).mean(0) for m in (CATS, RMS, DOWN, ORACLE)}
   _figures.curves(axes[2], lines, levels, xlabel="sparsity", ylabel="beside the dense network",
