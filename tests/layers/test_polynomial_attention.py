@@ -290,14 +290,14 @@ def test_logit_bound_and_regime_are_their_formulas():
   assert np.abs(q @ k.T).max() <= found.bound <= found.entries
   np.testing.assert_allclose(found.entries, E * found.query_max * found.key_max, rtol=1e-12)
   for norm, tol in ((0.5, None), (2.0, 1e-6), (1e-9, 0.5)):
-    regime = layers.attention_norm_regime(2 * norm, norm / 2, length=1000, size=E, tol=tol)
-    bound, allowed = E * norm**2, tol or 1e-3
+    regime = layers.attention_norm_regime(2 * norm, norm / 2 / E, length=1000, size=E, tol=tol)
+    bound, allowed = norm**2, tol or 1e-3
     tails = [sum(bound**t / math.factorial(t) for t in range(g + 1, g + 60)) for g in range(1, 80)]
     least = 1 + next(i for i, one in enumerate(tails) if one <= allowed)
     assert regime.degree == least
     assert regime.num_features == math.comb(E + regime.degree, E)
     assert regime.fast == (regime.num_features * E < 1000)
-    assert regime.below == (norm < math.sqrt(math.log(1000))) == ("are below" in regime.reason)
+    assert regime.below == (norm < math.sqrt(math.log(1000))) == ("is below" in regime.reason)
     np.testing.assert_allclose(regime.ratio, norm / math.sqrt(math.log(1000)))
   assert not layers.attention_norm_regime(3.0, 3.0, length=1000, size=2).below
   assert layers.attention_norm_regime(0, 0.0, length=2, size=1).degree == 1

@@ -13,12 +13,13 @@ class NormRegime(NamedTuple):
   """On which side of the threshold norms lie, and what a fast gradient takes there.
 
   Attributes:
-    norm: float, G = sqrt(G_Q G_K): queries and keys scaled to the same largest entry.
+    norm: float, G = sqrt(e G_Q G_K), so that no logit exceeds G^2: the largest entry of queries and
+      keys where products are divided by e, as the theory has it.
     threshold: float, sqrt(log n).
     ratio: float, norm / threshold.
     below: bool, whether the norm is below the threshold.
-    degree: int, the least degree of Taylor's series whose error on [-R, R], R = e G_Q G_K, is
-      at most ``tol``.
+    degree: int, the least degree of Taylor's series whose error on [-R, R], R = G^2, is at most
+      ``tol``.
     num_features: int, C(e + degree, degree).
     fast: bool, whether num_features e < n: products with the factors take fewer operations than
       those with n x n logits, up to a constant.
@@ -88,10 +89,10 @@ def attention_norm_regime(
 ) -> NormRegime:
   r"""Which side of the norm threshold sqrt(log n) a head is on, and why.
 
-  For n tokens and heads of size O(log n), gradients within 1 / poly(n) take almost linear time
-  where the entries of queries and keys are o(sqrt(log n)); where they are larger than sqrt(log n)
-  by a growing factor, no algorithm is faster than about n^2, unless SETH fails. A number n is
-  neither: what is returned is G / sqrt(log n), and the degree and features that the series needs.
+  For n tokens and heads of size e = O(log n), gradients within 1 / poly(n) take almost linear time
+  where the norm G of the tokens is o(sqrt(log n)); where it is larger than sqrt(log n) by a growing
+  factor, no algorithm is faster than about n^2, unless SETH fails. A number n is neither: what is
+  returned is G / sqrt(log n), and the degree and features that the series needs.
 
   Args:
     query_max: >= 0, G_Q, the largest entry of the queries in size, beta among them.
@@ -108,8 +109,9 @@ def attention_norm_regime(
     ValueError: a number is out of range.
 
   Note:
-    The threshold is one of orders of growth; its constant is not known. ``fast`` compares numbers
-    at this length.
+    The threshold is one of orders of growth, whose constant is not known, and the lower bound is
+    for heads of size about log n: for a fixed size there are algorithms faster than n^2 whatever
+    the norms (Gupta, Huang, Saha, Xu and Ye 2025), which are not these series.
 
   Example:
     >>> found = attention_norm_regime(0.3, 0.3, length=4096, size=2)
@@ -118,7 +120,9 @@ def attention_norm_regime(
 
   Reference:
     Hu, Su, Kuo, Song and Liu, Computational limits of low-rank adaptation (LoRA) fine-tuning for
-    transformer models, 2024, theorems 3.1 (upper bound) and 4.1 (lower bound).
+    transformer models, 2024, theorems 3.1 (upper bound) and 4.1 (lower bound); products divided by
+    e: Alman and Song, Fast attention requires bounded entries, 2023; fixed sizes: Gupta, Huang,
+    Saha, Xu and Ye, Subquadratic algorithms and hardness for attention with any temperature, 2025.
   """
   g_query = _number("query_max", query_max, positive=False)
   g_key = _number("key_max", key_max, positive=False)
@@ -129,8 +133,8 @@ def attention_norm_regime(
   else:
     _checks.check_interval("tol", tol, 0.0, 1.0, closed="neither", scalar=True)
     allowed = float(tol)
-  norm, threshold = math.sqrt(g_query) * math.sqrt(g_key), math.sqrt(math.log(n))
-  bound = e * norm * norm
+  bound = e * g_query * g_key
+  norm, threshold = math.sqrt(bound), math.sqrt(math.log(n))
   if bound > 1e6:
     raise ValueError(
       f"query_max and key_max must keep the logits below 1e6; got a bound of {bound:.3g}."
@@ -139,8 +143,8 @@ def attention_norm_regime(
   count = math.comb(e + degree, degree)
   below, fast = norm < threshold, count * e < n
   reason = (
-    f"Entries of size {norm:.3g} are {'below' if below else 'not below'} sqrt(log {n}) = "
-    f"{threshold:.3g}. Logits of at most {bound:.3g} need degree {degree} for an error of "
+    f"The norm {norm:.3g} is {'below' if below else 'not below'} sqrt(log {n}) = {threshold:.3g}. "
+    f"Logits of at most {bound:.3g} need degree {degree} for an error of "
     f"{allowed:.2g}: {count:.4g} features for heads of size {e}, "
     f"{'fewer' if fast else 'no fewer'} operations than with {n} x {n} logits."
   )
