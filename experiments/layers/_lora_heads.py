@@ -1,7 +1,7 @@
 """An attention head with adapters: errors of its fast gradient, and fine-tuning by it."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,82 +14,93 @@ EXACT, FAST = "exact gradient", "fast gradient"
 NAMES = ("query", "key", "value")
 
 
-def make_head(key: jax.Array, bound: jax.Array, config: Any) -> tuple[Any, ...]:
-  """Kernels, adapters, tokens and a target; the largest logit of the adapted head is ``bound``."""
-  d, r = config.size, config.rank
-  names = ["x", "y", *NAMES, *(f"{name} {part}" for name in NAMES for part in "ab")]
-  keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
-  x = jax.random.normal(keys["x"], (config.length, d))
-  x = x * np.sqrt(d) / jnp.linalg.norm(x, axis=1, keepdims=True)
-  weights = {n: jax.random.normal(keys[n], (d, d)) / np.sqrt(d) for n in NAMES}
-  adapters = {
-    n: layers.LoraAdapter(
-      jax.random.normal(keys[f"{n} a"], (d, r)) / np.sqrt(d),
-      jax.random.normal(keys[f"{n} b"], (r, d)) / np.sqrt(r),
-    )
+class Head(NamedTuple):
+  """Kernels W and what is added to them, tokens, a target, and changes that make a teacher."""
+
+  weights: Any
+  adapters: Any
+  x: Any
+  target: Any
+  changes: Any
+
+
+def make_head(seed: int, config: Any) -> Head:
+  """A random head, float64, whose largest logit is 1 with its adapters."""
+  rng, d, r = np.random.default_rng(seed), config.size, config.rank
+  x = rng.standard_normal((config.length, d))
+  x *= np.sqrt(d) / np.linalg.norm(x, axis=1, keepdims=True)
+  weights = {n: rng.standard_normal((d, d)) / np.sqrt(d) for n in NAMES}
+  pairs = {
+    n: (rng.standard_normal((d, r)) / np.sqrt(d), rng.standard_normal((r, d)) / np.sqrt(r))
     for n in NAMES
   }
-  whole = layers.lora_merge(weights, adapters)
-  logits = (x @ whole["query"]) @ (x @ whole["key"]).T / np.sqrt(d)
-  scale = bound / jnp.max(jnp.abs(logits))
-  weights["query"] = scale * weights["query"]
-  adapters["query"] = adapters["query"]._replace(b=scale * adapters["query"].b)
-  return adapters, weights, x, jax.random.normal(keys["y"], (config.length, d))
+  query, key = (weights[n] + pairs[n][0] @ pairs[n][1] for n in ("query", "key"))
+  scale = np.sqrt(d) / np.max(np.abs((x @ query) @ (x @ key).T))
+  weights["query"] *= scale
+  pairs["query"] = (pairs["query"][0], scale * pairs["query"][1])
+  adapters = {n: layers.LoraAdapter(*pair) for n, pair in pairs.items()}
+  target = rng.standard_normal((config.length, d))
+  return Head(weights, adapters, x, target, {n: rng.standard_normal((d, d)) for n in NAMES})
+
+
+def scaled(head: Head, bound: jax.Array) -> Head:
+  """The same head with the largest logit ``bound``."""
+  query = head.adapters["query"]
+  adapters = head.adapters | {"query": query._replace(b=bound * query.b)}
+  weights = head.weights | {"query": bound * head.weights["query"]}
+  return head._replace(weights=weights, adapters=adapters)
 
 
 def _norm(tree: Any) -> jax.Array:
   return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)))
 
 
+def exact_gradient(head: Head, bound: jax.Array) -> tuple[Any, jax.Array]:
+  """The gradient of all adapters, and the norm of the theory."""
+  adapters, weights = scaled(head, bound).adapters, scaled(head, bound).weights
+  grads = jax.grad(layers.lora_attention_loss)(adapters, weights, head.x, target=head.target)
+  return grads, jnp.sqrt(layers.logit_bound(adapters, weights, head.x).entries)
+
+
 def gradient_errors(
-  degree: int, series: str, config: Any, key: jax.Array, bound: jax.Array
+  degree: int, series: str, derivative: bool, head: Head, bound: jax.Array, exact: Any
 ) -> dict[str, jax.Array]:
-  """Relative errors of the gradient of all adapters: chained factors, and the approximate loss."""
-  adapters, weights, x, target = make_head(key, bound, config)
-  exact = jax.grad(layers.lora_attention_loss)(adapters, weights, x, target=target)
-  fast, info = layers.lora_attention_grads_fast(
-    adapters, weights, x, target=target, degree=degree, series=series, bound=bound
-  )
-
-  def approximate_loss(adapters: Any) -> jax.Array:
-    whole = layers.lora_merge(weights, adapters)
-    q, k, v = (x @ whole[name] for name in NAMES)
-    scaled = q / np.sqrt(config.size)
-    left, right, _ = layers.softmax_poly_factors(
-      scaled, k, degree=degree, series=series, bound=bound
-    )
-    return 0.5 * jnp.sum((left @ (right.T @ v) - target) ** 2)
-
-  size = _norm(exact)
-  gap = _norm(jax.tree.map(jnp.subtract, fast, exact))
-  other = _norm(jax.tree.map(jnp.subtract, jax.grad(approximate_loss)(adapters), exact))
-  norms = layers.logit_bound(adapters, weights, x)
-  return {
-    "error": gap / size,
-    "of the approximate loss": other / size,
-    "share of its bound": jnp.where(info.gradient_error < jnp.inf, gap / info.gradient_error, 0),
+  """Relative errors of the chained factors; of the ``derivative`` of the approximate loss too."""
+  weights, adapters, x, target, _ = scaled(head, bound)
+  options = {"degree": degree, "series": series, "bound": bound}
+  size, gap = _norm(exact), lambda grads: _norm(jax.tree.map(jnp.subtract, grads, exact))
+  fast, info = layers.lora_attention_grads_fast(adapters, weights, x, target=target, **options)
+  error = gap(fast)
+  found = {
+    "error": error / size,
+    "share of its bound": jnp.where(info.gradient_error < jnp.inf, error / info.gradient_error, 0),
     "proven relative error": info.relative_error,
-    "norm / sqrt(log n)": jnp.sqrt(norms.entries) / np.sqrt(np.log(config.length)),
   }
+  if derivative:
+
+    def approximate_loss(adapters: Any) -> jax.Array:
+      whole = layers.lora_merge(weights, adapters)
+      q, k, v = (x @ whole[name] for name in NAMES)
+      left, right, _ = layers.softmax_poly_factors(q / np.sqrt(q.shape[1]), k, **options)
+      return 0.5 * jnp.sum((left @ (right.T @ v) - target) ** 2)
+
+    found["of the approximate loss"] = gap(jax.grad(approximate_loss)(adapters)) / size
+  return found
 
 
 def fine_tune(
-  config: Any, key: jax.Array, bound: jax.Array, rates: jax.Array
+  config: Any, head: Head, key: jax.Array, bound: jax.Array, rates: jax.Array
 ) -> dict[str, jax.Array]:
   """Exact losses along both runs, a share of the first; the teacher's kernels are changed."""
-  key_head, key_init, *keys = jax.random.split(key, 5)
-  no_adapters, weights, x, _ = make_head(key_head, bound, config)
-  weights = layers.lora_merge(weights, no_adapters)  # of this largest logit
-  teacher = {
-    n: w + config.change * jnp.std(w) * jax.random.normal(k, w.shape)
-    for (n, w), k in zip(weights.items(), keys, strict=True)
-  }
-  q, k, v = (x @ teacher[name] for name in NAMES)
+  known = scaled(head, bound)
+  weights = layers.lora_merge(known.weights, known.adapters)  # frozen, of this largest logit
+  teacher = {n: w + config.change * jnp.std(w) * head.changes[n] for n, w in weights.items()}
+  q, k, v = (head.x @ teacher[name] for name in NAMES)
   target = jax.nn.softmax(q @ k.T / np.sqrt(config.size), axis=-1) @ v
-  adapters = layers.lora_init(key_init, weights, rank=config.rank)
-  exact = functools.partial(layers.lora_attention_loss, weights=weights, x=x, target=target)
-  fast = lambda a: layers.lora_attention_grads_fast(
-    a, weights, x, target=target, degree=config.train_degree
+  adapters = layers.lora_init(key, weights, rank=config.rank)
+  exact = functools.partial(layers.lora_attention_loss, weights=weights, x=head.x, target=target)
+  fast = lambda adapters: layers.lora_attention_grads_fast(
+    adapters, weights, head.x, target=target, degree=config.train_degree
   )[0]
 
   def losses(gradient: Any, rate: jax.Array) -> jax.Array:

@@ -97,14 +97,16 @@ def _monomials(size: int, degree: int) -> _Monomials:
   for t in range(1, degree + 1):
     now = list(itertools.combinations_with_replacement(range(size), t))
     place = {monomial: i for i, monomial in enumerate(before)}
-    parents.append(np.array([place[monomial[:-1]] for monomial in now]))
-    variables.append(np.array([monomial[-1] for monomial in now]))
+    parents.append(np.array([place[monomial[:-1]] for monomial in now], np.int32))
+    variables.append(np.array([monomial[-1] for monomial in now], np.int32))
     for monomial in now:
       counts = collections.Counter(monomial).values()
       multiplicities.append(math.factorial(t) / math.prod(map(math.factorial, counts)))
     degrees += [t] * len(now)
     before = now
-  return _Monomials(tuple(parents), tuple(variables), np.array(multiplicities), np.array(degrees))
+  return _Monomials(
+    tuple(parents), tuple(variables), np.array(multiplicities), np.array(degrees, np.int32)
+  )
 
 
 def _powers(x: Array, monomials: _Monomials) -> Array:
