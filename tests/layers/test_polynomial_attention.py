@@ -165,6 +165,52 @@ def test_errors_fall_with_the_degree_grow_with_the_logits_and_keep_the_bound():
 
 
 @pytest.mark.x64
+def test_bounds_are_never_exceeded_and_nearly_reached_by_small_heads():
+  """Of 4000 heads with one query and two keys; each adapter alone, the others merged."""
+  rng = np.random.default_rng(5)
+  draw = lambda *shape: rng.standard_normal((4000, *shape))
+  kernels = {name: draw(1, 1) for name in NAMES}
+  adapters = {name: layers.LoraAdapter(draw(1, 1), draw(1, 1)) for name in NAMES}
+  betas = np.exp(rng.uniform(-4, 0, 4000))
+
+  def one(adapters, kernels, x, context, target, beta):
+    found = {}
+    for name in NAMES:
+      others = {n: adapters[n] for n in NAMES if n != name}
+      arguments = {name: adapters[name]}, layers.lora_merge(kernels, others), x
+      options = {"context": context, "target": target, "beta": beta}
+      exact = jax.grad(layers.lora_attention_loss)(*arguments, **options)
+      fast, info = layers.lora_attention_grads_fast(*arguments, **options, degree=2)
+      gap = jnp.linalg.norm(flat(fast) - flat(exact))
+      found[name] = gap, info.gradient_error, info.softmax.logit_bound
+    return found
+
+  found = jax.jit(jax.vmap(one))(adapters, kernels, draw(1, 1), draw(2, 1), draw(1, 1), betas)
+  for name, most in (("query", 0.4), ("key", 0.2), ("value", 0.4)):
+    gap, proven, bound = (np.asarray(part) for part in found[name])
+    share = np.where(bound > 0.02, gap / proven, 0)  # below, rounding is larger
+    assert most < share.max() <= 1
+
+
+@pytest.mark.x64
+def test_proven_errors_of_the_softmax_are_their_formulas():
+  """One query and four keys: bounds of the tail carried through the quotient."""
+  degree, logits = 3, np.array([[0.6, -0.6, 0.0, 0.3]])
+  _, _, info = layers.softmax_poly_factors(np.array([[0.3]]), logits.T / 0.3, degree=degree)
+  series = sum(logits**t / math.factorial(t) for t in range(degree + 1))
+  tail = 0.6**4 / math.factorial(4) * (1 + np.expm1(0.6) / 5)
+  np.testing.assert_allclose(info.series_error, tail, rtol=1e-12)
+  np.testing.assert_allclose(info.logit_bound, 0.6, rtol=1e-12)
+  expected = 2 * tail * np.mean(logits**2) / 0.6**2 / np.mean(series)
+  np.testing.assert_allclose(info.softmax_error, expected, rtol=1e-12)
+  _, _, info = layers.softmax_poly_factors(
+    np.array([[0.3]]), logits.T / 0.3, degree=degree, series="chebyshev"
+  )
+  tail = 0.3**4 / math.factorial(4) * (1 + np.expm1(0.3) / 5)
+  np.testing.assert_allclose(info.series_error, 4 * np.exp(0.6**2 / 20) * tail, rtol=1e-12)
+
+
+@pytest.mark.x64
 @pytest.mark.parametrize("series", ["taylor", "chebyshev"])
 def test_the_loss_is_differentiated_by_the_fast_gradient(series):
   adapters, kernels, x, target = problem()
