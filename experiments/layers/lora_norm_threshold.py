@@ -51,8 +51,9 @@ class Config(Settings):
     train_bounds: largest logits before fine-tuning.
     train_degree: degree of Taylor's series in fine-tuning.
     steps: of Adam.
-    exact_rates: learning rates with the exact gradient, one a bound.
-    fast_rates: the same with the fast gradient; where both agree they are the same.
+    exact_rates: learning rates with the exact gradient, one a bound: of .0001, .0003, .001,
+      .003, .01, .03, .1 and .3 the best by the last loss on development seeds 0 to 7.
+    fast_rates: the same with the fast gradient, chosen alike.
     change: standard deviation of the change of the teacher's kernels, as a share of theirs.
   """
 
@@ -67,8 +68,8 @@ class Config(Settings):
   train_bounds: tuple[float, ...] = (0.5, 1.0, 4.0, 8.0)
   train_degree: int = 4
   steps: int = 200
-  exact_rates: tuple[float, ...] = (0.01, 0.01, 0.01, 0.01)
-  fast_rates: tuple[float, ...] = (0.01, 0.01, 0.01, 0.01)
+  exact_rates: tuple[float, ...] = (0.03, 0.03, 0.1, 0.1)
+  fast_rates: tuple[float, ...] = (0.03, 0.03, 0.001, 0.001)
   change: float = 0.5
 
 
