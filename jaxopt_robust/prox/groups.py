@@ -33,6 +33,22 @@ class Layout(NamedTuple):
   treedef: Any
 
 
+class GroupForm(NamedTuple):
+  """What a group penalty on a vector was made from.
+
+  Attributes:
+    penalty: the penalty of one number.
+    ids: int[n], the group of every entry, or -1.
+    num_groups: number of groups.
+    non_negative: whether entries are to be non-negative.
+  """
+
+  penalty: Penalty
+  ids: np.ndarray
+  num_groups: int
+  non_negative: bool
+
+
 def check_groups(group_ids: PyTree, num_groups: int) -> Layout:
   """Group numbers -1..num_groups-1, each but -1 used at least once where the numbers are known."""
   num_groups = _checks.check_int("num_groups", num_groups, minimum=1)
@@ -199,7 +215,21 @@ def make_group_penalty(
     vector = jnp.maximum(flat.vector, 0) if non_negative else flat.vector
     return flat.back(groups_prox(penalty, vector, layout, hyperparams, scaling))
 
+  prox.form = _form(penalty, group_ids, num_groups, non_negative)  # type: ignore[attr-defined]
   return Penalty(value, prox, penalty.convex)
+
+
+def _form(penalty: Penalty, ids: PyTree, num_groups: int, non_negative: bool) -> GroupForm | None:
+  one = _is_list_of_numbers(ids) or jax.tree_util.treedef_is_leaf(jax.tree.structure(ids))
+  if not one or not _checks.is_concrete(ids) or np.ndim(ids) != 1:
+    return None
+  return GroupForm(penalty, np.asarray(ids, np.int64), num_groups, non_negative)
+
+
+def group_form(penalty: Penalty) -> GroupForm | None:
+  """What a penalty of ``make_group_penalty`` was made from; None of others, and where the group
+  numbers are traced or those of a pytree."""
+  return getattr(penalty.prox, "form", None)
 
 
 def group_weights(group_ids: PyTree, *, num_groups: int) -> Array:

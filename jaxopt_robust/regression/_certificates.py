@@ -1,15 +1,18 @@
 """Certificates of paths: upper bounds of objective minus minimum, from a dual point."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _designs
 from jaxopt_robust.prox import elastic_net, lasso, non_negative_lasso
+from jaxopt_robust.prox.groups import group_form
 from jaxopt_robust.regression._problem import Inputs, Model, Params, Problem, original, predict
 from jaxopt_robust.regression.linear_losses import linear_loss, total_loss
 from jaxopt_robust.solvers import (
+  _group_descent,
   elastic_net_duality_gap,
   lasso_duality_gap,
   logistic_lasso_duality_gap,
@@ -26,12 +29,14 @@ _Gap = Callable[[Params, Array, Array], Array]
 def known(model: Model) -> bool:
   """Whether a duality gap is known for a loss and a penalty."""
   losses = [linear_loss(name) for name in ("squared", "logistic", "huber", "poisson")]
-  return model.loss in losses and model.penalty in (lasso, elastic_net, non_negative_lasso)
+  form = group_form(model.penalty)
+  sums = model.penalty in (lasso, elastic_net, non_negative_lasso)
+  return model.loss in losses and (sums or (form is not None and form.penalty == lasso))
 
 
 def make(model: Model, inputs: Inputs, problem: Problem) -> _Gap:
   """``(parameters, loss, strength) -> gap``."""
-  if model.loss == linear_loss("squared"):
+  if group_form(model.penalty) is None and model.loss == linear_loss("squared"):
     return _squared(model, inputs, problem)
   if model.loss == linear_loss("logistic") and model.penalty == lasso:
     return _logistic(model, inputs, problem)
@@ -104,12 +109,14 @@ def _conjugate(model: Model, problem: Problem, u: Array) -> Array:
     return _entropy(u + y) + _entropy(1 - u - y)
   if model.loss == linear_loss("poisson"):
     return _entropy(u + y) - u - _entropy(y)
-  return u * y + 0.5 * u**2  # Huber
+  return u * y + 0.5 * u**2  # squared, Huber
 
 
 def _domain(model: Model, problem: Problem, u: Array) -> Array:
   """The largest multiple of u whose entries are all in the domain of the conjugate."""
   y = problem.target
+  if model.loss == linear_loss("squared"):
+    return jnp.full((), jnp.inf, u.dtype)
   if model.loss == linear_loss("logistic"):
     room = jnp.where(u < 0, y, 1 - y)
   elif model.loss == linear_loss("poisson"):
@@ -130,6 +137,8 @@ def _slopes(model: Model, problem: Problem, z: Array) -> Array:
   rows = jax.grad(lambda z: total_loss(model.loss, z, target, ones, problem.loss_hyper))
   if not model.intercept:
     return rows(z)
+  if model.loss == linear_loss("squared"):
+    return rows(z) - jnp.sum(weights * rows(z))
   mean = lambda shift: jnp.sum(weights * rows(z + shift))
 
   def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -148,19 +157,47 @@ def _slopes(model: Model, problem: Problem, z: Array) -> Array:
   return rows(z + 0.5 * (low + high))
 
 
+class _Terms(NamedTuple):
+  """A penalty as a sum of strengths times lengths, of features or groups.
+
+  Attributes:
+    lengths: ``vector -> float[B]`` of float[p].
+    strengths: ``strength -> float[B]``, infinite where every coefficient has to be 0.
+    positive: bool[p], the coefficients that are to be non-negative.
+  """
+
+  lengths: Callable[[Array], Array]
+  strengths: Callable[[Array], Array]
+  positive: Array
+
+
+def _terms(model: Model, inputs: Inputs, problem: Problem) -> _Terms:
+  form, dead = group_form(model.penalty), problem.scale == 0
+  if form is None:
+    strengths = lambda strength: jnp.where(dead, jnp.inf, _strengths(inputs, strength))
+    positive = jnp.full(dead.shape, model.penalty == non_negative_lasso)
+    return _Terms(jnp.abs, strengths, positive)
+  groups = _group_descent.of(form)
+  positive = jnp.full(dead.shape, form.non_negative)
+
+  def of_groups(strength: Array) -> Array:
+    found = jnp.broadcast_to(_strengths(inputs, strength), (form.num_groups,))
+    found = jnp.append(found, jnp.zeros(groups.free.size - form.num_groups, found.dtype))
+    return jnp.where(groups.norms(jnp.where(dead, 0.0, 1.0)) == 0, jnp.inf, found)
+
+  return _Terms(groups.norms, of_groups, positive)
+
+
 def _by_conjugates(model: Model, inputs: Inputs, problem: Problem) -> _Gap:
   """P - D for D(u) = -sum_i s_i l_i*(u_i) - g*(-x^T (s u)), at a multiple of the slopes u."""
-  weights = problem.weights
+  weights, terms = problem.weights, _terms(model, inputs, problem)
 
   def gap(params: Params, loss: Array, strength: Array) -> Array:
-    lam = jnp.where(problem.scale > 0, _strengths(inputs, strength), jnp.inf)
+    lam = terms.strengths(strength)
     u = _slopes(model, problem, predict(problem, params))
     u = jnp.where(weights > 0, u, 0)
     score = -problem.scale * ((weights * u) @ problem.x - problem.center * jnp.sum(weights * u))
-    if model.penalty != non_negative_lasso:
-      size = jnp.abs(score)
-    else:
-      size = jnp.maximum(score, 0)
+    size = terms.lengths(jnp.where(terms.positive, jnp.maximum(score, 0), score))
     ridge = jnp.zeros_like(lam)
     if model.penalty == elastic_net:
       ridge = jnp.where(jnp.isinf(lam), 0, lam) * inputs.params[0]
@@ -177,11 +214,10 @@ def _by_conjugates(model: Model, inputs: Inputs, problem: Problem) -> _Gap:
 
     dual = jnp.maximum(at(u) - dual, at(jnp.zeros_like(u)))
     w = params.coefficients
+    length = terms.lengths(w)
     finite = jnp.where(jnp.isinf(lam), 0, lam)
-    primal = loss + jnp.sum(finite * jnp.abs(w)) + 0.5 * jnp.sum(ridge * w**2)
-    allowed = ~jnp.any(jnp.isinf(lam) & (w != 0))
-    if model.penalty == non_negative_lasso:
-      allowed = allowed & ~jnp.any(w < 0)
+    primal = loss + jnp.sum(finite * length) + 0.5 * jnp.sum(ridge * length**2)
+    allowed = ~jnp.any(jnp.isinf(lam) & (length != 0)) & ~jnp.any(terms.positive & (w < 0))
     found = primal - dual
     return jnp.where(allowed | jnp.isnan(found), found, jnp.inf)
 

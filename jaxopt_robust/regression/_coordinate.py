@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust.numerics import safe_divide, tree_all_finite
-from jaxopt_robust.prox import elastic_net, lasso, mcp, non_negative_lasso, scad
-from jaxopt_robust.regression import _buffer
+from jaxopt_robust.regression import _blocks, _buffer
 from jaxopt_robust.regression._problem import Model, Params, Problem
 from jaxopt_robust.regression.linear_losses import linear_loss, total_loss
 from jaxopt_robust.solvers import _gram_descent
@@ -33,10 +32,11 @@ _HALVINGS = 10
 _PATIENCE = 4
 
 
-def serves(model: Model) -> bool:
-  """Whether the method knows the penalty (one number a feature) and the loss (a sum over rows)."""
-  known = (lasso, elastic_net, non_negative_lasso, mcp, scad)
-  return model.penalty in known and model.loss.smooth and model.loss.total is None
+def serves(model: Model, features: int) -> bool:
+  """Whether the method knows the penalty (a sum over features or groups of them) and the loss (one
+  over rows)."""
+  smooth = model.loss.smooth and model.loss.total is None
+  return smooth and _blocks.known(model.penalty, features)
 
 
 class State(NamedTuple):
@@ -49,7 +49,7 @@ class State(NamedTuple):
     bends: float[n], second derivatives, floored; the weights of the rows for the squared loss.
     mean: their mean before that, 1 where it is not positive.
     gradient: float[p + 1].
-    strengths: float[p + 1], those of the last solve: infinite before the first.
+    strengths: one a block, those of the last solve: infinite before the first.
     floor: what bends are at least, as a share of their mean.
     buffer: the columns in use.
   """
@@ -88,11 +88,12 @@ def start(model: Model, problem: Problem) -> State:
   """The constant model."""
   features = problem.center.shape[0]
   params = jnp.zeros(features + 1, problem.center.dtype)
+  blocks = _blocks.make(model.penalty, problem)
   weights = problem.weights if model.loss == linear_loss("squared") else None
   # Of a path without an end, so that no feature is screened before its first solve.
-  strengths = jnp.full_like(params, jnp.inf)
+  strengths = jnp.full_like(blocks.bounds, jnp.inf)
   prediction = jnp.full_like(problem.weights, problem.offset)
-  buffer = _buffer.empty(model, problem, weights)
+  buffer = _buffer.empty(blocks, problem, weights)
   floor = jnp.full((), _FLOOR, params.dtype)
   derivatives = _derivatives(model, problem, prediction, floor)
   return State(params, prediction, *derivatives, strengths, floor, buffer)
@@ -124,45 +125,31 @@ class _Path:
   def __init__(self, model: Model, problem: Problem):
     self.model, self.problem = model, problem
     self.squared = model.loss == linear_loss("squared")
-    self.free = jnp.arange(problem.center.shape[0] + 1) == problem.center.shape[0]
-    self.bound = jnp.append(problem.columns, problem.column) ** 2
-
-  def hyper_of(self, hyper: Any) -> tuple[Any, Array]:
-    """Hyper-parameters of all features (the intercept's are free), and their strengths."""
-    num = self.problem.center.shape[0]
-    wide = lambda leaf: jnp.append(jnp.broadcast_to(leaf, (num,)), 1)
-    hyper = jax.tree.map(wide, hyper)
-    strengths = hyper[0] if isinstance(hyper, tuple) else hyper
-    return hyper, jnp.where(self.free, 0, strengths)
-
-  def prox(self, target: Array, hyper: Any, step: Array) -> Array:
-    return self.model.penalty.prox(target, hyper, step)
-
-  def value(self, params: Array, hyper: Any) -> Array:
-    return self.model.penalty.value(params, hyper)
+    self.blocks = _blocks.make(model.penalty, problem)
 
   def violations(self, state: State, hyper: Any) -> tuple[Array, Array, Array]:
-    """Each feature's violation of its optimality condition, rounding of one, and the largest.
+    """Each block's violation of its optimality condition, rounding of one, and the largest.
 
-    A violation is |w_j - prox(w_j - s_j gradient_j)| / s_j, with 1 / s_j the mean curvature along
-    coordinate j; the largest is NaN where anything is not finite.
+    A violation is ||w_j - prox(w_j - s_j gradient_j)|| / s_j, with 1 / s_j the mean curvature along
+    block j, or a bound of it; the largest is NaN where anything is not finite.
     """
-    live = self.bound > 0
-    size = self.bound * state.mean
+    blocks = self.blocks
+    live = blocks.bounds > 0
+    size = blocks.bounds * state.mean
     size = jnp.where(size > 0, size, 1)
 
     def scores_at(size: Array) -> Array:
-      target = state.params - state.gradient / size
-      image = jnp.where(self.free, target, jax.vmap(self.prox)(target, hyper, 1 / size))
-      return jnp.where(live, jnp.abs(image - state.params) * size, 0)
+      target = state.params - state.gradient / blocks.spread(size)
+      image = blocks.whole.image(target, hyper, 1 / size)
+      return jnp.where(live, blocks.whole.norms(image - state.params) * size, 0)
 
     scores = scores_at(size)
     if not self.model.penalty.convex:
       # A stationary point is a fixed point of short steps, of long ones where it is the lowest.
       scores = jnp.minimum(scores, scores_at(_SHORT * size))
-    parts = jnp.maximum(jnp.abs(state.params) * size, jnp.abs(state.gradient))
+    parts = jnp.maximum(jnp.abs(state.params) * blocks.spread(size), jnp.abs(state.gradient))
     eps = jnp.finfo(size.dtype).eps / 2
-    rounding = eps * jnp.max(jnp.where(live, parts, 0))
+    rounding = eps * jnp.max(jnp.where(blocks.spread(live), parts, 0))
     largest = jnp.max(scores)
     largest = jnp.where(largest > 0, jnp.maximum(largest, rounding), 0)
     finite = tree_all_finite((scores, state.gradient, state.slopes, state.params))
@@ -174,13 +161,14 @@ class _Path:
     The strong rule: between two strengths a gradient changes by no more than they do; and whatever
     violates its condition.
     """
-    support = (state.params != 0) | self.free
+    blocks = self.blocks
+    support = (blocks.whole.norms(state.params) > 0) | blocks.always
     reach = 2 * strengths - jnp.where(jnp.isinf(state.strengths), strengths, state.strengths)
-    strong = jnp.abs(state.gradient) > reach
-    want = (strong | (scores > 0) | support) & (self.bound > 0) | self.free
-    room = _buffer.capacity(self.model, *self.problem.x.shape)
-    active = jnp.sum(support, dtype=jnp.int32)
-    limit = jnp.minimum(jnp.maximum(_FIRST, 2 * active), room)
+    strong = blocks.whole.norms(state.gradient) > reach
+    want = (strong | (scores > 0) | support) & (blocks.bounds > 0) | blocks.always
+    room = _buffer.capacity(blocks, self.problem.x.shape[0])
+    many = lambda mask: jnp.sum(jnp.where(mask, blocks.sizes, 0), dtype=jnp.int32)
+    limit = jnp.minimum(jnp.maximum(_FIRST, 2 * many(support)), room)
 
     def fewer() -> Array:
       # What is active, then the largest scores: the threshold by bisection, quicker than sorting.
@@ -190,19 +178,22 @@ class _Path:
       def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
         middle = 0.5 * (low + high)
-        many = jnp.sum(want & (priority > middle), dtype=jnp.int32) > limit - 1
-        return jnp.where(many, middle, low), jnp.where(many, high, middle)
+        above = many(want & (priority > middle)) > limit - 1
+        return jnp.where(above, middle, low), jnp.where(above, high, middle)
 
       ends = (jnp.zeros_like(top), jnp.max(priority))
       _, threshold = jax.lax.fori_loop(0, _HALVINGS, halve, ends)
       above = want & (priority > threshold)
       # Of equals the first ones, as far as there is room; the intercept has a place in any case.
       equal = want & (priority == threshold)
-      left = limit - 1 - jnp.sum(above, dtype=jnp.int32)
-      return above | (equal & (jnp.cumsum(equal.astype(jnp.int32)) <= left)) | self.free
+      left = limit - 1 - many(above)
+      return (
+        above | (equal & (jnp.cumsum(jnp.where(equal, blocks.sizes, 0)) <= left)) | blocks.always
+      )
 
-    count = jnp.sum(want, dtype=jnp.int32)
-    return jax.lax.cond(count > limit, fewer, lambda: want), count <= limit
+    count = many(want)
+    chosen = jax.lax.cond(count > limit, fewer, lambda: want)
+    return blocks.spread(chosen), count <= limit
 
   def solve(
     self, state: State, hyper: Any, tol: Array, max_epochs: Array
@@ -219,22 +210,16 @@ class _Path:
       def go() -> tuple[Array, Array, Array, Array]:
         at = buffer.features[:size]
         columns = buffer.columns[:size]
-        if buffer.gram is not None:
-          hessian = buffer.gram[:size, :size]
-        else:
-          hessian = (columns * state.bends[None, :]) @ columns.T
-        here = jax.tree.map(lambda leaf: leaf[at], hyper)
-        quadratic = _gram_descent.Quadratic(hessian, here, self.free[at], buffer.used)
+        hessian = _buffer.hessian(buffer, size, state.bends)
         used = jnp.arange(size) < buffer.used
+        penalty, here = self.blocks.within(at, used, hyper)
+        quadratic = _gram_descent.quadratic_of(penalty, hessian, here, buffer.used)
         first = _gram_descent.Point(
           jnp.where(used, state.params[at], 0), jnp.where(used, state.gradient[at], 0)
         )
-        last, epochs = _gram_descent.descend(
-          self.prox, self.value, quadratic, first, tol, max_epochs
-        )
+        last, epochs = _gram_descent.descend(penalty, quadratic, first, tol, max_epochs)
         change = last.params - first.params
-        penalised = lambda w: self.value(jnp.where(self.free[at] | ~used, 0, w), here)
-        decrease = penalised(first.params) - penalised(last.params)
+        decrease = penalty.value(first.params, here) - penalty.value(last.params, here)
         decrease = decrease - 0.5 * (first.gradient + last.gradient) @ change
         parts = jnp.stack([first.params, change]) @ columns
         return jnp.zeros(room, change.dtype).at[:size].set(change), parts, decrease, epochs
@@ -252,12 +237,12 @@ class _Path:
     problem = self.problem
 
     def objective(share: Array) -> Array:
-      params = jnp.where(self.free, 0, state.params + share * change)
+      params = state.params + share * change
       prediction = state.prediction + share * shift
       loss = total_loss(
         self.model.loss, prediction, problem.target, problem.weights, problem.loss_hyper
       )
-      return loss + self.value(params, hyper)
+      return loss + self.blocks.whole.value(params, hyper)
 
     before = objective(jnp.zeros_like(decrease))
     slack = 4 * jnp.finfo(before.dtype).eps * jnp.abs(before)
@@ -275,7 +260,7 @@ class _Path:
 
   def advance(self, state: State, hyper: Any, tol: Array, max_steps: Array) -> tuple[State, Any]:
     """The solution at the next strength: passes over all features until none is violated."""
-    hyper, strengths = self.hyper_of(hyper)
+    hyper, strengths = self.blocks.hyper_of(hyper)
     weights = self.problem.weights if self.squared else None
 
     def one(carry: _Pass) -> _Pass:

@@ -163,11 +163,12 @@ def _by_coordinates(method: Any, model: Model, x: Any) -> bool:
   Newton models of a Huber loss that could fit every row have few rows that bend: no default there.
   """
   _arguments.check_option("method", method, ("auto", "coordinate_descent", "proximal_gradient"))
-  served = _coordinate.serves(model)
+  served = _coordinate.serves(model, x.shape[1])
   if method == "coordinate_descent" and not served:
     raise ValueError(
       "method 'coordinate_descent' needs one of the penalties lasso, elastic_net, "
-      "non_negative_lasso, mcp and scad, and a smooth loss that is a sum over rows."
+      "non_negative_lasso, mcp, scad and those of make_group_penalty (of lasso, elastic_net, mcp "
+      "or scad, for known group numbers, one a feature), and a smooth loss that is a sum over rows."
     )
   if method == "auto":
     flat = model.loss == linear_loss("huber") and x.shape[1] >= x.shape[0]
@@ -232,8 +233,9 @@ def regularization_path(
 
   with s = sample_weight and W = sum_i s_i, in falling order of lam: one scan, one compile for all
   data of one shape. Coordinate descent works on the features that the strong rule keeps and on
-  those that violate their optimality condition, on their Gram matrix, with Newton steps on the
-  support (``jr.solvers.gram_coordinate_descent``), for losses other than the squared one on a
+  those that violate their optimality condition (or on groups of features), on their Gram matrix or,
+  of many more than there are rows, on their columns, with Newton steps on the support
+  (``jr.solvers.gram_coordinate_descent``), for losses other than the squared one on a
   Newton model with a line search; after each working set all features are looked at. Elsewhere it
   is ``jr.solvers.fista`` (step by the norm of the design, or by backtracking where the loss has no
   curvature bound), for the quantile loss ``jr.solvers.chambolle_pock``. ``error`` is the residual
@@ -260,11 +262,12 @@ def regularization_path(
     sample_weight: s, float[n] >= 0: 0 and 1 take subsets, counts repeat rows; may be traced, and
       mapped over by ``jax.vmap``.
     certificate: whether to compute duality gaps: for the losses "squared", "logistic", "huber" and
-      "poisson" with lasso, elastic net and non-negative lasso. For "squared", and for "logistic"
-      with lasso, it makes a dense copy of x; for the others a feature of strength 0 leaves a bound
-      that is true and useless, the objective itself. Static.
+      "poisson" with lasso, elastic net, non-negative lasso and group lasso. For "squared", and for
+      "logistic" with lasso, it makes a dense copy of x; for the others, and for groups, a feature
+      of strength 0 leaves a bound that is true and useless, the objective itself. Static.
     method: static. "coordinate_descent" for lasso, elastic net, non-negative lasso, MCP and SCAD
-      with a smooth loss that is a sum over rows; "proximal_gradient"; "auto": the first where it is
+      and group lasso, group elastic net, group MCP and group SCAD (a group at a time) with a smooth
+      loss that is a sum over rows; "proximal_gradient"; "auto": the first where it is
       known and JAX's default backend is a CPU, where it is the faster one, the other elsewhere and
       for the Huber loss with p >= n.
     tol: >= 0, the bound of ``error``; 1e-8 and less needs float64.
@@ -315,6 +318,7 @@ def regularization_path(
   if certificate and not _certificates.known(call.model):
     raise ValueError(
       "certificate needs one of the losses 'squared', 'logistic', 'huber' and 'poisson' and one of "
-      "the penalties lasso, elastic_net and non_negative_lasso."
+      "the penalties lasso, elastic_net, non_negative_lasso and the group lasso of "
+      "make_group_penalty (for known group numbers, one a feature)."
     )
   return solve_path(call.model, bool(certificate), *call[1:])

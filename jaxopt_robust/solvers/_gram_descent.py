@@ -2,12 +2,13 @@
 gradients that finish on it."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from jaxopt_robust.numerics import safe_divide
+from jaxopt_robust.solvers._hessians import Hessian
 from jaxopt_robust.typing import Array, PyTree
 
 # Epochs of coordinate descent before conjugate gradients, and how many steps these may take.
@@ -19,18 +20,20 @@ _SHORTER, _TRIALS = 0.25, 5
 
 
 class Quadratic(NamedTuple):
-  """1/2 w^T H w - b^T w + sum_j g(w_j; hyper_j), known by its Hessian and a gradient.
+  """1/2 w^T H w - b^T w, known by its Hessian and a gradient, and a penalty's numbers.
 
   Attributes:
-    hessian: H, float[m, m], positive semi-definite.
-    hyper: hyper-parameters, leaves with a leading axis of length m.
-    free: bool[m], coordinates without a penalty.
+    hessian: H of size m.
+    diagonal: float[m], that of H.
+    bounds: the curvature of each block of coordinates of the penalty, or a bound of it.
+    hyper: hyper-parameters, leaves with a leading axis: one number a block.
     used: int32: the first so many coordinates are in use; the others stay as they are.
   """
 
-  hessian: Array
+  hessian: Hessian
+  diagonal: Array
+  bounds: Array
   hyper: PyTree
-  free: Array
   used: Array
 
 
@@ -41,49 +44,138 @@ class Point(NamedTuple):
   gradient: Array
 
 
-def _curvatures(quadratic: Quadratic) -> tuple[Array, Array]:
-  """The diagonal of H, and which coordinates move: those in use whose diagonal is positive."""
-  diagonal = jnp.diagonal(quadratic.hessian)
-  alive = (diagonal > 0) & (jnp.arange(diagonal.shape[0]) < quadratic.used)
-  return jnp.where(alive, diagonal, 1), alive
+class Local(NamedTuple):
+  """A penalty near a point, where it is smooth: on the support.
+
+  Attributes:
+    on: bool[m], the coordinates that move.
+    slope: float[m], the gradient of the penalty, 0 off the support.
+    bend: its second derivative as a function ``v -> float[m]``.
+    diagonal: float[m], about the diagonal of that.
+    landed: ``new -> float[m]``: what crosses 0 on the way to ``new`` becomes 0.
+    first: ``direction -> share``, the share of a step that brings the first to 0; inf for none.
+  """
+
+  on: Array
+  slope: Array
+  bend: Callable[[Array], Array]
+  diagonal: Array
+  landed: Callable[[Array], Array]
+  first: Callable[[Array], Array]
 
 
-def violation(prox: Callable, quadratic: Quadratic, point: Point) -> Array:
-  """The largest H_jj |change of w_j| that a coordinate alone would make: 0 at a solution."""
-  bounds, alive = _curvatures(quadratic)
-  step = 1 / bounds
-  target = point.params - step * point.gradient
-  image = jnp.where(quadratic.free, target, jax.vmap(prox)(target, quadratic.hyper, step))
-  change = jnp.abs(image - point.params) * bounds
-  # Not a number stays one.
-  return jnp.max(jnp.where(alive, change, 0), initial=0)
+class Separable(Protocol):
+  """A penalty that is a sum over blocks of coordinates, and what coordinate descent asks of it."""
+
+  def value(self, params: Array, hyper: PyTree) -> Array:
+    """The penalty."""
+
+  def norms(self, vector: Array) -> Array:
+    """The length of each block."""
+
+  def image(self, target: Array, hyper: PyTree, step: Array) -> Array:
+    """The operator of all blocks, each with its own step."""
+
+  def bounds(self, hessian: Hessian) -> Array:
+    """The curvature of each block, or a bound of it."""
+
+  def epoch(self, quadratic: Quadratic, point: Point) -> Point:
+    """Every block in use, in turn, at its own minimum or that of a bound."""
+
+  def violation(self, quadratic: Quadratic, point: Point) -> Array:
+    """The largest change that a block alone would make, times its curvature: 0 at a solution."""
+
+  def local(self, quadratic: Quadratic, params: Array) -> Local:
+    """The penalty on the support."""
 
 
-def epoch(prox: Callable, quadratic: Quadratic, point: Point) -> Point:
-  """Every coordinate in use, in turn, at its own minimum."""
-  bounds, alive = _curvatures(quadratic)
-  steps = 1 / bounds
-
-  def visit(j: Array, point: Point) -> Point:
-    old, step = point.params[j], steps[j]
-    target = old - step * point.gradient[j]
-    new = prox(target, jax.tree.map(lambda leaf: leaf[j], quadratic.hyper), step)
-    new = jnp.where(quadratic.free[j], target, new)
-    change = jnp.where(alive[j], new - old, 0)
-    new = jnp.where(alive[j], new, old)
-    return Point(point.params.at[j].set(new), point.gradient + change * quadratic.hessian[j])
-
-  return jax.lax.fori_loop(0, quadratic.used, visit, point)
+def quadratic_of(penalty: Separable, hessian: Hessian, hyper: PyTree, used: Array) -> Quadratic:
+  """The quadratic of a Hessian, with the curvatures that a penalty asks for."""
+  return Quadratic(hessian, hessian.diagonal(), penalty.bounds(hessian), hyper, used)
 
 
-def _newton(
-  quadratic: Quadratic, point: Point, slope: Array, bend: Array, on: Array, tol: Array
-) -> Array:
-  """Conjugate gradients for (H + diag(bend)) d = -(gradient + slope) on the coordinates ``on``."""
-  only = lambda v: jnp.where(on, v, 0)
-  diagonal = jnp.diagonal(quadratic.hessian) + bend
-  scale = jnp.where(on & (diagonal > 0), 1 / jnp.where(diagonal > 0, diagonal, 1), 1)
-  product = lambda v: only(quadratic.hessian @ v + bend * v)
+def moving(quadratic: Quadratic) -> Array:
+  """Which coordinates move, bool[m]: those in use whose diagonal is positive."""
+  diagonal = quadratic.diagonal
+  return (diagonal > 0) & (jnp.arange(diagonal.shape[0]) < quadratic.used)
+
+
+class Entries(NamedTuple):
+  """A penalty of single coordinates.
+
+  Attributes:
+    penalty_value: ``penalty_value(params, hyper)``.
+    prox: ``prox(scalar, hyper_j, step)``.
+    free: bool[m], coordinates without a penalty.
+  """
+
+  penalty_value: Callable
+  prox: Callable
+  free: Array
+
+  def value(self, params: Array, hyper: PyTree) -> Array:
+    return self.penalty_value(jnp.where(self.free, 0, params), hyper)
+
+  def norms(self, vector: Array) -> Array:
+    return jnp.abs(vector)
+
+  def image(self, target: Array, hyper: PyTree, step: Array) -> Array:
+    return jnp.where(self.free, target, jax.vmap(self.prox)(target, hyper, step))
+
+  def bounds(self, hessian: Hessian) -> Array:
+    return hessian.diagonal()
+
+  def violation(self, quadratic: Quadratic, point: Point) -> Array:
+    alive = moving(quadratic)
+    bounds = jnp.where(alive, quadratic.bounds, 1)
+    image = self.image(point.params - point.gradient / bounds, quadratic.hyper, 1 / bounds)
+    change = self.norms(image - point.params) * bounds
+    # Not a number stays one.
+    return jnp.max(jnp.where(alive, change, 0), initial=0)
+
+  def epoch(self, quadratic: Quadratic, point: Point) -> Point:
+    hessian, alive = quadratic.hessian, moving(quadratic)
+    steps = 1 / jnp.where(alive, quadratic.bounds, 1)
+
+    def visit(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+      params, held = carry
+      old, step = params[j], steps[j]
+      target = old - step * hessian.read(held, point.gradient, j)
+      new = self.prox(target, jax.tree.map(lambda leaf: leaf[j], quadratic.hyper), step)
+      new = jnp.where(self.free[j], target, new)
+      change = jnp.where(alive[j], new - old, 0)
+      new = jnp.where(alive[j], new, old)
+      return params.at[j].set(new), hessian.add(held, j, change)
+
+    start = (point.params, hessian.hold(point.gradient))
+    params, held = jax.lax.fori_loop(0, quadratic.used, visit, start)
+    return Point(params, hessian.release(held, point.gradient))
+
+  def local(self, quadratic: Quadratic, params: Array) -> Local:
+    on = moving(quadratic) & ((params != 0) | self.free)
+    penalised = on & ~self.free
+    penalty = lambda w: self.penalty_value(jnp.where(penalised, w, 0), quadratic.hyper)
+    slope, bend = jax.jvp(jax.grad(penalty), (params,), (jnp.ones_like(params),))
+    slope, bend = jnp.where(penalised, slope, 0), jnp.where(penalised, bend, 0)
+
+    def first(direction: Array) -> Array:
+      turns = penalised & (direction * params < 0)
+      shares = jnp.where(turns, -params / jnp.where(turns, direction, 1), jnp.inf)
+      return jnp.min(shares, initial=jnp.inf)
+
+    def landed(new: Array) -> Array:
+      return jnp.where(penalised & (new * params <= 0), 0, new)
+
+    return Local(on, slope, lambda v: bend * v, bend, landed, first)
+
+
+def _newton(quadratic: Quadratic, point: Point, local: Local, tol: Array) -> Array:
+  """Conjugate gradients for (H + bend) d = -(gradient + slope) on the coordinates that move, up to
+  where the curvature is not positive."""
+  only = lambda v: jnp.where(local.on, v, 0)
+  diagonal = quadratic.diagonal + local.diagonal
+  scale = jnp.where(local.on & (diagonal > 0), 1 / jnp.where(diagonal > 0, diagonal, 1), 1)
+  product = lambda v: only(quadratic.hessian.product(v) + local.bend(v))
 
   def step(carry: tuple) -> tuple:
     found, rest, line, square, count, _ = carry
@@ -99,36 +191,29 @@ def _newton(
   def goes_on(carry: tuple) -> Array:
     return carry[5] & (carry[4] < _CG_STEPS) & (jnp.max(jnp.abs(carry[1])) > tol)
 
-  rest = only(-(point.gradient + slope))
+  rest = only(-(point.gradient + local.slope))
   line = scale * rest
   start = (jnp.zeros_like(rest), rest, line, rest @ line, 0, jnp.array(True))
   return jax.lax.while_loop(goes_on, step, start)[0]
 
 
-def finish(value: Callable, quadratic: Quadratic, point: Point, tol: Array) -> Point:
+def finish(penalty: Separable, quadratic: Quadratic, point: Point, tol: Array) -> Point:
   """A Newton step on the support that keeps signs, or a part of it; none where none is lower."""
   params, gradient = point
-  _, alive = _curvatures(quadratic)
-  on = alive & ((params != 0) | quadratic.free)
-  penalised = on & ~quadratic.free
-  penalty = lambda w: value(jnp.where(penalised, w, 0), quadratic.hyper)
-  slope, bend = jax.jvp(jax.grad(penalty), (params,), (jnp.ones_like(params),))
-  slope, bend = jnp.where(penalised, slope, 0), jnp.where(penalised, bend, 0)
-  direction = _newton(quadratic, point, slope, bend, on, tol)
+  local = penalty.local(quadratic, params)
+  direction = _newton(quadratic, point, local, tol)
+  value = lambda w: penalty.value(jnp.where(local.on, w, 0), quadratic.hyper)
 
   def trial(share: Array) -> tuple[Point, Array]:
-    new = params + share * direction
-    new = jnp.where(penalised & (new * params <= 0), 0, new)
+    new = local.landed(params + share * direction)
     change = new - params
-    after = gradient + quadratic.hessian @ change
-    decrease = penalty(params) - penalty(new) - 0.5 * (gradient + after) @ change
+    after = gradient + quadratic.hessian.product(change)
+    decrease = value(params) - value(new) - 0.5 * (gradient + after) @ change
     return Point(new, after), decrease
 
   eps = jnp.finfo(params.dtype).eps
-  turns = penalised & (direction * params < 0)
-  shares = jnp.where(turns, -params / jnp.where(turns, direction, 1), jnp.inf)
   # A little beyond, so that rounding leaves nothing of the coordinate.
-  first = jnp.minimum(jnp.min(shares, initial=jnp.inf) * (1 + 4 * eps), 1)
+  first = jnp.minimum(local.first(direction) * (1 + 4 * eps), 1)
 
   def one(carry: tuple) -> tuple:
     share, _, _, count = carry
@@ -143,20 +228,19 @@ def finish(value: Callable, quadratic: Quadratic, point: Point, tol: Array) -> P
   return jax.tree.map(lambda after, before: jnp.where(lower, after, before), new, point)
 
 
-def cycle(prox: Callable, value: Callable, quadratic: Quadratic, point: Point, tol: Array) -> Point:
+def cycle(penalty: Separable, quadratic: Quadratic, point: Point, tol: Array) -> Point:
   """A few epochs and a Newton step, whose residual need not be below ``tol``."""
-  point = jax.lax.fori_loop(0, EPOCHS, lambda _, p: epoch(prox, quadratic, p), point)
-  return finish(value, quadratic, point, tol)
+  point = jax.lax.fori_loop(0, EPOCHS, lambda _, p: penalty.epoch(quadratic, p), point)
+  return finish(penalty, quadratic, point, tol)
 
 
 def descend(
-  prox: Callable, value: Callable, quadratic: Quadratic, point: Point, tol: Array, max_epochs: Array
+  penalty: Separable, quadratic: Quadratic, point: Point, tol: Array, max_epochs: Array
 ) -> tuple[Point, Array]:
   """Epochs and Newton steps, at least one, until ``violation`` is at most ``tol``.
 
   Args:
-    prox: ``prox(scalar, hyper_j, step)``.
-    value: ``value(params, hyper)``, the penalty of all coordinates.
+    penalty: the penalty by blocks.
     quadratic: the objective.
     point: where to start, with its gradient.
     tol: >= 0.
@@ -168,8 +252,8 @@ def descend(
 
   def several(carry: tuple) -> tuple:
     point, done, _ = carry
-    point = cycle(prox, value, quadratic, point, 0.3 * tol)
-    return point, done + EPOCHS, violation(prox, quadratic, point)
+    point = cycle(penalty, quadratic, point, 0.3 * tol)
+    return point, done + EPOCHS, penalty.violation(quadratic, point)
 
   start = (point, jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, point.params.dtype))
   goes_on = lambda carry: (carry[2] > tol) & (carry[1] < max_epochs)

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _arguments, _checks
-from jaxopt_robust.solvers import _gram_descent
+from jaxopt_robust.prox.groups import group_form
+from jaxopt_robust.solvers import _gram_descent, _group_descent
 from jaxopt_robust.solvers._common import hashable
+from jaxopt_robust.solvers._hessians import Dense
 from jaxopt_robust.solvers.types import Solver
 from jaxopt_robust.typing import Array, Penalty, PyTree
 
@@ -32,8 +34,8 @@ class GramDescentInfo(NamedTuple):
   """Diagnostics of a step.
 
   Attributes:
-    error: max_j G_jj |w_j - (minimiser of the objective along coordinate j)|, and at least the
-      rounding of it.
+    error: max_j G_jj |w_j - (minimiser of the objective along coordinate j)|, for groups
+      max_g L_g ||w_g - prox(w_g - (G w - c)_g / L_g)||_2, and at least the rounding of it.
     value: the smooth part w^T G w / 2 - c^T w.
   """
 
@@ -51,18 +53,21 @@ def gram_coordinate_descent(penalty: Penalty) -> Solver:
 
     w_j <- prox(w_j - (G w - c)_j / G_jj, hyper_j, 1 / G_jj),
 
-  O(p) each, and then a Newton step on the support: conjugate gradients for the system of the
-  non-zero coefficients, in which those that would change their sign become 0, taken where it lowers
-  the objective. The epochs find the support; on the right one a Newton step is the solution.
+  O(p) each (of a penalty of ``jr.prox.make_group_penalty`` one group after the other, with a bound
+  L_g of the largest eigenvalue of G_gg in place of G_jj), and then a Newton step on the support:
+  conjugate gradients for the system of the non-zero coefficients, in which those that would change
+  their sign become 0 (groups those that would turn back), taken where it lowers the objective. The
+  epochs find the support; on the right one a Newton step is the solution.
 
   Args:
     penalty: entrywise ``Penalty``, a sum over coordinates, such as ``jr.prox.lasso``,
-      ``elastic_net``, ``non_negative_lasso``, ``mcp`` or ``scad``.
+      ``elastic_net``, ``non_negative_lasso``, ``mcp`` or ``scad``; or the one of
+      ``jr.prox.make_group_penalty`` for known int[p] group numbers.
 
   Returns:
     ``Solver`` with states ``GramDescentState`` and infos ``GramDescentInfo``. Its data are
     ``(G, c)``: G float[p, p], symmetric and positive semi-definite; c float[p]. ``hyper`` holds
-    scalars, or arrays of length p (one number a coordinate).
+    scalars, or arrays of length p (one number a coordinate), or one number a group.
 
   Raises:
     TypeError: when ``penalty`` is no ``Penalty``, or an array is not of real numbers.
@@ -94,8 +99,7 @@ def gram_coordinate_descent(penalty: Penalty) -> Solver:
   """
   _arguments.check_penalty("penalty", penalty)
 
-  def prox(target: Array, hyper: PyTree, step: Array) -> Array:
-    return penalty.prox(target, hyper, step)
+  form = group_form(penalty)
 
   def problem(params: Array, hyper: PyTree, gram: Array, linear: Array) -> tuple:
     params = _checks.check_float_array("params", params, rank=1)
@@ -107,35 +111,49 @@ def gram_coordinate_descent(penalty: Penalty) -> Solver:
         f"G must have shape {(num, num)} and c {(num,)}, as params have length {num}; got "
         f"{gram.shape} and {linear.shape}."
       )
+    if form is not None and form.ids.size != num:
+      raise ValueError(
+        f"params must have the length of the penalty's group_ids, {form.ids.size}; got {num}."
+      )
+    blocks, rest = num if form is None else form.num_groups, 0
+    separable: _gram_descent.Separable
+    if form is None:
+      prox = lambda target, hyper, step: penalty.prox(target, hyper, step)
+      separable = _gram_descent.Entries(penalty.value, prox, jnp.zeros(num, bool))
+    else:
+      separable = _group_descent.of(form)
+      rest = separable.free.shape[0] - blocks
 
     def wide(leaf: Array) -> Array:
       leaf = jnp.asarray(leaf, params.dtype)
-      if leaf.shape not in ((), (num,)):
-        raise ValueError(f"hyper must hold scalars or arrays of shape {(num,)}; got {leaf.shape}.")
-      return jnp.broadcast_to(leaf, (num,))
+      if leaf.shape not in ((), (blocks,)):
+        raise ValueError(
+          f"hyper must hold scalars or arrays of shape {(blocks,)}; got {leaf.shape}."
+        )
+      return jnp.append(jnp.broadcast_to(leaf, (blocks,)), jnp.ones(rest, params.dtype))
 
-    free = jnp.zeros(num, bool)
     used = jnp.asarray(num, jnp.int32)
     hyper = jax.tree.map(wide, hyper)
-    return _gram_descent.Quadratic(gram.astype(params.dtype), hyper, free, used), linear
+    hessian = Dense(gram.astype(params.dtype))
+    return separable, _gram_descent.quadratic_of(separable, hessian, hyper, used), linear
 
   def init(params: Array, hyper: PyTree, gram: Array, linear: Array) -> GramDescentState:
-    quadratic, linear = problem(params, hyper, gram, linear)
-    gradient = quadratic.hessian @ params - linear
+    _, quadratic, linear = problem(params, hyper, gram, linear)
+    gradient = quadratic.hessian.product(params) - linear
     return GramDescentState(params, gradient, jnp.zeros((), jnp.int32))
 
   def step(state: GramDescentState, hyper: PyTree, gram: Array, linear: Array) -> tuple:
-    quadratic, linear = problem(state.params, hyper, gram, linear)
+    separable, quadratic, linear = problem(state.params, hyper, gram, linear)
     point = _gram_descent.Point(state.params, state.gradient)
     eps = jnp.finfo(point.params.dtype).eps / 2
     # What rounding leaves of an epoch's error, and of the conjugate gradients' residual.
-    sizes = jnp.abs(linear) + jnp.diagonal(quadratic.hessian) * jnp.abs(point.params)
+    sizes = jnp.abs(linear) + quadratic.diagonal * jnp.abs(point.params)
     rounding = eps * jnp.max(sizes, initial=0)
-    point = _gram_descent.cycle(prox, penalty.value, quadratic, point, rounding)
+    point = _gram_descent.cycle(separable, quadratic, point, rounding)
     # Afresh: its updates would gather rounding from step to step.
-    gradient = quadratic.hessian @ point.params - linear
+    gradient = quadratic.hessian.product(point.params) - linear
     point = point._replace(gradient=gradient)
-    error = _gram_descent.violation(prox, quadratic, point)
+    error = separable.violation(quadratic, point)
     error = jnp.where(error > 0, jnp.maximum(error, rounding), error)
     value = 0.5 * (gradient - linear) @ point.params
     return GramDescentState(*point, state.count + 1), GramDescentInfo(error, value)

@@ -1,0 +1,97 @@
+"""Hessians of coordinate descent, read a few rows at a time: matrices, or products of columns."""
+
+from typing import NamedTuple, Protocol
+
+import jax.numpy as jnp
+
+from jaxopt_robust.typing import Array
+
+
+class Hessian(Protocol):
+  """A symmetric positive semi-definite matrix H of size m.
+
+  An epoch holds what it takes to read single entries of the gradient after changes of single
+  coordinates: ``held`` below. Indices of m or more name no coordinate.
+  """
+
+  def diagonal(self) -> Array:
+    """float[m]."""
+
+  def blocks(self, members: Array) -> Array:
+    """The blocks of groups int[k, q] of coordinates, float[k, q, q]."""
+
+  def product(self, vector: Array) -> Array:
+    """H v."""
+
+  def hold(self, gradient: Array) -> Array:
+    """What an epoch holds at its start."""
+
+  def read(self, held: Array, gradient: Array, at: Array) -> Array:
+    """The gradient now, at the coordinates ``at``, of the one at the start."""
+
+  def add(self, held: Array, at: Array, change: Array) -> Array:
+    """What is held after the coordinates ``at`` have changed."""
+
+  def release(self, held: Array, gradient: Array) -> Array:
+    """The gradient after an epoch."""
+
+
+class Dense(NamedTuple):
+  """H as a matrix float[m, m]; an epoch holds the gradient."""
+
+  matrix: Array
+
+  def diagonal(self) -> Array:
+    return jnp.diagonal(self.matrix)
+
+  def blocks(self, members: Array) -> Array:
+    return self.matrix.at[members[:, :, None], members[:, None, :]].get(mode="fill", fill_value=0)
+
+  def product(self, vector: Array) -> Array:
+    return self.matrix @ vector
+
+  def hold(self, gradient: Array) -> Array:
+    return gradient
+
+  def read(self, held: Array, gradient: Array, at: Array) -> Array:
+    del gradient
+    return held.at[at].get(mode="fill", fill_value=0)
+
+  def add(self, held: Array, at: Array, change: Array) -> Array:
+    return held + change @ self.matrix.at[at].get(mode="fill", fill_value=0)
+
+  def release(self, held: Array, gradient: Array) -> Array:
+    del gradient
+    return held
+
+
+class Columns(NamedTuple):
+  """H = C diag(s) C^T of columns C float[m, n] and weights s float[n] of the rows of a design: the
+  cheaper one of many columns. An epoch holds the change of the predictions, float[n]."""
+
+  columns: Array
+  weights: Array
+
+  def diagonal(self) -> Array:
+    return self.columns**2 @ self.weights
+
+  def blocks(self, members: Array) -> Array:
+    parts = self.columns.at[members].get(mode="fill", fill_value=0)
+    return jnp.einsum("kqn,n,krn->kqr", parts, self.weights, parts)
+
+  def product(self, vector: Array) -> Array:
+    return self.columns @ (self.weights * (vector @ self.columns))
+
+  def hold(self, gradient: Array) -> Array:
+    del gradient
+    return jnp.zeros_like(self.weights)
+
+  def read(self, held: Array, gradient: Array, at: Array) -> Array:
+    columns = self.columns.at[at].get(mode="fill", fill_value=0)
+    return gradient.at[at].get(mode="fill", fill_value=0) + columns @ (self.weights * held)
+
+  def add(self, held: Array, at: Array, change: Array) -> Array:
+    return held + change @ self.columns.at[at].get(mode="fill", fill_value=0)
+
+  def release(self, held: Array, gradient: Array) -> Array:
+    return gradient + self.columns @ (self.weights * held)
