@@ -10,8 +10,8 @@ from jaxopt_robust.typing import Array
 class Hessian(Protocol):
   """A symmetric positive semi-definite matrix H of size m.
 
-  An epoch holds what it takes to read single entries of the gradient after changes of single
-  coordinates: ``held`` below. Indices of m or more name no coordinate.
+  An epoch holds what it takes to read single entries of the gradient after changes of others:
+  ``held`` below. Indices of m or more name no coordinate.
   """
 
   def diagonal(self) -> Array:
@@ -36,6 +36,11 @@ class Hessian(Protocol):
     """The gradient after an epoch."""
 
 
+def _pick(array: Array, at: Array) -> Array:
+  """Rows of an array: one that there is, or several, 0 where there is none."""
+  return array[at] if at.ndim == 0 else array.at[at].get(mode="fill", fill_value=0)
+
+
 class Dense(NamedTuple):
   """H as a matrix float[m, m]; an epoch holds the gradient."""
 
@@ -55,10 +60,10 @@ class Dense(NamedTuple):
 
   def read(self, held: Array, gradient: Array, at: Array) -> Array:
     del gradient
-    return held.at[at].get(mode="fill", fill_value=0)
+    return _pick(held, at)
 
   def add(self, held: Array, at: Array, change: Array) -> Array:
-    return held + change @ self.matrix.at[at].get(mode="fill", fill_value=0)
+    return held + jnp.dot(change, _pick(self.matrix, at))
 
   def release(self, held: Array, gradient: Array) -> Array:
     del gradient
@@ -87,11 +92,10 @@ class Columns(NamedTuple):
     return jnp.zeros_like(self.weights)
 
   def read(self, held: Array, gradient: Array, at: Array) -> Array:
-    columns = self.columns.at[at].get(mode="fill", fill_value=0)
-    return gradient.at[at].get(mode="fill", fill_value=0) + columns @ (self.weights * held)
+    return _pick(gradient, at) + _pick(self.columns, at) @ (self.weights * held)
 
   def add(self, held: Array, at: Array, change: Array) -> Array:
-    return held + change @ self.columns.at[at].get(mode="fill", fill_value=0)
+    return held + jnp.dot(change, _pick(self.columns, at))
 
   def release(self, held: Array, gradient: Array) -> Array:
     return gradient + self.columns @ (self.weights * held)
