@@ -1,5 +1,6 @@
 """Residual networks of gated blocks on images of digits, with places to drop channels."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ Drop = Callable[[str, int, jax.Array], jax.Array]
 
 
 class Data(NamedTuple):
-  """Images and labels of the parts, rows of the minibatches, and a key."""
+  """Images and labels of the parts, rows of the minibatches, first parameters, and a key."""
 
   x: Any
   y: Any
@@ -26,6 +27,7 @@ class Data(NamedTuple):
   x_test: Any
   y_test: Any
   rows: Any
+  start: Any
   key: Any
 
 
@@ -39,24 +41,28 @@ def load_split(seed: int, config: Any) -> Data:
   first, second, third = np.split(order[: ends[-1]], ends[:-1])
   epochs = -(-config.steps // (config.train // config.batch))
   rows = batches(config.train, config.batch, epochs, seed).reshape(-1, config.batch)
+  key = jax.random.key(seed)
+  start = _init_params(key, x.shape[1], config.dim, config.width, config.blocks)
   return Data(
-    x[first], y[first], x[second], x[third], y[third], rows[None, : config.steps],
-    jax.random.key(seed),
+    x[first], y[first], x[second], x[third], y[third], rows[None, : config.steps], start, key
   )  # fmt: skip
 
 
-def init_params(key: jax.Array, inputs: int, config: Any) -> Any:
-  """Normal weights of variance 1 / inputs; scales of the norms are 1."""
-  d, width = config.dim, config.width
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def _init_params(key: jax.Array, inputs: int, d: int, width: int, blocks: int) -> Any:
+  """Normal weights of variance 1 / inputs; scales of the norms are 1.
+
+  Not within the training program: random numbers are most of what it would take to compile.
+  """
   shapes: dict[str, tuple[int, ...]] = {"embed": (inputs, d), "head": (d, 10)}
-  for i in range(config.blocks):
+  for i in range(blocks):
     shapes |= {f"gate{i}": (d, width), f"up{i}": (d, width), f"down{i}": (width, d)}
   keys = jax.random.split(key, len(shapes))
   params = {
     name: jax.random.normal(k, shape) / np.sqrt(shape[0])
     for k, (name, shape) in zip(keys, shapes.items(), strict=True)
   }
-  return params | {f"norm{i}": jnp.ones(d) for i in range(config.blocks + 1)}
+  return params | {f"norm{i}": jnp.ones(d) for i in range(blocks + 1)}
 
 
 def rms_norm(h: jax.Array, scale: jax.Array) -> jax.Array:
@@ -103,17 +109,12 @@ def residual_spec(blocks: int) -> layers.ResidualSpec:
   return layers.ResidualSpec(["embed"], sublayers, ["head"], f"norm{blocks}")
 
 
-def make_train(config: Any) -> Callable[[jax.Array, Data], Any]:
-  """``train(rate, data) -> params`` by AdamW."""
+def train(rate: jax.Array, data: Data) -> Any:
+  """Parameters after training by AdamW."""
+  optimizer = optax.adamw(rate, weight_decay=1e-2)
 
-  def train(rate: jax.Array, data: Data) -> Any:
-    params = init_params(data.key, data.x.shape[-1], config)
-    optimizer = optax.adamw(rate, weight_decay=1e-2)
+  def objective(params: Any, state: Any, rows: jax.Array) -> Any:
+    scores = apply(params, data.x[rows])
+    return jnp.mean(losses.cross_entropy_loss(scores, data.y[rows])), state
 
-    def objective(params: Any, state: Any, rows: jax.Array) -> Any:
-      scores = apply(params, data.x[rows])
-      return jnp.mean(losses.cross_entropy_loss(scores, data.y[rows])), state
-
-    return fit(objective, params, data.rows, optimizer, evaluate=lambda p, s: ()).params
-
-  return train
+  return fit(objective, data.start, data.rows, optimizer, evaluate=lambda p, s: ()).params

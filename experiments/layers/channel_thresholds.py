@@ -17,7 +17,7 @@ from experiments.layers._gated_nets import (
   activations,
   apply,
   load_split,
-  make_train,
+  train,
 )
 from jaxopt_robust import layers, losses
 
@@ -137,14 +137,18 @@ def measure(params: Any, data: Data, level: jax.Array) -> dict[str, dict[str, ja
       "realised": 1 - jnp.mean(kept),
     }
 
-  by_threshold = lambda thresholds: lost_by(
-    lambda i, a: layers.apply_gate_threshold(a, thresholds[f"block{i}"]) != 0
-  )
-  found = jax.vmap(by_threshold)(all_thresholds(params, data, level))
-  named = {name: {k: v[i] for k, v in found.items()} for i, name in enumerate(METHODS[:-1])}
-  # The oracle knows the product, and keeps the same number of channels for each image.
+  # The oracle, the last one, knows the product, and keeps as many channels for every image.
   largest = lambda i, a: layers.teal_mask(a * gates[f"block{i}"][1], sparsity=level)
-  return named | {ORACLE: lost_by(largest)}
+
+  def by_method(thresholds: dict[str, jax.Array], knows: jax.Array) -> dict[str, jax.Array]:
+    above = lambda i, a: layers.apply_gate_threshold(a, thresholds[f"block{i}"]) != 0
+    return lost_by(lambda i, a: jnp.where(knows, largest(i, a), above(i, a)))
+
+  thresholds = jax.tree.map(
+    lambda t: jnp.pad(t, ((0, 1), (0, 0))), all_thresholds(params, data, level)
+  )
+  found = jax.vmap(by_method)(thresholds, jnp.array([name == ORACLE for name in METHODS]))
+  return {name: {k: v[i] for k, v in found.items()} for i, name in enumerate(METHODS)}
 
 
 def independent(key: jax.Array, config: Config, spread: float) -> jax.Array:
@@ -171,7 +175,6 @@ def independent(key: jax.Array, config: Config, spread: float) -> jax.Array:
 
 def run(config: Config, progress: Progress) -> dict[str, Any]:
   """Trains a network a seed, calibrates and measures every method at every sparsity."""
-  train = make_train(config)
   levels = jnp.asarray(config.levels, jnp.float32)
 
   def one(rate: jax.Array, data: Data) -> Any:

@@ -18,8 +18,8 @@ from experiments.layers._gated_nets import (
   Data,
   apply,
   load_split,
-  make_train,
   residual_spec,
+  train,
 )
 from jaxopt_robust import layers
 
@@ -138,7 +138,7 @@ def run(config: Config, progress: Progress) -> dict[str, Any]:
   """Trains a network a seed, rotates it, and drops inputs by every rule at every sparsity."""
   data = stack([load_split(seed, config) for seed in config.seed_numbers()])
   rates = np.float32([config.rate])
-  trained = train_all(progress, make_train(config), rates, data, name="training")
+  trained = train_all(progress, train, rates, data, name="training")
   spec, eye = residual_spec(config.blocks), np.eye(config.dim, dtype=np.float32)
   plain = np.broadcast_to(eye, (config.blocks, *eye.shape))
   levels = np.float32(config.levels)

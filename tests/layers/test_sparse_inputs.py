@@ -1,5 +1,6 @@
 """Inputs by size and weights: the best masks by brute force, exact rotations, budgets."""
 
+import functools
 import itertools
 
 import jax
@@ -19,6 +20,14 @@ def orthogonal_rows(rng, rows=N, columns=12):
   return np.exp(rng.standard_normal(rows))[:, None] * q
 
 
+@functools.partial(jax.jit, static_argnums=2)
+def _choices(x, kernel, k):
+  """Norms of both layouts of a kernel, and the masks of both rules."""
+  norms = layers.column_norms(kernel)
+  other = layers.column_norms(kernel.T, in_axis=1)
+  return norms, other, layers.wina_mask(x, norms, k=k), layers.teal_mask(x, k=k)
+
+
 def loss(mask, x, kernel):
   return np.sum(((np.where(mask, x, 0) - x) @ kernel) ** 2, axis=-1)
 
@@ -26,25 +35,23 @@ def loss(mask, x, kernel):
 @pytest.mark.x64
 def test_no_mask_is_better_where_rows_are_orthogonal(rng):
   kernel, xs = orthogonal_rows(rng), rng.standard_normal((20, N))
-  norms = layers.column_norms(kernel)
+  norms, other, wina, teal = map(np.asarray, _choices(xs, kernel, K))
   np.testing.assert_allclose(norms, np.sqrt(np.sum(kernel**2, axis=1)), rtol=1e-12)
-  np.testing.assert_allclose(layers.column_norms(kernel.T, in_axis=1), norms, rtol=1e-12)
-  wina = np.asarray(layers.wina_mask(xs, norms, k=K))
-  teal = np.asarray(layers.teal_mask(xs, k=K))
+  np.testing.assert_allclose(other, norms, rtol=1e-12)
   assert np.all(wina.sum(axis=1) == K) and np.all(teal.sum(axis=1) == K)
   places = np.array(list(itertools.combinations(range(N), K)))
   masks = np.zeros((len(places), N), bool)
   masks[np.arange(len(places))[:, None], places] = True
-  for x, ours, other in zip(xs, wina, teal, strict=True):
+  for x, ours, by_size in zip(xs, wina, teal, strict=True):
     least = loss(masks, x[None], kernel).min()
     of_ours = loss(ours, x, kernel)
     np.testing.assert_allclose(of_ours, least, rtol=1e-12)
     np.testing.assert_allclose(of_ours, np.sort((x * norms) ** 2)[: N - K].sum(), rtol=1e-12)
-    assert of_ours <= loss(other, x, kernel) * (1 + 1e-12)
+    assert of_ours <= loss(by_size, x, kernel) * (1 + 1e-12)
   # Without orthogonal rows there is no such order: the two inputs cancel where both are kept.
   kernel = np.array([[1.0, 0.0], [-1.0, 0.1], [0.0, 0.9]])
   x = np.ones(3)
-  mask = np.asarray(layers.wina_mask(x, layers.column_norms(kernel), k=1))
+  mask = np.asarray(_choices(x, kernel, 1)[2])
   best = min(loss(m, x, kernel) for m in np.eye(3, dtype=bool))
   assert loss(mask, x, kernel) > best
 
@@ -55,10 +62,7 @@ def test_behind_a_nonlinearity_the_order_may_be_reversed():
   relu = lambda v: np.maximum(v, 0)
   errors = [
     np.sum((relu(np.where(mask, x, 0) @ kernel) - relu(x @ kernel)) ** 2)
-    for mask in (
-      layers.wina_mask(x, layers.column_norms(kernel), k=1),
-      layers.teal_mask(x, k=1),
-    )
+    for mask in map(np.asarray, _choices(x, kernel, 1)[2:])
   ]
   assert errors == [2.25, 0]
 
@@ -72,8 +76,9 @@ def test_masks_ties_units_and_shares():
   for s in (0.0, 0.25, 0.5, 0.65, 1.0):
     k = int(N * (1 - s) + 1e-6)
     wina, teal = masks(x, c, s)
-    np.testing.assert_array_equal(wina, layers.wina_mask(x, c, k=k))
-    np.testing.assert_array_equal(teal, layers.teal_mask(x, k=k))
+    largest = lambda score, k=k: np.argsort(np.argsort(-score, axis=1), axis=1) < k
+    np.testing.assert_array_equal(wina, largest(np.abs(x) * c))
+    np.testing.assert_array_equal(teal, largest(np.abs(x)))
     np.testing.assert_array_equal(teal, masks(x, 0.3 + 0 * c, s)[0])  # c = 1 is TEAL
     for a, b in ((1e30, 1e30), (1e-30, 1e-30), (1e-33, 1.0)):
       np.testing.assert_array_equal(wina, masks(np.float32(a) * x, np.float32(b) * c, s)[0])
@@ -95,29 +100,42 @@ def test_gathered_and_masked_products_are_equal(rng):
   x, kernel, bias = (
     rng.standard_normal(shape).astype(np.float32) for shape in ((2, 3, N), (N, 4), (4,))
   )
-  norms = layers.column_norms(kernel)
-  run = jax.jit(layers.sparse_linear, static_argnames=("k", "form"))
-  for k, c in ((0, None), (3, None), (3, norms), (N, norms)):
-    mask = layers.teal_mask(x, k=k) if c is None else layers.wina_mask(x, c, k=k)
+  c = np.linalg.norm(kernel, axis=1)
+  cases = ((0, None), (3, None), (3, c), (N, c))
+
+  @jax.jit
+  def run(x, kernel, bias):
+    forms = lambda k, norms: [
+      layers.sparse_linear(x, kernel, bias, k=k, norms=norms, form=form)
+      for form in ("gather", "mask")
+    ]
+    half = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+    return [forms(*case) for case in cases], layers.sparse_linear(*half, k=3)
+
+  found, half = run(x, kernel, bias)
+  for (k, norms), (gathered, masked) in zip(cases, found, strict=True):
+    score = np.abs(x) * (1 if norms is None else norms)
+    mask = np.argsort(np.argsort(-score, axis=-1), axis=-1) < k
     expected = np.where(mask, x, 0) @ kernel + bias
-    gathered = run(x, kernel, bias, k=k, norms=c)
     np.testing.assert_allclose(gathered, expected, rtol=1e-4, atol=1e-5)
-    masked = run(x, kernel, bias, k=k, norms=c, form="mask")
     np.testing.assert_allclose(gathered, masked, rtol=1e-5, atol=1e-6)
   np.testing.assert_allclose(expected, x @ kernel + bias, rtol=1e-5, atol=1e-5)  # k = n is dense
-  half = run(jnp.asarray(x, jnp.bfloat16), jnp.asarray(kernel, jnp.bfloat16), k=3)
   assert half.dtype == jnp.bfloat16 and half.shape == (2, 3, 4)
   # 11 of 20 inputs: a block of rows and a rest; all derivatives, in x and in the kernel.
   x, kernel = (rng.standard_normal(s).astype(np.float32) for s in ((2, 20), (20, 3)))
-  mask = np.asarray(layers.teal_mask(x, k=11))
+  mask = np.argsort(np.argsort(-np.abs(x), axis=1), axis=1) < 11
   value = lambda x, kernel: jnp.sum(jnp.sin(layers.sparse_linear(x, kernel, k=11)))
   expected = lambda x, kernel: jnp.sum(jnp.sin(jnp.where(mask, x, 0) @ kernel))
-  for transform in (jax.grad, jax.jacfwd):
-    found, want = (jax.jit(transform(f, argnums=(0, 1)))(x, kernel) for f in (value, expected))
-    for a, b in zip(found, want, strict=True):
-      np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-  np.testing.assert_array_equal(np.asarray(found[0]) != 0, mask)
-  mapped = jax.jit(jax.vmap(lambda x: layers.sparse_linear(x, kernel, k=11)))(x)
+
+  @jax.jit
+  def derivatives(x, kernel):
+    mapped = jax.vmap(lambda x: layers.sparse_linear(x, kernel, k=11))(x)
+    forward = lambda f: jax.jvp(f, (x, kernel), (jnp.cos(x), jnp.cos(kernel)))
+    return mapped, [(jax.grad(f, argnums=(0, 1))(x, kernel), forward(f)) for f in (value, expected)]
+
+  mapped, (found, want) = derivatives(x, kernel)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, want)
+  np.testing.assert_array_equal(np.asarray(found[0][0]) != 0, mask)
   np.testing.assert_allclose(mapped, np.where(mask, x, 0) @ kernel, rtol=1e-4, atol=1e-5)
 
 
@@ -129,13 +147,19 @@ def test_threshold_between_values_and_by_channel(rng):
   np.testing.assert_allclose(found, [0, 0.5, 1, 1.5, 2, 3, 4], rtol=1e-12)
   x, c = rng.standard_normal((30, N)), np.exp(rng.standard_normal(N))
   score = np.abs(x) * c
-  for s in (0.2, 0.5):
+
+  @jax.jit
+  def keep(s):
     t = layers.empirical_icdf(score, s)
-    kept = layers.apply_gate_threshold(x, t / c) != 0
+    by_channel = layers.chess_thresholds(x, c, sparsity=s)
+    cut = layers.apply_gate_threshold
+    return t, cut(x, t / c) != 0, cut(x, by_channel) != 0
+
+  for s in (0.2, 0.5):
+    t, kept, by_channel = keep(s)
     np.testing.assert_array_equal(kept, score > t)
     assert np.mean(kept) == pytest.approx(1 - s, abs=1 / score.size)
-    by_channel = layers.chess_thresholds(x, c, sparsity=s)
-    np.testing.assert_array_equal(layers.apply_gate_threshold(x, by_channel) != 0, kept)
+    np.testing.assert_array_equal(by_channel, kept)
 
 
 class Norm(linen.Module):
@@ -252,9 +276,10 @@ def test_an_nnx_network_without_scales_and_with_few_outputs(rng):
   sublayer = layers.Sublayer(kernel("g"), kernel("u"), [kernel("d"), "d/bias"])
   spec = layers.ResidualSpec([kernel("e")], [sublayer], [kernel("h")])
   rotated, rotations = layers.orthogonalize_pivots(params, spec)
-  norms = layers.column_norms(rotated["g"]["kernel"])
+  norms = np.linalg.norm(rotated["g"]["kernel"], axis=1)
   assert np.all(norms[:2] > 0.1) and np.all(norms[2:] < 1e-12)
 
+  @jax.jit
   def run(params, r):
     nnx.replace_by_pure_dict(state, params)
     return nnx.merge(graph, state)(x, r)
@@ -262,17 +287,16 @@ def test_an_nnx_network_without_scales_and_with_few_outputs(rng):
   x = rng.standard_normal((6, 3))
   expected = run(params, np.eye(5)[None])
   np.testing.assert_allclose(run(rotated, rotations), expected, atol=1e-10)
-  rough = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)  # rounded once, by any way
-  turn = lambda params: layers.orthogonalize_pivots(params, spec)
-  for rotate in (turn, jax.jit(turn)):
-    half, turned = rotate(rough)
-    assert half["g"]["kernel"].dtype == turned.dtype == jnp.bfloat16
-    gram = np.asarray(half["g"]["kernel"], np.float64) @ np.asarray(half["g"]["kernel"]).T
-    np.testing.assert_allclose(gram, np.diag(np.diag(gram)), atol=0.05 * np.max(gram))
+  rough = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)
+  half, turned = jax.jit(lambda params: layers.orthogonalize_pivots(params, spec))(rough)
+  kernel = np.asarray(half["g"]["kernel"], np.float64)
+  assert half["g"]["kernel"].dtype == turned.dtype == jnp.bfloat16
+  gram = kernel @ kernel.T
+  np.testing.assert_allclose(gram, np.diag(np.diag(gram)), atol=0.05 * np.max(gram))
   # The rows beyond the rank are dropped first, and are no loss.
   n = rng.standard_normal(5)
-  kept = layers.sparse_linear(n, rotated["g"]["kernel"], k=2, norms=norms)
-  np.testing.assert_allclose(kept, n @ rotated["g"]["kernel"], atol=1e-10)
+  kept = _choices(n, np.asarray(rotated["g"]["kernel"]), 2)[2]
+  np.testing.assert_array_equal(kept, np.arange(5) < 2)
 
 
 def test_greedy_sparsities_meet_the_budget_and_are_no_worse_than_equal_ones(rng):
@@ -297,8 +321,13 @@ def test_greedy_sparsities_meet_the_budget_and_are_no_worse_than_equal_ones(rng)
   )
   total = sum(weights.values())
 
+  @jax.jit
+  def output(sparsity):
+    return layer(sparsity, (x, kernels))
+
   def error(sparsity):
-    lost = layer(sparsity, (x, kernels)) - layer(dict.fromkeys(weights, 0.0), (x, kernels))
+    sparsity = {name: np.float32(s) for name, s in sparsity.items()}
+    lost = output(sparsity) - output(dict.fromkeys(weights, np.float32(0)))
     return np.mean(np.linalg.norm(lost[:, 6:], axis=1))
 
   for target in (0.3, 0.66):
