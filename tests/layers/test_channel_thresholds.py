@@ -169,6 +169,11 @@ def test_gated_network_by_mask_and_by_gathered_channels():
   gather = jax.jit(
     lambda x: [layers.gated_mlp_gather(x, kernels, weight, k=k) for k, weight in cases]
   )
+  loss = lambda kernels: jnp.sum(layers.gated_mlp_gather(x, kernels, k=F) ** 2)
+  dense = lambda kernels: jnp.sum(layers.gated_mlp(x, kernels) ** 2)
+  slopes = jax.jit(lambda kernels: (jax.grad(loss)(kernels), jax.grad(dense)(kernels)))(kernels)
+  for ours, whole in zip(*slopes, strict=True):
+    np.testing.assert_allclose(ours, whole, rtol=1e-3, atol=1e-3 * np.max(np.abs(whole)))
   for (k, weight), found in zip(cases, gather(x), strict=True):
     importance = np.abs(a) * (1 if weight is None else weight)
     kept = np.argsort(np.argsort(-importance, axis=1), axis=1) < k
