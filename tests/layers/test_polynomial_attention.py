@@ -45,29 +45,36 @@ def exact_grads(adapters, kernels, x, target, beta):
   )
 
 
-@functools.cache
-def errors(degree, series, given):
-  """Of the gradients at all bounds: exact norm, error, and what is proven."""
+def exact_parts():
+  """Of all bounds: queries, keys, values, the softmax, and the gradient."""
 
   def one(beta, adapters, kernels, x, target):
-    exact = flat(exact_grads(adapters, kernels, x, target, beta))
-    fast, info = layers.lora_attention_grads_fast(
-      adapters, kernels, x, target=target, alpha=3.0, beta=beta, degree=degree, series=series,
-      bound=beta if given else None,
-    )  # fmt: skip
     whole = layers.lora_merge(kernels, adapters, alpha=3.0)
     q, k, v = (x @ whole[name] for name in NAMES)
     f = jax.nn.softmax(beta * q @ k.T, axis=-1)
-    left, right, _ = layers.softmax_poly_factors(
-      beta * q, k, degree=degree, series=series, bound=beta if given else None
+    return beta * q, k, v, f, flat(exact_grads(adapters, kernels, x, target, beta))
+
+  return jax.jit(jax.vmap(one, in_axes=(0, None, None, None, None)))(BOUNDS, *problem())
+
+
+def errors(degree, series, given):
+  """Of the gradients at all bounds: exact norm, error, and what is proven."""
+
+  def one(beta, parts, adapters, kernels, x, target):
+    q, k, v, f, exact = parts
+    options = {"degree": degree, "series": series, "bound": beta if given else None}
+    fast, info = layers.lora_attention_grads_fast(
+      adapters, kernels, x, target=target, alpha=3.0, beta=beta, **options
     )
+    left, right, _ = layers.softmax_poly_factors(q, k, **options)
     rows = jnp.max(jnp.sum(jnp.abs(left @ right.T - f), axis=-1))
     shift = jnp.max(jnp.linalg.norm((left @ right.T - f) @ v, axis=-1))
     sums = jnp.max(jnp.abs(jnp.sum(left @ right.T, axis=-1) - 1))
     gap = jnp.linalg.norm(flat(fast) - exact)
     return jnp.linalg.norm(exact), gap, rows, shift, sums, info
 
-  return jax.jit(jax.vmap(one, in_axes=(0, None, None, None, None)))(BOUNDS, *problem())
+  axes = (0, 0, None, None, None, None)
+  return jax.jit(jax.vmap(one, in_axes=axes))(BOUNDS, exact_parts(), *problem())
 
 
 def series_of(degree, series, bound):
@@ -110,19 +117,19 @@ def test_with_the_exact_softmax_the_gradient_is_exact():
   attend = lambda q, k, v: jnp.sum(g * (jax.nn.softmax(q @ k.T, axis=-1) @ v))
   expected = jax.jit(jax.grad(attend, argnums=(0, 1, 2)))(q, k, v)
   pull = jax.jit(layers.factored_attention_vjp)
-  f = jax.nn.softmax(q @ k.T, axis=-1)
-  moved = jax.nn.softmax(q @ k.T + rng.standard_normal((4, 1)), axis=-1)
-  np.testing.assert_allclose(moved, f, rtol=1e-14)
-  for softmax, keys in ((f, k), (moved, k), (f, k + 5.0)):
-    found = pull((softmax, np.eye(6)), (q, keys, v), g)
+  softmax = lambda logits: np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+  f, moved = softmax(q @ k.T), softmax(q @ k.T + rng.standard_normal((4, 1)))
+  np.testing.assert_allclose(moved, f, rtol=1e-13)
+  for shares, keys, values in ((f, k, v), (moved, k, v), (f, k + 5.0, v), (f, k, v + 3.0)):
+    found = pull((shares, np.eye(6)), (q, keys, values), g)
+    tolerance = 1e-14 if shares is f and keys is k and values is v else 1e-13
     for one, other in zip(found, expected, strict=True):
-      tolerance = 1e-14 if keys is k else 1e-13
       assert np.linalg.norm(one - other) <= tolerance * np.linalg.norm(other)
   # p 1 = 0, of approximate factors too.
-  left, right, _ = layers.softmax_poly_factors(q, k, degree=2)
+  left, right, _ = jax.jit(layers.softmax_poly_factors)(q, k)
   dq, _, dv = pull((left, right), (q, np.ones_like(k), v), g)
   np.testing.assert_allclose(dq, 0, atol=1e-13)
-  np.testing.assert_allclose(dv, (left @ right.T).T @ g, rtol=1e-12)
+  np.testing.assert_allclose(dv, np.asarray(right) @ (np.asarray(left).T @ g), rtol=1e-11)
 
 
 @pytest.mark.x64
@@ -142,8 +149,7 @@ def test_a_factor_that_is_zero_stops_the_gradient_of_the_other():
 def test_errors_fall_with_the_degree_grow_with_the_logits_and_keep_the_bound():
   by_degree = []
   for degree, series, given in (
-    (2, "taylor", False), (4, "taylor", True), (6, "taylor", False), (8, "taylor", True),
-    (4, "chebyshev", False), (6, "chebyshev", True),
+    (4, "taylor", True), (6, "taylor", False), (8, "taylor", True), (5, "chebyshev", True),
   ):  # fmt: skip
     size, gap, rows, shift, sums, info = errors(degree, series, given)
     np.testing.assert_allclose(sums[:5], 0, atol=1e-12)
@@ -156,12 +162,12 @@ def test_errors_fall_with_the_degree_grow_with_the_logits_and_keep_the_bound():
     np.testing.assert_array_equal(info.softmax.valid[5:], False)
     if given:
       np.testing.assert_allclose(info.softmax.logit_bound, BOUNDS, rtol=1e-12)
-      assert info.relative_error[1] < (1e-2 if degree == 4 else 1e-3)  # it says something
+      assert info.relative_error[1] < (1e-2 if degree < 6 else 1e-3)  # it says something
     if series == "taylor":
       by_degree.append(gap / size)
       assert np.all(np.diff(gap / size) > 0)
-  assert np.all(np.diff(by_degree[1:], axis=0)[:, :4] < 0)  # logits up to 2
-  assert by_degree[1][2] < 1e-2 < by_degree[1][4]
+  assert np.all(np.diff(by_degree, axis=0)[:, :4] < 0)  # logits up to 2
+  assert by_degree[0][2] < 1e-2 < by_degree[0][4]
 
 
 @pytest.mark.x64
@@ -196,16 +202,15 @@ def test_bounds_are_never_exceeded_and_nearly_reached_by_small_heads():
 def test_proven_errors_of_the_softmax_are_their_formulas():
   """One query and four keys: bounds of the tail carried through the quotient."""
   degree, logits = 3, np.array([[0.6, -0.6, 0.0, 0.3]])
-  _, _, info = layers.softmax_poly_factors(np.array([[0.3]]), logits.T / 0.3, degree=degree)
+  run = jax.jit(layers.softmax_poly_factors, static_argnames=("degree", "series"))
+  _, _, info = run(np.array([[0.3]]), logits.T / 0.3, degree=degree)
   series = sum(logits**t / math.factorial(t) for t in range(degree + 1))
   tail = 0.6**4 / math.factorial(4) * (1 + np.expm1(0.6) / 5)
   np.testing.assert_allclose(info.series_error, tail, rtol=1e-12)
   np.testing.assert_allclose(info.logit_bound, 0.6, rtol=1e-12)
   expected = 2 * tail * np.mean(logits**2) / 0.6**2 / np.mean(series)
   np.testing.assert_allclose(info.softmax_error, expected, rtol=1e-12)
-  _, _, info = layers.softmax_poly_factors(
-    np.array([[0.3]]), logits.T / 0.3, degree=degree, series="chebyshev"
-  )
+  _, _, info = run(np.array([[0.3]]), logits.T / 0.3, degree=degree, series="chebyshev")
   tail = 0.3**4 / math.factorial(4) * (1 + np.expm1(0.3) / 5)
   np.testing.assert_allclose(info.series_error, 4 * np.exp(0.6**2 / 20) * tail, rtol=1e-12)
 
