@@ -199,6 +199,20 @@ def test_bounds_are_never_exceeded_and_nearly_reached_by_small_heads():
 
 
 @pytest.mark.x64
+def test_twice_the_same_tokens_have_twice_the_gradient_and_the_bound():
+  """By the queries' adapter: outputs stay, sums over the tokens double."""
+  adapters, kernels, x, target = problem()
+  only = {"query": adapters["query"]}
+  run = jax.jit(functools.partial(layers.lora_attention_grads_fast, degree=2))
+  (once, info), (twice, more) = (
+    run(only, kernels, np.tile(x, (k, 1)), target=np.tile(target, (k, 1))) for k in (1, 2)
+  )
+  np.testing.assert_allclose(flat(twice), 2 * flat(once), rtol=1e-10)
+  np.testing.assert_allclose(more.gradient_error, 2 * info.gradient_error, rtol=1e-12)
+  np.testing.assert_allclose(more.output_error, info.output_error, rtol=1e-12)
+
+
+@pytest.mark.x64
 def test_proven_errors_of_the_softmax_are_their_formulas():
   """One query and four keys: bounds of the tail carried through the quotient."""
   degree, logits = 3, np.array([[0.6, -0.6, 0.0, 0.3]])
