@@ -162,6 +162,7 @@ def test_errors_fall_with_the_degree_grow_with_the_logits_and_keep_the_bound():
     np.testing.assert_array_equal(info.softmax.valid[5:], False)
     if given:
       np.testing.assert_allclose(info.softmax.logit_bound, BOUNDS, rtol=1e-12)
+      assert info.softmax.valid[4]  # 4 itself
       assert info.relative_error[1] < (1e-2 if degree < 6 else 1e-3)  # it says something
     if series == "taylor":
       by_degree.append(gap / size)
