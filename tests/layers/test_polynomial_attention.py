@@ -355,7 +355,8 @@ def test_logit_bound_and_regime_are_their_formulas():
   np.testing.assert_allclose(found.bound, expected, rtol=1e-12)
   assert np.abs(q @ k.T).max() <= found.bound <= found.entries
   np.testing.assert_allclose(found.entries, E * found.query_max * found.key_max, rtol=1e-12)
-  for norm, tol in ((0.5, None), (2.0, 1e-6), (1e-9, 0.5)):
+  tols = [(1.5, tol) for tol in np.logspace(-1, -8, 60)]
+  for norm, tol in ((0.5, None), (2.0, 1e-6), (1e-9, 0.5), *tols):
     regime = layers.attention_norm_regime(2 * norm, norm / 2 / E, length=1000, size=E, tol=tol)
     bound, allowed = norm**2, tol or 1e-3
     tails = [sum(bound**t / math.factorial(t) for t in range(g + 1, g + 60)) for g in range(1, 80)]
