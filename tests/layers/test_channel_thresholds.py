@@ -34,7 +34,6 @@ def test_quantile_is_the_kth_smallest_value():
     k = int(q * x.size + 1e-9)
     assert kth(x, q) == (ordered[k - 1] if k else -np.inf)
   hundred = np.arange(1.0, 101.0, dtype=np.float32)
-  # 0.29 * 100 is 28.999999999999996; as in a program, so before it.
   assert kth(hundred, 0.29) == layers.quantile_kth(hundred, 0.29) == 29
   assert np.isnan(kth(np.array([1.0, np.nan], np.float32), 0.5))
   assert np.isnan(kth(hundred, np.nan)) and np.all(np.isnan(chess(gates(), weights(), np.nan)))
@@ -53,6 +52,18 @@ def test_exactly_the_share_is_dropped_from_the_calibration_set():
     if 0 < s < 1:
       assert importance[dropped].max() < importance[~dropped].min()
   assert np.all(chess(a, w, 0.0) == 0)
+
+
+def test_rounding_moves_no_share():
+  """tau / w_i may be rounded below the entry that it stands for, and share n below a number."""
+  rng = np.random.default_rng(11)
+  a = rng.standard_normal((300, 8, F)).astype(np.float32)
+  w = np.exp(rng.standard_normal((300, F))).astype(np.float32)
+  kept = jax.jit(jax.vmap(lambda a, w: layers.apply_gate_threshold(a, chess(a, w, 0.5)) != 0))
+  np.testing.assert_array_equal(np.sum(kept(a, w), axis=(1, 2)), 4 * F)
+  with jax.enable_x64(True):
+    # 0.29 * 100 is 28.999999999999996 in double precision.
+    assert layers.quantile_kth(np.arange(1.0, 101.0), 0.29) == 29
 
 
 def test_equal_weights_are_cats_and_thresholds_rise_with_sparsity():
