@@ -62,7 +62,7 @@ def build(size: str) -> Row:
     )  # fmt: skip
 
   def fastest(make):
-    return loosest(make, bound, tolerances=(1e-4, 1e-5, 1e-6, 1e-7, 1e-8))
+    return loosest(make, bound, tolerances=tuple(10.0**-k for k in range(4, 12)))
 
   contenders = [fastest(ours)]
   if celer := peer("celer"):

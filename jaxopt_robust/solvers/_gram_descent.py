@@ -1,6 +1,7 @@
 """Penalised quadratics held as a matrix: coordinate descent that finds the support, conjugate
 gradients that finish on it."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -169,13 +170,8 @@ class Entries(NamedTuple):
     return Local(on, slope, lambda v: bend * v, bend, landed, first)
 
 
-def _newton(quadratic: Quadratic, point: Point, local: Local, tol: Array) -> Array:
-  """Conjugate gradients for (H + bend) d = -(gradient + slope) on the coordinates that move, up to
-  where the curvature is not positive."""
-  only = lambda v: jnp.where(local.on, v, 0)
-  diagonal = quadratic.diagonal + local.diagonal
-  scale = jnp.where(local.on & (diagonal > 0), 1 / jnp.where(diagonal > 0, diagonal, 1), 1)
-  product = lambda v: only(quadratic.hessian.product(v) + local.bend(v))
+def _conjugate_gradients(product: Callable, right: Array, scale: Array, tol: Array) -> Array:
+  """Preconditioned conjugate gradients from 0, up to where the curvature is not positive."""
 
   def step(carry: tuple) -> tuple:
     found, rest, line, square, count, _ = carry
@@ -191,10 +187,35 @@ def _newton(quadratic: Quadratic, point: Point, local: Local, tol: Array) -> Arr
   def goes_on(carry: tuple) -> Array:
     return carry[5] & (carry[4] < _CG_STEPS) & (jnp.max(jnp.abs(carry[1])) > tol)
 
-  rest = only(-(point.gradient + local.slope))
-  line = scale * rest
-  start = (jnp.zeros_like(rest), rest, line, rest @ line, 0, jnp.array(True))
+  line = scale * right
+  start = (jnp.zeros_like(right), right, line, right @ line, 0, jnp.array(True))
   return jax.lax.while_loop(goes_on, step, start)[0]
+
+
+def _newton(quadratic: Quadratic, point: Point, local: Local, tol: Array) -> Array:
+  """The d of (H + bend) d = -(gradient + slope) on the coordinates that move, 0 elsewhere."""
+  on, hessian = local.on, quadratic.hessian
+  only = lambda v: jnp.where(on, v, 0)
+  diagonal = quadratic.diagonal + local.diagonal
+  scale = jnp.where(on & (diagonal > 0), 1 / jnp.where(diagonal > 0, diagonal, 1), 1)
+  right = only(-(point.gradient + local.slope))
+  size = right.shape[0]
+
+  def among(count: int) -> Array:
+    """On the coordinates that move, gathered; at most so many."""
+    (at,) = jnp.nonzero(on, size=count, fill_value=size)
+    part = hessian.restricted(at)
+    take = lambda v: v.at[at].get(mode="fill", fill_value=0)
+    put = lambda v: jnp.zeros(size, v.dtype).at[at].set(v, mode="drop")
+    product = lambda v: part.product(v) + take(local.bend(put(v)))
+    return put(_conjugate_gradients(product, take(right), take(scale), tol))
+
+  counts = hessian.parts()
+  if not counts:
+    product = lambda v: only(hessian.product(v) + local.bend(v))
+    return _conjugate_gradients(product, right, scale, tol)
+  which = jnp.sum(jnp.asarray(counts[:-1]) < jnp.sum(on, dtype=jnp.int32), dtype=jnp.int32)
+  return jax.lax.switch(which, [functools.partial(among, count) for count in counts])
 
 
 def finish(penalty: Separable, quadratic: Quadratic, point: Point, tol: Array) -> Point:

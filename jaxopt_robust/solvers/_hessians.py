@@ -6,6 +6,9 @@ import jax.numpy as jnp
 
 from jaxopt_robust.typing import Array
 
+# What is gathered of many columns is some of so many parts of them.
+_PARTS = 4
+
 
 class Hessian(Protocol):
   """A symmetric positive semi-definite matrix H of size m.
@@ -22,6 +25,13 @@ class Hessian(Protocol):
 
   def product(self, vector: Array) -> Array:
     """H v."""
+
+  def parts(self) -> tuple[int, ...]:
+    """Rising numbers of coordinates, the last one all, whose part of H is worth gathering for many
+    products; none where that is as dear as they are."""
+
+  def restricted(self, at: Array) -> "Hessian":
+    """H of the coordinates ``at``."""
 
   def hold(self, gradient: Array) -> Array:
     """What an epoch holds at its start."""
@@ -55,6 +65,12 @@ class Dense(NamedTuple):
   def product(self, vector: Array) -> Array:
     return self.matrix @ vector
 
+  def parts(self) -> tuple[int, ...]:
+    return ()
+
+  def restricted(self, at: Array) -> "Dense":
+    return Dense(self.blocks(at[None])[0])
+
   def hold(self, gradient: Array) -> Array:
     return gradient
 
@@ -86,6 +102,13 @@ class Columns(NamedTuple):
 
   def product(self, vector: Array) -> Array:
     return self.columns @ (self.weights * (vector @ self.columns))
+
+  def parts(self) -> tuple[int, ...]:
+    size = self.columns.shape[0]
+    return tuple(-(-size * part // _PARTS) for part in range(1, _PARTS + 1))
+
+  def restricted(self, at: Array) -> "Columns":
+    return Columns(_pick(self.columns, at), self.weights)
 
   def hold(self, gradient: Array) -> Array:
     del gradient
