@@ -77,7 +77,7 @@ def solve_at(
   off the support have the derivative 0. Forward, reverse and higher order.
 
   Args:
-    x: float[n, p], dense; or a ``BCOO`` matrix, for derivatives in the other arguments.
+    x: float[n, p], dense or a ``BCOO`` matrix, with derivatives in the entries that it stores.
     y: the targets, as in ``regularization_path``.
     strength: >= 0, scalar; may be traced.
     loss: as in ``regularization_path``, smooth; static.

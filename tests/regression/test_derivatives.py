@@ -66,12 +66,22 @@ def test_a_sparse_design_has_the_derivatives_of_the_dense_one():
   rng = np.random.default_rng(1)
   x = np.where(rng.uniform(size=(N, P)) < 0.5, 0, rng.standard_normal((N, P)))
   y = jnp.asarray(x[:, 0] + 0.1 * rng.standard_normal(N))
-  slopes = [
-    jax.jit(jax.grad(lambda y, x=x: jnp.sum(regression.solve_at(x, y, 0.1).coefficients)))(y)
-    for x in (jnp.asarray(x), sparse.BCOO.fromdense(jnp.asarray(x)))
-  ]
-  np.testing.assert_allclose(slopes[1], slopes[0], atol=1e-5)
-  assert np.abs(slopes[0]).max() > 0.01
+  given = sparse.BCOO.fromdense(jnp.asarray(x))
+  dy, dx = jnp.asarray(rng.standard_normal(N)), jnp.asarray(rng.standard_normal(given.nse))
+
+  def both(design):
+    """Slopes in the targets and the entries that are not 0, and along a direction in both."""
+    fun = lambda y, data: jnp.sum(regression.solve_at(design(data), y, 0.1).coefficients)
+    slopes = jax.jit(jax.grad(fun, argnums=(0, 1)))(y, given.data)
+    return slopes, jax.jit(lambda *d: jax.jvp(fun, (y, given.data), d)[1])(dy, dx)
+
+  rows, columns = given.indices.T
+  slopes, along = both(lambda data: jnp.zeros((N, P)).at[rows, columns].set(data))
+  found, also = both(lambda data: sparse.BCOO((data, given.indices), shape=given.shape))
+  for ours, dense in zip((*found, also), (*slopes, along), strict=True):
+    np.testing.assert_allclose(ours, dense, atol=1e-5)
+  np.testing.assert_allclose(along, slopes[0] @ dy + slopes[1] @ dx, rtol=1e-4)
+  assert min(np.abs(slope).max() for slope in slopes) > 0.01
 
 
 def test_units_of_the_columns_only_rescale_the_derivatives():

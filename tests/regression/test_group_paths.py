@@ -139,6 +139,21 @@ def test_on_a_matrix_the_closed_form_of_orthonormal_groups_and_fixed_points():
     solver.init(jnp.zeros(5), 1.0, jnp.eye(5), jnp.zeros(5))
 
 
+@pytest.mark.x64
+def test_the_derivative_of_orthonormal_groups_is_a_closed_form():
+  ids, n = np.array([0, 1, 0, 1, 2]), 8
+  penalty = prox.make_group_penalty(prox.lasso, ids, num_groups=3)
+  x = np.sqrt(n) * np.linalg.qr(np.random.default_rng(0).standard_normal((n, 5)))[0]
+  c = np.array([3.0, 0.1, -4.0, 0.2, 2.0])
+  fit = lambda lam: regression.solve_at(
+    x, x @ c, lam, penalty=penalty, fit_intercept=False, tol=1e-13
+  ).coefficients  # fmt: skip
+  # w_g = (1 - lam / ||c_g||)_+ c_g.
+  expected = [-0.6, 0, 0.8, 0, -1]
+  for derivative in (jax.jacfwd, jax.jacrev):
+    np.testing.assert_allclose(jax.jit(derivative(fit))(0.5), expected, atol=1e-9)
+
+
 def test_what_coordinate_descent_does_not_know_is_refused_or_left_to_proximal_gradients():
   x, y = jnp.eye(4), jnp.arange(4.0)
 
