@@ -209,6 +209,8 @@ def test_regression_on_one_neighbour_is_its_pathway_and_the_search_finds_the_bes
   np.testing.assert_allclose(only.weights, known[1], rtol=1e-6)
   some = layers.pathway_kernel_regression(start, known, jnp.array([1.0, 2.0, 0.0]))
   np.testing.assert_allclose(some.weights, (known[0] + 2 * known[1]) / 3, rtol=1e-6)
+  unused = layers.pathway_kernel_regression(start, known.at[0].set(jnp.nan), jnp.array([0, 1, 1]))
+  np.testing.assert_allclose(unused.weights, (known[1] + known[2]) / 2, rtol=1e-6)
   none = layers.pathway_kernel_regression(start, known * jnp.nan, jnp.zeros(3))
   np.testing.assert_array_equal(none.weights, start.weights)
   huge = layers.pathway_kernel_regression(start, known, 3e38 * jnp.array([1.0, 1.0, 0.0]))
@@ -239,9 +241,10 @@ def test_a_duplicated_mode_is_a_fixed_point_and_draws_what_is_near():
   core = jnp.ones((2, 3), bool)
 
   @functools.partial(jax.jit, static_argnames=("num_neighbors", "num_steps"))
-  def run(w, alpha=0.5, **sizes):
+  def run(w, *alpha, **sizes):
     start = layers.Pathway(jnp.asarray(w, jnp.float32), core)
-    return layers.pathway_mode_finding(start, known, bandwidth=0.1, alpha=alpha, **sizes).weights
+    options = {"alpha": alpha[0]} if alpha else {}
+    return layers.pathway_mode_finding(start, known, bandwidth=0.1, **options, **sizes).weights
 
   np.testing.assert_allclose(run(mode, num_neighbors=None), mode, atol=1e-6)
   np.testing.assert_allclose(run(mode), mode, atol=1e-6)  # of three neighbours all are the mode
@@ -295,6 +298,12 @@ def test_neighbours_are_those_of_all_distances(kernel):
       np.testing.assert_allclose(found.distance[there] / unit, distance[there], rtol=1e-5)
       assert np.all(found.distance[~there] == np.inf)
   assert not there.all() and there.any()
+  if kernel == "gaussian":  # far from the origin squares would hide the differences
+    index, weights, _, _ = _brute(q, r, kernel, 0.7, 4)
+    far = np.float32(q + 4096), np.float32(r + 4096)
+    found = run(*far, radius=np.inf, bandwidth=0.7, max_similarity=np.inf, where=np.ones(9, bool))
+    np.testing.assert_array_equal(found.rows, index)
+    np.testing.assert_allclose(found.weights, weights, atol=2e-3)
 
 
 def test_neighbours_without_an_answer():
