@@ -2,8 +2,11 @@
 
 import gzip
 import io
+import re
 
 import numpy as np
+
+from experiments._fetch import DataError
 
 Arrays = dict[str, np.ndarray]
 
@@ -94,3 +97,48 @@ def stream(raw: bytes) -> Arrays:
   table = np.loadtxt(io.BytesIO(raw), delimiter=",", skiprows=1, dtype=np.float32, ndmin=2)
   y = np.unique(table[:, -1], return_inverse=True)[1]
   return {"x": table[:, :-1], "y": y.astype(np.int32)}
+
+
+def minilm(weights: bytes, tokenizer: bytes) -> Arrays:
+  """float32 weights by the names of the file, and ``tokenizer``: uint8, the bytes of its JSON."""
+  try:
+    from safetensors.numpy import load
+  except ImportError:
+    raise DataError(
+      "Weights are read by the package safetensors, which is missing: "
+      'pip install "jaxopt-robust[experiments]"'
+    ) from None
+  return load(weights) | {"tokenizer": np.frombuffer(tokenizer, np.uint8)}
+
+
+# Where an adjective may stand, behind the word: predicative, before or after the noun.
+_PLACE_OF_ADJECTIVE = re.compile(r"\((p|a|ip)\)$")
+
+
+def wordnet(*files: bytes) -> Arrays:
+  """A row a synset, in the order of the files: adjectives, adverbs, nouns, verbs.
+
+  gloss: strings, the definition without the examples that follow it in quotes. part: "a", "s"
+  (satellite adjective), "r" (adverb), "n" or "v". word: strings, all words of all synsets, spaces
+  between their parts. synset: int32, the row that each word belongs to; the first of a row is the
+  one that WordNet lists first.
+  """
+  glosses, parts, words, rows = [], [], [], []
+  for raw in files:
+    for line in raw.decode("latin-1").splitlines():
+      if line.startswith(" "):  # the licence
+        continue
+      fields, _, gloss = line.partition(" | ")
+      _, _, part, count, *rest = fields.split(" ")
+      for word in rest[: 2 * int(count, 16) : 2]:  # words and their numbers in turn
+        words.append(_PLACE_OF_ADJECTIVE.sub("", word).replace("_", " "))
+        rows.append(len(glosses))
+      glosses.append(gloss.partition('"')[0].strip(" ;:"))
+      parts.append(part)
+  text = np.dtypes.StringDType()
+  return {
+    "gloss": np.array(glosses, text),
+    "part": np.array(parts),
+    "word": np.array(words, text),
+    "synset": np.array(rows, np.int32),
+  }

