@@ -91,15 +91,20 @@ def random_parameters(
   }  # fmt: skip
 
 
+def _row(vector: Any) -> jax.Array:
+  """A number a channel, for values [batch, tokens, channels]."""
+  return jnp.asarray(vector)[None, None]
+
+
 def layer_norm(h: jax.Array, norm: Mapping[str, jax.Array]) -> jax.Array:
-  """(h - mean) / sqrt(variance + e) times the scale plus the bias, over the last axis."""
+  """(h - mean) / sqrt(variance + e) times the scale plus the bias, float[batch, tokens, n]."""
   centred = h - jnp.mean(h, axis=-1, keepdims=True)
   root = jnp.sqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + _EPSILON)
-  return centred / root * norm["scale"] + norm["bias"]
+  return centred / root * _row(norm["scale"]) + _row(norm["bias"])
 
 
 def _dense(x: jax.Array, layer: Mapping[str, jax.Array]) -> jax.Array:
-  return x @ layer["kernel"] + layer["bias"]
+  return x @ layer["kernel"] + _row(layer["bias"])
 
 
 def _keep_all(place: str, value: jax.Array, needs: Any) -> jax.Array:
@@ -140,7 +145,9 @@ def hidden_states(
   Returns:
     float[batch, tokens, width], and with ``watch`` float[layers, batch, tokens, n] by place.
   """
-  embedded = params["word"][ids] + params["position"][None, : ids.shape[1]] + params["kind"][0]
+  embedded = (
+    params["word"][ids] + params["position"][None, : ids.shape[1]] + _row(params["kind"][0])
+  )
 
   def step(h: jax.Array, given: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
     layer, own = given

@@ -126,7 +126,7 @@ def test_what_is_seen_at_the_places_leads_to_the_last_states():
   for place, values in seen.items():
     assert values.shape == (LAYERS, 2, 5, shapes[place][1])
   layer = jax.tree.map(lambda leaf: leaf[-1], PARAMS["layers"])
-  added = seen[_encoder.HIDDEN][-1] @ layer["down"]["kernel"] + layer["down"]["bias"]
+  added = seen[_encoder.HIDDEN][-1] @ layer["down"]["kernel"] + layer["down"]["bias"][None, None]
   h = _encoder.layer_norm(seen[_encoder.FORWARD_INPUT][-1] + added, layer["forward_norm"])
   np.testing.assert_allclose(h, last, atol=1e-5)
   up = seen[_encoder.FORWARD_INPUT] @ PARAMS["layers"]["up"]["kernel"][:, None]
