@@ -90,13 +90,24 @@ def wordnet(config: Any) -> Source:
   return Source(params, _encoder.HEADS, draw, float(np.max(np.abs(difference))))
 
 
-def single_kernels(params: Any, values: dict[str, jax.Array], *, level: float) -> dict[str, Any]:
+_ALONE = {"key": _encoder.ATTENTION_INPUT, "up": _encoder.FORWARD_INPUT}
+
+
+def rotations(params: Any) -> dict[str, np.ndarray]:
+  """Left singular vectors of the kernels that are looked at alone, float32[layers, n, n]."""
+  kernels = {name: np.asarray(params["layers"][name]["kernel"], np.float64) for name in _ALONE}
+  return {name: np.float32(np.linalg.svd(v, full_matrices=False)[0]) for name, v in kernels.items()}
+
+
+def single_kernels(
+  params: Any, bases: dict[str, Any], values: dict[str, jax.Array], *, level: float
+) -> dict[str, Any]:
   """Squared errors of kernels alone, on calibration tokens: keys and first kernels of the networks.
 
   With inputs as they are, and with inputs rotated so that the kernel's rows are orthogonal.
   """
   found = {}
-  for name, place in (("key", _encoder.ATTENTION_INPUT), ("up", _encoder.FORWARD_INPUT)):
+  for name, place in _ALONE.items():
     kernel, x = params["layers"][name]["kernel"], values[place]
     k = int(kernel.shape[1] * (1 - level) + 1e-6)
 
@@ -109,7 +120,7 @@ def single_kernels(params: Any, values: dict[str, jax.Array], *, level: float) -
       no_worse = jnp.mean(wina <= teal * (1 + 1e-4))
       return {"TEAL": jnp.sum(teal) / size, "WINA": jnp.sum(wina) / size, "no worse": no_worse}
 
-    basis = jnp.linalg.svd(kernel, full_matrices=False)[0]
+    basis = bases[name]
     turned = jnp.einsum("ltn,lnr->ltr", x, basis, precision="highest")
     pivot = jnp.einsum("lnr,lnm->lrm", basis, kernel, precision="highest")
     for kind, pair in (("raw", (x, kernel)), ("rotated", (turned, pivot))):

@@ -11,7 +11,7 @@ import numpy as np
 from experiments import _encoder, _figures
 from experiments._claims import Claim, Side
 from experiments._protocol import Paper, Progress, Row, Settings, Size, new_figure
-from experiments.layers._encoder_parts import Texts, random, single_kernels, wordnet
+from experiments.layers._encoder_parts import Texts, random, rotations, single_kernels, wordnet
 from jaxopt_robust import layers
 
 PAPER = Paper(
@@ -163,7 +163,7 @@ def run(config: Config, progress: Progress) -> dict[str, Any]:
   counts = [jax.jit(functools.partial(by_count, level=s, heads=heads)) for s in config.levels]
   cuts = jax.jit(functools.partial(by_threshold, heads=heads))
   alone = jax.jit(functools.partial(single_kernels, level=0.65))
-  scores = jax.jit(_scores)
+  scores, bases = jax.jit(_scores), rotations(params)
   call, outcomes = progress.clock.call, []
   for seed in progress.track(config.seed_numbers(), "draws"):
     texts = draw(seed)
@@ -173,7 +173,7 @@ def run(config: Config, progress: Progress) -> dict[str, Any]:
     cut = call(cuts, params, texts, given["thresholds"], *rest, name="thresholds")
     outcomes.append({
       "dense": call(scores, dense, dense, words, name="scores"),
-      "alone": call(alone, params, values, name="single kernels"),
+      "alone": call(alone, params, bases, values, name="single kernels"),
       "top-k": jax.tree.map(lambda *v: np.stack(v), *found),
       "cut": jax.tree.map(np.asarray, cut),
     })  # fmt: skip
