@@ -40,6 +40,8 @@ def parameters(arrays: Mapping[str, Any]) -> dict[str, Any]:
   """Weights by BERT's names as a pytree; kernels have their inputs first, layers a leading axis."""
   layer = "encoder.layer.{}."
   number = sum(f"{layer.format(i)}output.dense.bias" in arrays for i in range(len(arrays)))
+  if not number:
+    raise ValueError(f"arrays must have the names of BERT; got {', '.join(list(arrays)[:3])}, ...")
   every = lambda name: np.stack([arrays[layer.format(i) + name] for i in range(number)])
   layers = {
     ours: {"kernel": every(f"{name}.weight").swapaxes(1, 2), "bias": every(f"{name}.bias")}
@@ -144,7 +146,15 @@ def hidden_states(
 
   Returns:
     float[batch, tokens, width], and with ``watch`` float[layers, batch, tokens, n] by place.
+
+  Raises:
+    ValueError: more tokens than places, or heads that do not divide the width.
   """
+  longest, dim = params["position"].shape
+  if ids.shape[1] > longest:
+    raise ValueError(f"texts must have at most {longest} tokens; got {ids.shape[1]}.")
+  if dim % heads:
+    raise ValueError(f"heads must divide the width, {dim}; got {heads}.")
   embedded = (
     params["word"][ids] + params["position"][None, : ids.shape[1]] + _row(params["kind"][0])
   )

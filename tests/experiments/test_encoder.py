@@ -160,6 +160,24 @@ def test_a_random_encoder_has_the_same_parts():
   assert shapes(made) == shapes(PARAMS)
 
 
+def test_what_does_not_fit_is_refused():
+  with pytest.raises(ValueError, match="at most 9 tokens; got 10"):
+    _encoder.embed(PARAMS, np.zeros((1, 10), np.int32), np.ones((1, 10), bool), heads=HEADS)
+  with pytest.raises(ValueError, match="divide the width, 8; got 3"):
+    _encoder.embed(PARAMS, IDS, MASK, heads=3)
+  with pytest.raises(ValueError, match=r"names of BERT; got word, \.\.\."):
+    _encoder.parameters({"word": np.ones((2, 2))})
+
+
+def test_half_precision_stays_and_long_logits_give_no_nan():
+  half = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), PARAMS)
+  found = _encoder.embed(half, IDS, MASK, heads=HEADS)
+  assert found.dtype == jnp.bfloat16
+  np.testing.assert_allclose(np.asarray(found, np.float32), embed(IDS, MASK), atol=0.1)
+  far = PARAMS["layers"] | {"query": jax.tree.map(lambda v: 1e15 * v, PARAMS["layers"]["query"])}
+  assert np.isfinite(POOLED(FORWARD(PARAMS | {"layers": far}, IDS, MASK)[0], MASK)).all()
+
+
 def test_weights_are_read_by_their_names():
   """A file is the length of its header, the header, the numbers."""
   pytest.importorskip("safetensors")
