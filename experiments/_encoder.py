@@ -123,9 +123,18 @@ def _attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, heads:
   return mixed.reshape(q.shape)
 
 
-def hidden_states(
-  params: Any,
-  ids: jax.Array,
+def first_states(params: Any, ids: jax.Array) -> jax.Array:
+  """What the first layer sees, float[batch, tokens, width]: pieces, places, norm."""
+  longest = len(params["position"])
+  if ids.shape[1] > longest:
+    raise ValueError(f"texts must have at most {longest} tokens; got {ids.shape[1]}.")
+  places = params["position"][None, : ids.shape[1]]
+  return layer_norm(params["word"][ids] + places + _row(params["kind"][0]), params["norm"])
+
+
+def run_layers(
+  layers: Any,
+  h: jax.Array,
   mask: jax.Array,
   *,
   heads: int = HEADS,
@@ -136,8 +145,8 @@ def hidden_states(
   """The last h of every token, and what was seen at all places of all layers.
 
   Args:
-    params: of ``parameters``.
-    ids: int[batch, tokens], numbers of the vocabulary.
+    layers: ``params["layers"]``, or some of them in a row.
+    h: float[batch, tokens, width], what the first of them sees.
     mask: bool[batch, tokens], false for padding, which no other token sees.
     heads: number of heads of attention; divides the width.
     drop: what to do with the values at a place before they reach the kernels behind it.
@@ -148,16 +157,10 @@ def hidden_states(
     float[batch, tokens, width], and with ``watch`` float[layers, batch, tokens, n] by place.
 
   Raises:
-    ValueError: more tokens than places, or heads that do not divide the width.
+    ValueError: heads that do not divide the width.
   """
-  longest, dim = params["position"].shape
-  if ids.shape[1] > longest:
-    raise ValueError(f"texts must have at most {longest} tokens; got {ids.shape[1]}.")
-  if dim % heads:
-    raise ValueError(f"heads must divide the width, {dim}; got {heads}.")
-  embedded = (
-    params["word"][ids] + params["position"][None, : ids.shape[1]] + _row(params["kind"][0])
-  )
+  if h.shape[-1] % heads:
+    raise ValueError(f"heads must divide the width, {h.shape[-1]}; got {heads}.")
 
   def step(h: jax.Array, given: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
     layer, own = given
@@ -175,8 +178,14 @@ def hidden_states(
     h = layer_norm(h + _dense(at(HIDDEN, hidden), layer["down"]), layer["forward_norm"])
     return h, seen if watch else {}
 
-  start = layer_norm(embedded, params["norm"])
-  return jax.lax.scan(step, start, (params["layers"], needs))
+  return jax.lax.scan(step, h, (layers, needs))
+
+
+def hidden_states(
+  params: Any, ids: jax.Array, mask: jax.Array, **options: Any
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """``run_layers`` of all layers on texts: int[batch, tokens], and bool of that shape."""
+  return run_layers(params["layers"], first_states(params, ids), mask, **options)
 
 
 def pool(h: jax.Array, mask: jax.Array) -> jax.Array:

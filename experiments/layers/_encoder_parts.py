@@ -93,6 +93,13 @@ def wordnet(config: Any) -> Source:
 _ALONE = {"key": _encoder.ATTENTION_INPUT, "up": _encoder.FORWARD_INPUT}
 
 
+def retrieval(query: jax.Array, words: jax.Array) -> dict[str, jax.Array]:
+  """How often embeddings of glosses find their words, those of the same row, among all words."""
+  similar = query @ words.T
+  place = jnp.sum(similar > jnp.diagonal(similar)[:, None], axis=1)  # 0 is the first
+  return {"top1": jnp.mean(place < 1), "top10": jnp.mean(place < 10)}
+
+
 def rotations(params: Any) -> dict[str, np.ndarray]:
   """Left singular vectors of the kernels that are looked at alone, float32[layers, n, n]."""
   kernels = {name: np.asarray(params["layers"][name]["kernel"], np.float64) for name in _ALONE}
