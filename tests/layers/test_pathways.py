@@ -528,3 +528,21 @@ def test_on_any_model(kind):
   assert info.pathway.weights.dtype == jnp.float32 and np.all(info.descent.status == 1)
   np.testing.assert_allclose(info.pathway.weights[:, 1].sum(-1), 1, rtol=1e-5)
   assert np.mean(info.descent.values[:, -1] < info.descent.values[:, 0]) > 0.8
+
+
+def test_the_rate_of_the_paper_is_the_default():
+  def model(params, x, override):
+    router = jnp.full((x.shape[0], 1, 2), 0.5)
+    return layers.override_router(router, override)[:, 0], router
+
+  one = jnp.zeros((1, 1))
+  near = layers.kernel_neighbors(one, one + 1, num_neighbors=1)
+  options = {"inputs": one, "labels": one, "neighbors": near, "num_experts": 2, "num_layers": 1}
+  logits, _ = layers.remix_pathways(
+    model, None, one, num_steps=2, loss_fn=lambda f, y: f[:, 0], **options
+  )
+  first, second = 0.5, 0.5
+  for rate in (1e-2, 0.5 * (1e-2 + 1e-5)):  # along a cosine
+    first = (first - rate) / (first - rate + second)
+    second = 1 - first
+  np.testing.assert_allclose(logits, [[first, second]], rtol=1e-5)
