@@ -101,8 +101,8 @@ def sparse_flow(
   _arguments.check_callable("mask", mask)
   _arguments.check_option("flow", flow, FLOWS)
   if not callable(decay):
-    _checks.check_interval("decay", decay, 0.0, 1.0)
-  _checks.check_non_negative("strength", strength)
+    _checks.check_interval("decay", decay, 0.0, 1.0, scalar=True)
+  _checks.check_non_negative("strength", strength, scalar=True)
   if predicate is not None:
     _arguments.check_callable("predicate", predicate)
   optimizer = optax.with_extra_args_support(inner)
@@ -119,13 +119,16 @@ def sparse_flow(
 
     return jax.tree_util.tree_map_with_path(leaf, params)
 
-  def factor(kept: Array, count: Array, dtype: Any) -> Array:
-    return jnp.where(kept, jnp.ones((), dtype), jnp.asarray(at(decay, count), dtype))
+  def faded(kept: Array, count: Array, values: Array) -> Array:
+    beta = jnp.asarray(at(decay, count), values.dtype)
+    # What is masked wholly is 0, whatever it was.
+    gone = ~kept & (beta == 0) & ~jnp.isfinite(values)
+    return jnp.where(kept, values, beta * jnp.where(gone, 0, values))
 
   def effective(params: PyTree, state: SparseFlowState) -> PyTree:
     state = _arguments.check_state("state", state, SparseFlowState)
     return _where_masked(
-      lambda kept, w: factor(kept, state.count, w.dtype) * w, masks(params, state.count), params
+      lambda kept, w: faded(kept, state.count, w), masks(params, state.count), params
     )
 
   def init(params: PyTree) -> SparseFlowState:
@@ -144,7 +147,7 @@ def sparse_flow(
         return g + jnp.asarray(strength, g.dtype) * jnp.where(kept, 0, w).astype(g.dtype)
       if flow == "frozen":
         return jnp.where(kept, g, 0)
-      return factor(kept, state.count, g.dtype) * g
+      return faded(kept, state.count, g)
 
     kept = masks(params, state.count)
     grads = _where_masked(reaching, kept, updates, params)

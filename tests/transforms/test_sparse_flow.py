@@ -158,3 +158,27 @@ def test_leaves_are_chosen_by_path_and_inner_gets_extra_arguments():
   assert np.count_nonzero(used["out"]) == 1
   tx.update(params, state, params, value=3.0)
   assert seen == [3.0]
+
+
+@pytest.mark.parametrize("bad", [jnp.inf, jnp.nan])
+def test_what_a_hard_mask_leaves_out_is_zero_whatever_it_is(bad):
+  weights, first = jnp.array([[3.0, bad, 1.0, 0.5]]), lambda w: jnp.arange(w.size)[None] < 1
+  tx, effective = transforms.sparse_flow(optax.sgd(1.0), first)
+  state = tx.init(weights)
+  np.testing.assert_array_equal(effective(weights, state), [[3.0, 0, 0, 0]])
+  updates, _ = tx.update(jnp.array([[1.0, bad, bad, 1.0]]), state, weights)
+  np.testing.assert_array_equal(updates, [[-1.0, 0, 0, 0]])
+  # What is left of it by a soft one is not finite, nor is a weight that is kept.
+  _, soft = transforms.sparse_flow(optax.sgd(1.0), first, decay=0.5)
+  np.testing.assert_array_equal(soft(weights, state), [[3.0, bad, 0.5, 0.25]])
+  # The derivative by the share at 0 is the masked weights'.
+  share = lambda beta: jnp.sum(
+    transforms.sparse_flow(optax.sgd(1.0), first, decay=beta)[1](jnp.array([[3.0, 2.0]]), state)
+  )
+  assert jax.grad(share)(0.0) == 2.0
+
+
+@pytest.mark.parametrize("name", ["decay", "strength"])
+def test_shares_and_strengths_are_numbers(name):
+  with pytest.raises(ValueError, match=f"{name} must be a scalar"):
+    transforms.sparse_flow(optax.sgd(1.0), KEEP, **{name: jnp.array([0.1, 0.2])})
