@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _arguments, _checks
+from jaxopt_robust._units import exponent_of, power
 from jaxopt_robust.numerics import safe_divide, upcast
 from jaxopt_robust.typing import Array, ArrayLike
 
@@ -60,6 +61,13 @@ def check_pathway(name: str, pathway: Pathway, *, rank: int | None = None) -> Pa
 
 def _non_negative(name: str, weights: Array) -> None:
   _checks.check_holds(~(weights < 0), f"{name} must be >= 0; got a negative number.")
+
+
+def _shares(weights: Array) -> Array:
+  """Rows divided by their sums, which need not fit; zeros where these are 0."""
+  sizes = jnp.max(jnp.abs(weights), axis=-1, keepdims=True)
+  rows = weights / power(exponent_of(sizes), weights.dtype)
+  return safe_divide(rows, jnp.sum(rows, axis=-1, keepdims=True))
 
 
 def override_router(weights: ArrayLike, override: Pathway | None) -> Array:
@@ -117,7 +125,7 @@ def select_experts(weights: ArrayLike, *, num_selected: int, renormalize: bool =
 
   Raises:
     TypeError: ``weights`` is not floating-point, or ``num_selected`` no static integer.
-    ValueError: a number is out of range.
+    ValueError: a number is out of range, or a weight is negative.
 
   Note:
     Ties go to the lower expert. The selection is a constant for derivatives: they are 0 for experts
@@ -134,10 +142,10 @@ def select_experts(weights: ArrayLike, *, num_selected: int, renormalize: bool =
   array = _checks.check_float_array("weights", weights, min_rank=1)
   k = _checks.check_int("num_selected", num_selected, minimum=1, maximum=array.shape[-1])
   _arguments.check_option("renormalize", renormalize, (True, False))
+  _non_negative("weights", array)
   kept = jnp.where(_largest(array, k), array, 0)
   if renormalize:
-    wide = upcast(kept)
-    kept = safe_divide(wide, jnp.sum(wide, axis=-1, keepdims=True)).astype(array.dtype)
+    kept = _shares(upcast(kept)).astype(array.dtype)
   return kept
 
 
@@ -164,7 +172,7 @@ def load_balance_loss(probabilities: ArrayLike, *, num_selected: int = 1) -> Arr
 
   Raises:
     TypeError: ``probabilities`` is not floating-point, or ``num_selected`` no static integer.
-    ValueError: a number is out of range.
+    ValueError: a number is out of range, or a probability is negative.
 
   Example:
     >>> load_balance_loss(jnp.array([[0.9, 0.1], [0.1, 0.9]]))
@@ -177,6 +185,7 @@ def load_balance_loss(probabilities: ArrayLike, *, num_selected: int = 1) -> Arr
     and efficient sparsity, 2022, equations 4 to 6; they have k = 1.
   """
   array = upcast(_checks.check_float_array("probabilities", probabilities, min_rank=1))
+  _non_negative("probabilities", array)
   experts = array.shape[-1]
   k = _checks.check_int("num_selected", num_selected, minimum=1, maximum=experts)
   rows = array.reshape(-1, experts)
@@ -253,5 +262,5 @@ def restrict_pathway(weights: ArrayLike, core: ArrayLike, *, total: str = "kept"
   wide = upcast(array)
   inner = jnp.where(mask, wide, 0)
   if total == "one":
-    inner = safe_divide(inner, jnp.sum(inner, axis=-1, keepdims=True))
+    inner = _shares(inner)
   return Pathway(jnp.where(jnp.any(mask, axis=-1, keepdims=True), inner, wide), mask)

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _arguments, _checks
-from jaxopt_robust.numerics import divisor, safe_divide, safe_norm, upcast
+from jaxopt_robust._units import exponent_of, power
+from jaxopt_robust.numerics import safe_divide, safe_norm, upcast
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = ["Neighbors", "kernel_neighbors", "mean_shift"]
@@ -162,11 +163,12 @@ def kernel_neighbors(
   good = good if allowed is None else good & allowed
   asked = jnp.all(jnp.isfinite(rows), axis=-1, keepdims=True)
   known, rows = jnp.where(good[:, None], known, 0), jnp.where(asked, rows, 0)
-  # In units of the largest entry of a query and the references: squares of 1e30 do not fit.
+  # In units near the largest entry of a query and the references, since squares of 1e30 do not fit:
+  # powers of two, which leave differences of near points exact.
   largest = jax.lax.stop_gradient(jnp.max(jnp.abs(known)))
   own = jax.lax.stop_gradient(jnp.max(jnp.abs(rows), axis=-1, keepdims=True))
-  scale = divisor(jnp.maximum(own, largest[None, None]))
-  unit = divisor(largest)
+  scale = power(exponent_of(jnp.maximum(own, largest[None, None])), dtype)
+  unit = power(exponent_of(largest), dtype)
   factor, scaled, small = unit / scale, known / unit, rows / scale
   center = jax.lax.stop_gradient(
     safe_divide(jnp.sum(scaled, axis=0), jnp.sum(good, dtype=dtype))[None]

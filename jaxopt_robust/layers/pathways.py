@@ -337,11 +337,12 @@ def pathway_mode_finding(
   array = _points("references", references, given)
   begin = upcast(given.weights)
   flat = jnp.where(given.core[None], array, 0).reshape(array.shape[0], -1)
-  with _arguments.within("start"):
-    moved = mean_shift(
-      jnp.where(given.core, begin, 0).reshape(-1), flat, bandwidth=bandwidth,
-      num_neighbors=num_neighbors, kernel=kernel, alpha=alpha, num_steps=num_steps, where=where,
-    )  # fmt: skip
+  point = jnp.where(given.core, begin, 0).reshape(-1)
+  _checks.check_holds(jnp.isfinite(point), "start must be finite; got NaN or infinity.")
+  moved = mean_shift(
+    point, flat, bandwidth=bandwidth, num_neighbors=num_neighbors, kernel=kernel, alpha=alpha,
+    num_steps=num_steps, where=where,
+  )  # fmt: skip
   return Pathway(jnp.where(given.core, moved.reshape(begin.shape), begin), given.core)
 
 

@@ -122,6 +122,7 @@ def neighborhood_loss(
     if found != count:
       raise ValueError(f"{name} must have {count} rows, as inputs have; got {found}.")
   _checks.check_non_negative("weights", share)
+  share = safe_divide(share, jnp.max(share))  # sums of the largest numbers would not fit
   many = jax.tree.map(lambda a: jnp.broadcast_to(a[None], (count, *a.shape)), given)
   logits, _ = apply_fn(params, _arrays(inputs), many)
   each = jnp.asarray(loss_fn(logits, _arrays(labels)))
@@ -225,6 +226,7 @@ def remix_pathways(
   rows = _checks.check_integers("neighbors.rows", neighbors.rows, low=0, high=count)
   share = _checks.check_float_array("neighbors.weights", neighbors.weights)
   _checks.check_same_shape("neighbors.rows", rows, "neighbors.weights", share)
+  _checks.check_non_negative("neighbors.weights", share)
 
   samples, known = _arrays(x), _arrays((inputs, labels))
   base_logits, router = apply_fn(params, samples, None)
@@ -233,6 +235,10 @@ def remix_pathways(
     raise ValueError(
       f"apply_fn must return routing weights [{batch}, layers, experts]; got {router.shape}."
     )
+  if loss_fn is cross_entropy_loss:  # known here; not where it is mapped over samples
+    used = jnp.zeros(count, bool).at[rows].max(share > 0)
+    classes = base_logits.shape[-1]
+    _checks.check_labels("labels", labels, shape=(count,), num_classes=classes, where=used)
   core = core_expert_mask(router, num_experts=num_experts, num_layers=num_layers)
 
   def one(start: Pathway, rows: Array, share: Array) -> tuple[Pathway, PathwayInfo]:
@@ -243,10 +249,13 @@ def remix_pathways(
         apply_fn, params, pathway, inputs=near, labels=answers, weights=share, loss_fn=loss_fn
       )
 
-    return pathway_gradient_descent(
+    found, info = pathway_gradient_descent(
       objective, start, optimizer=optimizer, num_steps=steps, parametrization=parametrization,
       floor=floor, tol=tol,
     )  # fmt: skip
+    # Without neighbours neither the floor nor an optimizer's own moves change anything.
+    alone = ~jnp.any(share > 0)
+    return found._replace(weights=jnp.where(alone, start.weights, found.weights)), info
 
   found, descent = jax.vmap(one)(restrict_pathway(router, core, total=total), rows, share)
   logits, _ = apply_fn(params, samples, found)

@@ -8,6 +8,7 @@ from flax import linen
 
 from jaxopt_robust import _checks
 from jaxopt_robust.layers import Pathway, load_balance_loss, override_router, select_experts
+from jaxopt_robust.layers.experts import check_pathway
 from jaxopt_robust.typing import Array
 
 __all__ = ["MixtureContext", "MixtureTransformer"]
@@ -78,6 +79,8 @@ class MixtureTransformer(linen.Module):
     experts = _checks.check_int("experts", self.experts, minimum=1)
     _checks.check_int("selected", self.selected, minimum=1, maximum=experts)
     d = _checks.check_int("width", self.width, minimum=1)
+    for name in ("classes", "tokens", "hidden"):
+      _checks.check_int(name, getattr(self, name), minimum=1)
     kernel = linen.initializers.lecun_normal(batch_axis=(0,))
     expert = linen.initializers.lecun_normal(batch_axis=(0, 1))
     ones = linen.initializers.ones_init()
@@ -98,6 +101,7 @@ class MixtureTransformer(linen.Module):
     self.output = linen.Dense(self.classes)
 
   def __call__(self, x: Array, override: Pathway | None = None) -> tuple[Array, Array]:
+    x = _checks.check_float_array("x", x, min_rank=1)
     if x.ndim != 3 or x.shape[1] != self.tokens:
       raise ValueError(f"x must have shape [batch, {self.tokens}, features]; got {x.shape}.")
     context, router = self._context(x)
@@ -132,11 +136,13 @@ class MixtureTransformer(linen.Module):
     keys, values = (jnp.moveaxis(a, 1, 0) for a in context)
     batch = keys.shape[1]
     shape = (batch, self.layers, self.experts)
-    if override is not None and jnp.shape(override.weights) != shape:
-      raise ValueError(
-        f"override.weights must have shape {shape}, batch, layers and experts; "
-        f"got {jnp.shape(override.weights)}."
-      )
+    if override is not None:
+      override = check_pathway("override", override)
+      if override.weights.shape != shape:
+        raise ValueError(
+          f"override.weights must have shape {shape}, batch, layers and experts; "
+          f"got {override.weights.shape}."
+        )
     given = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0)[:, :, None], override)
 
     def layer(h: Array, scanned: tuple) -> tuple[Array, Array]:
