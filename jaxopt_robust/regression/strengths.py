@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
+from jaxopt_robust.numerics import safe_divide
 from jaxopt_robust.prox import lasso
+from jaxopt_robust.regression import _coordinate
 from jaxopt_robust.regression._problem import (
   Inputs,
   Model,
@@ -30,28 +32,32 @@ _BEYOND = 1e6
 
 @functools.partial(jax.jit, static_argnums=0)
 def _largest(model: Model, inputs: Inputs, max_steps: Array) -> Array:
-  problem = make_problem(model, inputs)
+  # The size of the whole design, whatever the method: it bounds the step.
+  problem = make_problem(model._replace(coordinates=False), inputs)
   fun, penalty = smooth_part(model), on_coefficients(model.penalty)
   dtype = problem.unit.dtype
   eps = jnp.finfo(dtype).eps
-  if model.loss.curvature is None:
-    solver = fista(fun, penalty, init_stepsize=4 / problem.unit**2)
-  else:
-    bound = jnp.asarray(model.loss.curvature(problem.loss_hyper), dtype) * problem.unit**2
-    solver = fista(fun, penalty, stepsize=1 / bound)
   beyond = _BEYOND * problem.reference
-  params, info = run_until(
-    solver,
-    start(problem),
-    hyper_at(beyond, inputs.params, inputs.factor),
-    problem,
-    tol=4 * eps * problem.reference,
-    max_steps=max_steps,
-  )
-  gradient = jax.grad(fun)(params, problem).coefficients
+  hyper = hyper_at(beyond, inputs.params, inputs.factor)
   # In units in which the gradient is of size one, and with a step that suits every penalty.
-  step = info.last.stepsize
-  step = jnp.where(step > 0, step, 1 / problem.unit**2)
+  step = 1 / problem.unit**2
+  if model.coordinates:
+    # Each feature has its own step: the units of those of factor 0 do not matter.
+    own = make_problem(model, inputs)
+    state, advance = _coordinate.make(model, own)
+    _, params, _, _, _ = advance(state, hyper, 4 * eps, max_steps)
+    constant = safe_divide(own.column * params.intercept, problem.column)
+    params = params._replace(intercept=constant)
+  else:
+    if model.loss.curvature is None:
+      solver = fista(fun, penalty, init_stepsize=4 / problem.unit**2)
+    else:
+      bound = jnp.asarray(model.loss.curvature(problem.loss_hyper), dtype) * problem.unit**2
+      solver = fista(fun, penalty, stepsize=1 / bound)
+    tol = 4 * eps * problem.reference
+    params, info = run_until(solver, start(problem), hyper, problem, tol=tol, max_steps=max_steps)
+    step = jnp.where(info.last.stepsize > 0, info.last.stepsize, step)
+  gradient = jax.grad(fun)(params, problem).coefficients
 
   def image(v: Array, strength: Array) -> Array:
     return model.penalty.prox(v, hyper_at(strength, inputs.params, inputs.factor), step)
@@ -70,7 +76,7 @@ def _largest(model: Model, inputs: Inputs, max_steps: Array) -> Array:
   halvings = jnp.finfo(dtype).nmant + 30
   is_zero = jnp.all((image(moved, 0 * beyond) == 0) | ~is_penalised)
   high = jax.lax.fori_loop(0, halvings, halve, (0 * beyond, beyond))[1]
-  return jnp.where(is_zero, 0, jnp.where(jnp.isfinite(gradient).all(), high, jnp.nan))
+  return jnp.where(jnp.isfinite(gradient).all(), jnp.where(is_zero, 0, high), jnp.nan)
 
 
 def max_strength(
@@ -134,7 +140,8 @@ def max_strength(
   )  # fmt: skip
   if not call.model.loss.smooth:
     raise ValueError("loss must be smooth for max_strength; 'quantile' is not: choose strengths.")
-  return _largest(call.model, call.inputs, call.max_steps)
+  model = call.model._replace(coordinates=_coordinate.serves(call.model, call.inputs.x.shape[1]))
+  return _largest(model, call.inputs, call.max_steps)
 
 
 def strength_grid(

@@ -172,3 +172,41 @@ def test_what_coordinate_descent_does_not_know_is_refused_or_left_to_proximal_gr
     regression.regularization_path(
       x, y, jnp.ones(1), penalty=overlapping, method="coordinate_descent"
     )
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 1e4])
+def test_the_largest_strength_leaves_free_features_that_resemble_the_others(unit):
+  rng = np.random.default_rng(1)
+  ids, groups = np.array([0, 0, 1, 1, 1, -1, 2, -1, 3]), 4
+  x = rng.standard_normal((60, 9)) + 3 * rng.standard_normal((60, 1))
+  y = x[:, :4] @ [2, -1, 1, 0.5] + 0.5 * rng.standard_normal(60) + 3
+  x[:, 5] *= unit
+  x, y = np.float32(x), np.float32(y)
+  # What is left of the targets after least squares on the free features and the intercept.
+  free = np.column_stack([np.ones(60), x[:, ids < 0]]).astype(float)
+  rest = y - free @ np.linalg.lstsq(free, y.astype(float), rcond=None)[0]
+  score = x.astype(float).T @ rest / 60
+  expected = max(np.linalg.norm(score[ids == g]) for g in range(groups))
+  penalty = prox.make_group_penalty(prox.lasso, ids, num_groups=groups)
+  np.testing.assert_allclose(regression.max_strength(x, y, penalty=penalty), expected, rtol=1e-4)
+  expected = np.abs(score[ids >= 0]).max()
+  found = regression.max_strength(x, y, penalty_factor=(ids >= 0).astype(float))
+  np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["squared", "poisson", "cox"])
+def test_the_largest_strength_of_what_is_not_a_number_is_not_one(loss):
+  x, y = np.random.default_rng(0).standard_normal((2, 12, 3)).astype(np.float32)
+  y = np.abs(y[:, 0])
+  target = lambda y: (y, y > 0.5) if loss == "cox" else y
+  find = lambda x, y: float(jax.jit(regression.max_strength, static_argnames="loss")(
+    x, target(y), loss=loss
+  ))  # fmt: skip
+  assert find(x, y) > 0 and find(0 * x, y) == 0
+  bad = x.copy()
+  bad[4, 1] = np.nan
+  assert np.isnan(find(bad, y))
+  if loss != "cox":  # times are checked
+    bad = y.copy()
+    bad[3] = np.nan
+    assert np.isnan(find(x, bad))
