@@ -142,10 +142,12 @@ def attention_norm_regime(
   degree = _least_degree(bound, allowed)
   count = math.comb(e + degree, degree)
   below, fast = norm < threshold, count * e < n
+  # Beyond 1e308 an integer is no float.
+  features = f"{count:.4g}" if count < 10**300 else f"1e+{math.floor(math.log10(count))}"
   reason = (
     f"The norm {norm:.3g} is {'below' if below else 'not below'} sqrt(log {n}) = {threshold:.3g}. "
     f"Logits of at most {bound:.3g} need degree {degree} for an error of "
-    f"{allowed:.2g}: {count:.4g} features for heads of size {e}, "
+    f"{allowed:.2g}: {features} features for heads of size {e}, "
     f"{'fewer' if fast else 'no fewer'} operations than with {n} x {n} logits."
   )
   return NormRegime(norm, threshold, norm / threshold, below, degree, count, fast, reason)
