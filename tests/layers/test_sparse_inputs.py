@@ -96,6 +96,24 @@ def test_masks_ties_units_and_shares():
   assert np.sum(layers.dense_prefix(jnp.zeros((50, 1), bool))) == 1  # 50 - int(49.5)
 
 
+def test_a_share_near_one_leaves_the_stated_number():
+  """In float32 1 - 0.998 is 0.00199997, but two of a thousand are left."""
+  count = jax.jit(lambda s: jnp.sum(layers.teal_mask(jnp.arange(1000.0), sparsity=s)))
+  dense = jax.jit(lambda s: jnp.sum(layers.dense_prefix(jnp.zeros((1000, 1), bool), share=s)))
+  for left in (0, 1, 2, 3, 4, 5, 10, 15, 500, 990, 1000):
+    share = np.float32((1000 - left) / 1000)
+    assert (count(share), dense(share)) == (left, 1000 - left)
+
+
+def test_infinite_magnitudes_are_beyond_the_finite_ones():
+  values = jnp.array([1.0, 2.0, 3.0, jnp.inf])
+  found = layers.empirical_icdf(values, jnp.array([0.0, 0.25, 0.375, 0.75, 0.8, 1.0]))
+  np.testing.assert_allclose(found, [0, 1, 1.5, 3, np.inf, np.inf])
+  np.testing.assert_array_equal(
+    layers.empirical_icdf(values[3:], jnp.array([0.0, 0.5])), [0, np.inf]
+  )
+
+
 def test_gathered_and_masked_products_are_equal(rng):
   x, kernel, bias = (
     rng.standard_normal(shape).astype(np.float32) for shape in ((2, 3, N), (N, 4), (4,))
@@ -349,3 +367,21 @@ def test_greedy_sparsities_meet_the_budget_and_are_no_worse_than_equal_ones(rng)
   whole, none = allocate(1.0, 0.1), allocate(0.0, 0.1)
   assert all(s == 1 for s in whole.sparsity.values())
   assert all(s == 0 for s in none.sparsity.values()) and none.error == 0
+  # Of errors that are all infinite those of projections that are full already count for nothing.
+  steep = lambda s, x: jnp.where(s["b"] > 0, jnp.inf, x * (1 - s["a"]))[:, None]
+  found = layers.greedy_allocate(steep, jnp.ones(4), weights={"a": 1.0, "b": 1.0}, target=0.8)
+  assert np.isinf(found.error) and np.isinf(found.uniform_error)
+
+
+def test_a_specification_holds_paths_of_one_leaf_each():
+  params = {"e": jnp.eye(2), "k": jnp.ones((2, 1)), "o": jnp.ones((1, 2)), "h": jnp.ones((2, 1))}
+  spec = layers.ResidualSpec("e", [layers.Sublayer("k", "k", "o")], "h")
+  with pytest.raises(ValueError, match="different paths for different leaves"):
+    layers.orthogonalize_pivots({**params, "a/b": jnp.ones(1), "a": {"b": jnp.ones(1)}}, spec)
+  with pytest.raises(TypeError, match="head must hold paths"):
+    layers.orthogonalize_pivots(params, spec._replace(head=None))
+  for wrong in ({"inputs": None}, {"outputs": [3]}, {"pivot": ["k"]}):
+    (field,) = wrong
+    layer = spec.sublayers[0]._replace(**wrong)
+    with pytest.raises(TypeError, match=f"{field} must hold paths"):
+      layers.orthogonalize_pivots(params, spec._replace(sublayers=[layer]))

@@ -123,7 +123,7 @@ def greedy_allocate(
     rise = jnp.minimum(jnp.minimum(stride, left(s)) / shares, 1 - s)
     candidates = s[None] + jnp.diag(rise)
     errors = jax.lax.map(error, candidates)
-    errors = jnp.where(jnp.isnan(errors), jnp.finfo(errors.dtype).max, errors)
+    errors = jnp.where(jnp.isfinite(errors), errors, jnp.finfo(errors.dtype).max)
     open_ones = s < 1
     best = jnp.argmin(jnp.where(open_ones, errors, jnp.inf))
     full = candidates[best, best] >= 1 - 4 * jnp.finfo(s.dtype).eps

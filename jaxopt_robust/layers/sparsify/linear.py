@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _arguments, _checks, _units
-from jaxopt_robust.layers.sparsify.thresholds import check_share, check_weights, count_of
+from jaxopt_robust.layers.sparsify.thresholds import check_share, check_weights, count_left
 from jaxopt_robust.numerics import safe_norm, upcast
 from jaxopt_robust.transforms import topk_mask
 from jaxopt_robust.typing import Array, ArrayLike
@@ -100,7 +100,7 @@ def _mask(score: Array, k: int | None, sparsity: ArrayLike | None) -> Array:
     raise ValueError(f"exactly one of k and sparsity must be given; got {k} and {sparsity}.")
   if sparsity is None:
     return topk_mask(score, _check_k(k, size))
-  count = count_of(1 - check_share("sparsity", sparsity), size)
+  count = count_left(check_share("sparsity", sparsity), size)
   rows = score.reshape(-1, size)
   order = jnp.argsort(rows, axis=-1, stable=True, descending=True)  # equal ones in their order
   kept = jnp.broadcast_to(jnp.arange(size)[None] < count, rows.shape)
@@ -241,7 +241,7 @@ def dense_prefix(mask: ArrayLike, *, share: ArrayLike = 0.01) -> Array:
   if array.ndim < 2:
     raise ValueError(f"mask must have axes of tokens and inputs; got shape {array.shape}.")
   tokens = array.shape[-2]
-  first = tokens - count_of(1 - check_share("share", share), tokens)
+  first = tokens - count_left(check_share("share", share), tokens)
   is_first = jnp.broadcast_to((jnp.arange(tokens) < first)[:, None], array.shape)
   return array | is_first
 
@@ -284,8 +284,12 @@ def empirical_icdf(values: ArrayLike, share: ArrayLike) -> Array:
   size = len(ordered)
   below = jnp.searchsorted(ordered, ordered, side="right") / jnp.asarray(size, array.dtype)
   zero = jnp.zeros((1,), array.dtype)
-  points = jnp.concatenate([zero, below]), jnp.concatenate([zero, ordered])
+  finite = jnp.isfinite(ordered)
+  known = jnp.where(finite, ordered, jnp.max(jnp.where(finite, ordered, 0)))
+  points = jnp.concatenate([zero, below]), jnp.concatenate([zero, known])
   found = jnp.interp(at.ravel(), *points).reshape(at.shape)
+  last = jnp.sum(finite) / jnp.asarray(size, array.dtype)  # beyond it lie infinite values
+  found = jnp.where(at > last, jnp.inf, found)
   return jnp.where(jnp.isnan(ordered[-1]), jnp.nan, found)
 
 

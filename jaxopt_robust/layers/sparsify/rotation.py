@@ -64,7 +64,15 @@ class ResidualSpec(NamedTuple):
 
 def _tidy(spec: ResidualSpec) -> ResidualSpec:
   """Tuples of paths, also where one path stands for itself; the pivot is among the inputs."""
-  several = lambda paths: (paths,) if isinstance(paths, str) else tuple(paths)
+
+  def several(field: str, paths: Any) -> tuple[str, ...]:
+    found = (paths,) if isinstance(paths, str) else paths
+    if not isinstance(found, Sequence) or not all(isinstance(path, str) for path in found):
+      raise TypeError(
+        f"{field} must hold paths, such as 'block_0/up/kernel'; got {_checks.describe(paths)}."
+      )
+    return tuple(found)
+
   if not isinstance(spec, ResidualSpec):
     raise TypeError(f"spec must be a ResidualSpec; got {_checks.describe(spec)}.")
   if not spec.sublayers:
@@ -73,9 +81,12 @@ def _tidy(spec: ResidualSpec) -> ResidualSpec:
   for layer in spec.sublayers:
     if not isinstance(layer, Sublayer):
       raise TypeError(f"spec.sublayers must hold Sublayers; got {_checks.describe(layer)}.")
-    inputs = tuple(dict.fromkeys((layer.pivot, *several(layer.inputs))))
-    made.append(Sublayer(layer.pivot, inputs, several(layer.outputs), layer.norm))
-  return ResidualSpec(several(spec.embeddings), made, several(spec.head), spec.norm)
+    (pivot,) = several("spec.sublayers' pivot", [layer.pivot])
+    inputs = tuple(dict.fromkeys((pivot, *several("spec.sublayers' inputs", layer.inputs))))
+    outputs = several("spec.sublayers' outputs", layer.outputs)
+    made.append(Sublayer(pivot, inputs, outputs, layer.norm))
+  embeddings, head = several("spec.embeddings", spec.embeddings), several("spec.head", spec.head)
+  return ResidualSpec(embeddings, made, head, spec.norm)
 
 
 def _paths(spec: ResidualSpec) -> list[str]:
@@ -114,8 +125,9 @@ def orthogonalize_pivots(params: PyTree, spec: ResidualSpec) -> tuple[PyTree, Ar
     sub-layer l. The scales of norms are 1.
 
   Raises:
-    TypeError: ``spec`` is no ``ResidualSpec``, or a parameter is not floating-point.
-    ValueError: a path that is not in ``params`` or is named twice, or a shape that does not fit.
+    TypeError: ``spec`` is no ``ResidualSpec`` of paths, or a parameter is not floating-point.
+    ValueError: a path that is not in ``params``, is named twice or stands for two leaves, or a
+      shape that does not fit.
 
   Note:
     Known parameters are rotated in float64 on the host and rounded once; traced ones in their own
@@ -142,6 +154,8 @@ def orthogonalize_pivots(params: PyTree, spec: ResidualSpec) -> tuple[PyTree, Ar
   entries, treedef = jax.tree_util.tree_flatten_with_path(params)
   keys = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in entries]
   leaves = dict(zip(keys, (leaf for _, leaf in entries), strict=True))
+  if len(leaves) != len(keys):
+    raise ValueError("params must have different paths for different leaves; got two that agree.")
   for name in names:
     if name not in leaves:
       raise ValueError(

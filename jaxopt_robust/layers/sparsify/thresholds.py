@@ -16,13 +16,23 @@ def check_share(name: str, share: ArrayLike) -> Array:
   return upcast(_checks.check_float_array(name, share, rank=0))
 
 
+def _whole(product: Array, rounded: Array) -> Array:
+  """``rounded``, but what is within rounding of a whole number is that number."""
+  near = jnp.round(product)
+  slack = 4 * jnp.finfo(product.dtype).eps * jnp.maximum(product, 1)
+  return jnp.where(jnp.abs(product - near) <= slack, near, rounded)
+
+
 def count_of(share: Array, size: int) -> Array:
   """floor(share size); what is within rounding of a whole number is that number."""
   product = share * size
-  near = jnp.round(product)
-  slack = 4 * jnp.finfo(product.dtype).eps * jnp.maximum(product, 1)
-  whole = jnp.where(jnp.abs(product - near) <= slack, near, jnp.floor(product))
-  return jnp.clip(whole, 0, size).astype(jnp.int32)
+  return jnp.clip(_whole(product, jnp.floor(product)), 0, size).astype(jnp.int32)
+
+
+def count_left(share: Array, size: int) -> Array:
+  """floor((1 - share) size), likewise: 1 - share itself would lose digits."""
+  product = share * size
+  return jnp.clip(size - _whole(product, jnp.ceil(product)), 0, size).astype(jnp.int32)
 
 
 def kth_smallest(values: Array, share: Array) -> Array:
@@ -64,9 +74,12 @@ def channel_thresholds(rows: Array, weights: Array, sparsity: Array) -> Array:
   importance = size * weights
   cut = kth_smallest(importance, sparsity)
   found = safe_divide(cut, weights[0], default=jnp.inf)
-  # The quotient may be rounded below an entry that the cut drops.
-  dropped = jnp.max(jnp.where(importance <= cut, size, 0), axis=0)
-  return unit * jnp.where(cut == -jnp.inf, 0, jnp.maximum(found, dropped))
+  # The quotient may be rounded below an entry that the cut drops, or up to one that it keeps.
+  below = importance <= cut
+  dropped = jnp.max(jnp.where(below, size, 0), axis=0)
+  kept = jnp.min(jnp.where(below, jnp.inf, size), axis=0)
+  found = jnp.where((found >= kept) & jnp.isfinite(kept), dropped, jnp.maximum(found, dropped))
+  return unit * jnp.where(cut == -jnp.inf, 0, found)
 
 
 def quantile_kth(x: ArrayLike, q: ArrayLike) -> Array:
