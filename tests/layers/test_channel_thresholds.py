@@ -61,6 +61,14 @@ def test_rounding_moves_no_share():
   w = np.exp(rng.standard_normal((300, F))).astype(np.float32)
   kept = jax.jit(jax.vmap(lambda a, w: layers.apply_gate_threshold(a, chess(a, w, 0.5)) != 0))
   np.testing.assert_array_equal(np.sum(kept(a, w), axis=(1, 2)), 4 * F)
+  # And it may be rounded up to an entry that the cut keeps: c < b w, but b is c / w rounded.
+  c, share = (rng.uniform(low, 1, 4000).astype(np.float32) for low in (0.5, 0.3))
+  b = c / share
+  above = b * share > c
+  pairs = np.stack([c, b], axis=1)[above][:50, None]
+  by_pair = np.stack([np.ones_like(c), share], axis=1)[above][:50]
+  assert len(pairs) == 50
+  np.testing.assert_array_equal(kept(pairs, by_pair), np.broadcast_to([False, True], pairs.shape))
   with jax.enable_x64(True):
     # 0.29 * 100 is 28.999999999999996 in double precision.
     assert layers.quantile_kth(np.arange(1.0, 101.0), 0.29) == 29
@@ -160,6 +168,17 @@ def test_streaming_is_the_mean_over_batches_of_any_network():
   assert np.mean(kept) == pytest.approx(0.5, abs=1.5 / kept.size)
 
 
+def test_more_tokens_than_an_integer_counts_keep_their_weight():
+  many = layers.GateStats(jnp.full(2, 3.0), jnp.full(2, 3.0), jnp.int32(2**30))
+  twice = layers.merge_gate_stats(many, many)
+  assert twice.count == 2**31 - 1
+  few = layers.GateStats(jnp.full(2, 9.0), jnp.full(2, 9.0), jnp.int32(2**20))
+  for found in (layers.merge_gate_stats(twice, few), layers.merge_gate_stats(few, twice)):
+    share = 2**20 / (2**31 + 2**20)
+    np.testing.assert_allclose(found.mean_abs, 3 + 6 * share, rtol=1e-5)
+    np.testing.assert_allclose(found.rms, np.sqrt(9 + 72 * share), rtol=1e-5)
+
+
 def test_weights_by_the_output_error():
   stats = layers.GateStats(jnp.array([3.0, 4.0]), jnp.array([1.0, 2.0]), jnp.int32(7))
   down = jnp.array([[0.0, 2.0], [1.0, 0.0]])
@@ -251,6 +270,24 @@ def test_attention_drops_inputs_of_query_and_output_alone(groups, causal, rng):
   assert not np.allclose(sparse, dense, atol=1e-2)
   for a, b in zip(cache, other, strict=True):
     np.testing.assert_array_equal(a, b)  # bit for bit
+
+
+@pytest.mark.x64
+def test_attention_in_double_precision(rng):
+  """JAX's own attention rounds the softmax to float32 whatever its inputs."""
+  x = rng.standard_normal((2, 5, 8))
+  kernels = layers.AttentionKernels(
+    *(0.3 * rng.standard_normal(shape) for shape in ((8, 8), (8, 4), (8, 4), (8, 8)))
+  )
+  for causal in (False, True):
+    out, _ = layers.selective_attention(x, kernels, num_heads=4, causal=causal)
+    q = (x @ kernels.query).reshape(2, 5, 4, 2)
+    k, v = (np.repeat((x @ w).reshape(2, 5, 2, 2), 2, axis=2) for w in kernels[1:3])
+    scores = np.exp(np.einsum("bthe,bshe->bhts", q, k) / np.sqrt(2))
+    scores = np.tril(scores) if causal else scores
+    mixed = np.einsum("bhts,bshe->bthe", scores / scores.sum(axis=-1, keepdims=True), v)
+    assert out.dtype == jnp.float64
+    np.testing.assert_allclose(out, mixed.reshape(2, 5, 8) @ kernels.output, rtol=1e-11, atol=1e-12)
 
 
 def test_activated_parameters():

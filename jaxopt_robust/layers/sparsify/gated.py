@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jaxopt_robust import _arguments, _checks
 from jaxopt_robust.layers.sparsify.linear import largest_places, product, rows_product
@@ -211,6 +212,20 @@ class KeyValue(NamedTuple):
   value: Array
 
 
+def _attend(q: Array, k: Array, v: Array, causal: bool) -> Array:
+  """Softmax attention of [..., tokens, heads, e]; JAX's own takes the softmax in float32 always."""
+  if q.dtype != jnp.float64:
+    batch = lambda a: a.reshape(-1, *a.shape[-3:])
+    return jax.nn.dot_product_attention(batch(q), batch(k), batch(v), is_causal=causal)
+  tokens, heads, size = q.shape[-3:]
+  k, v = (jnp.repeat(a, heads // a.shape[-2], axis=-2) for a in (k, v))
+  logits = jnp.einsum("...the,...she->...hts", q, k) / size**0.5
+  if causal:
+    seen = jnp.broadcast_to(jnp.tri(tokens, dtype=bool), logits.shape)
+    logits = jnp.where(seen, logits, -jnp.inf)
+  return jnp.einsum("...hts,...she->...the", jax.nn.softmax(logits, axis=-1), v)
+
+
 def selective_attention(
   x: ArrayLike,
   kernels: AttentionKernels,
@@ -287,9 +302,7 @@ def selective_attention(
     split(product(a, kernel).astype(array.dtype))
     for a, kernel in ((seen, query), (array, key), (array, value))
   )
-  batch = lambda a: a.reshape(-1, *a.shape[-3:])
-  mixed = jax.nn.dot_product_attention(batch(q), batch(k), batch(v), is_causal=bool(causal))
-  mixed = mixed.reshape(*array.shape[:-1], width)
+  mixed = _attend(q, k, v, bool(causal)).reshape(*array.shape[:-1], width)
   if t_out is not None:
     with _arguments.within("t_out"):
       mixed = apply_gate_threshold(mixed, t_out)

@@ -32,7 +32,7 @@ class GateStats(NamedTuple):
   Attributes:
     rms: float[F], sqrt of the mean of the squares; for many layers a pytree of such arrays.
     mean_abs: float[F], mean of the magnitudes; the same structure.
-    count: int32[], number of tokens; the same structure.
+    count: int32[], number of tokens, 2^31 - 1 where there are more; the same structure.
 
   Example:
     >>> GateStats._fields
@@ -40,8 +40,8 @@ class GateStats(NamedTuple):
 
   Reference:
     He, Wu, Wen, Xue and Li, CHESS: optimizing LLM inference via channel-wise thresholding and
-    selective sparsification, 2024. Means in place of their sums: they stay in range and exact over
-    any number of tokens.
+    selective sparsification, 2024. Means in place of their sums: they stay in range over any
+    number of tokens, and exact up to 2^31 of them.
   """
 
   rms: PyTree
@@ -88,11 +88,15 @@ def merge_gate_stats(first: GateStats, second: GateStats) -> GateStats:
     parts = [jnp.sqrt(1 - s).astype(a.dtype) * a, jnp.sqrt(s).astype(b.dtype) * b]
     return safe_norm(jnp.stack(parts), axis=0)
 
+  def together(n: Array, m: Array) -> Array:
+    total = n + m
+    return jnp.where(total < n, jnp.iinfo(jnp.int32).max, total)
+
   mean = lambda a, b, s: a + (b - a) * s.astype(a.dtype)
   return GateStats(
     jax.tree.map(root, first.rms, second.rms, shares),
     jax.tree.map(mean, first.mean_abs, second.mean_abs, shares),
-    jax.tree.map(jnp.add, first.count, second.count),
+    jax.tree.map(together, first.count, second.count),
   )
 
 
