@@ -368,6 +368,8 @@ def test_logit_bound_and_regime_are_their_formulas():
     np.testing.assert_allclose(regime.ratio, norm / math.sqrt(math.log(1000)))
   assert not layers.attention_norm_regime(3.0, 3.0, length=1000, size=2).below
   assert layers.attention_norm_regime(0, 0.0, length=2, size=1).degree == 1
+  with pytest.raises(TypeError, match="tol must be a number that is known while tracing"):
+    jax.jit(lambda t: layers.attention_norm_regime(1, 1, length=9, size=1, tol=t).degree)(0.1)
   many = layers.attention_norm_regime(1.4, 1.4, length=4096, size=512)  # features beyond 1e308
   assert many.num_features == math.comb(512 + many.degree, 512) and "e+612 features" in many.reason
 

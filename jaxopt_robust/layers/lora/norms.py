@@ -105,7 +105,7 @@ def attention_norm_regime(
     ``NormRegime``, of Python numbers: for reports, not for ``jit``.
 
   Raises:
-    TypeError: a norm is traced, or a size no static integer.
+    TypeError: a norm or ``tol`` is traced, or a size no static integer.
     ValueError: a number is out of range.
 
   Note:
@@ -131,8 +131,8 @@ def attention_norm_regime(
   if tol is None:
     allowed = 1 / n
   else:
-    _checks.check_interval("tol", tol, 0.0, 1.0, closed="neither", scalar=True)
-    allowed = float(tol)
+    allowed = _number("tol", tol, positive=True)
+    _checks.check_interval("tol", allowed, 0.0, 1.0, closed="neither", scalar=True)
   bound = e * g_query * g_key
   norm, threshold = math.sqrt(bound), math.sqrt(math.log(n))
   if bound > 1e6:
