@@ -23,6 +23,7 @@ __all__ = ["PolynomialSoftmaxInfo", "exponential_features", "softmax_poly_factor
 
 SERIES = ("taylor", "chebyshev")
 LARGEST_BOUND = 4.0  # of logits: beyond, no degree that is affordable is accurate
+_LARGEST_ROUNDING = 0.01  # of the mean of a row
 _MAX_DEGREE = 30  # float64 has no digits left for monomials beyond
 _MAX_FEATURES = 20_000
 
@@ -36,8 +37,10 @@ class PolynomialSoftmaxInfo(NamedTuple):
     softmax_error: float[...], no row of the approximate softmax is further off than this, in the
       sum of the absolute errors; inf where the sum of a row is not positive. An output is off by at
       most this times max_j ||v_j - c||_2, for any one c.
-    valid: bool[...], whether R is at most 4, every sum of a row is positive, and no logit among
-      those looked at exceeds the bound that was given.
+    valid: bool[...], whether R is at most 4, every sum of a row is positive, no logit among those
+      looked at exceeds the bound that was given, and rounding is small: the terms of the
+      polynomial, in size, sum to no more than 0.01 / eps times the mean of their row. The last can
+      fail where a bound is given that is far below the product of the norms.
 
   Example:
     >>> PolynomialSoftmaxInfo._fields
@@ -130,7 +133,7 @@ def _chebyshev_matrix(degree: int) -> np.ndarray:
 
 def tail(size: Array, degree: int) -> Array:
   """Bound of sum_{t > degree} size^t / t!, from 1F1(1; d + 2; x) <= 1 + (e^x - 1) / (d + 2)."""
-  first = size ** (degree + 1) / math.factorial(degree + 1)
+  first = size ** (degree + 1) / float(math.factorial(degree + 1))
   return first * (1 + jnp.expm1(size) / (degree + 2))
 
 
@@ -186,6 +189,7 @@ class _Features(NamedTuple):
   psi: Array
   scaled: _Scaled
   error: Array  # [...], bound of |polynomial - exp|
+  terms: Array  # [..., n], bound of the sum of the sizes of the terms of the polynomial
 
 
 def _features(q: Array, k: Array, bound: ArrayLike | None, degree: int, series: str) -> _Features:
@@ -197,12 +201,15 @@ def _features(q: Array, k: Array, bound: ArrayLike | None, degree: int, series: 
     multiplicities, (*scaled.bound.shape, multiplicities.size)
   )
   phi = weights[..., None, :] * _powers(scaled.q / unit[..., None, None], monomials)
-  return _Features(phi, _powers(scaled.k, monomials), scaled, error)
+  lengths = safe_norm(jax.lax.stop_gradient(scaled.q), axis=-1) / unit[..., None]
+  powers = jnp.stack([lengths**t for t in range(degree + 1)], axis=-1)
+  terms = jnp.sum(jnp.abs(coefficients)[..., None, :] * powers, axis=-1)
+  return _Features(phi, _powers(scaled.k, monomials), scaled, error, terms)
 
 
 def factors_of(q: Array, k: Array, bound: ArrayLike | None, degree: int, series: str) -> Factors:
   """The factors for checked arrays."""
-  phi, psi, scaled, error = _features(q, k, bound, degree, series)
+  phi, psi, scaled, error, terms = _features(q, k, bound, degree, series)
   mean = dot(phi, jnp.mean(psi, axis=-2)[..., None])
   left = phi / (mean * k.shape[-2])
   row_mean = jax.lax.stop_gradient(mean[..., 0])
@@ -215,7 +222,7 @@ def factors_of(q: Array, k: Array, bound: ArrayLike | None, degree: int, series:
     block = slice(_count(size, power - 1), _count(size, power))
     fixed_phi, fixed_psi = jax.lax.stop_gradient((phi[..., block], psi[..., block]))
     moment = dot(fixed_phi, jnp.mean(fixed_psi, axis=-2)[..., None])[..., 0]
-    most = scaled.row_bounds**power / math.factorial(power)
+    most = scaled.row_bounds**power / float(math.factorial(power))
     share = jnp.minimum(jnp.abs(moment) / jnp.where(most > 0, most, 1), 1)
     mean_error = largest * jnp.where(most > 0, share, 1)
   else:
@@ -226,7 +233,8 @@ def factors_of(q: Array, k: Array, bound: ArrayLike | None, degree: int, series:
   # approximate - exact = (d - exact mean(d)) / (m row_mean) for d = polynomial - exp.
   row_error = 2 * mean_error / jnp.where(positive, row_mean, 1)
   row_error = jnp.where(sound & ~jnp.isnan(row_error), row_error, jnp.inf)
-  valid = (scaled.bound <= LARGEST_BOUND) & jnp.all(sound, axis=-1)
+  accurate = jnp.finfo(terms.dtype).eps * terms <= _LARGEST_ROUNDING * row_mean
+  valid = (scaled.bound <= LARGEST_BOUND) & jnp.all(sound & accurate, axis=-1)
   info = PolynomialSoftmaxInfo(scaled.bound, error, jnp.max(row_error, axis=-1), valid)
   return Factors(left, psi, largest, mean_error, row_mean, row_error, info)
 
@@ -292,7 +300,8 @@ def exponential_features(
     Queries and keys are scaled against each other first, which changes no product. Chebyshev's
     polynomial is the better one for degrees of at least 2 R or so; at low degree Taylor's is better
     where most logits are near 0; outside [-R, R] both leave exp. In float32 monomials lose digits
-    beyond degree 6. A sum over earlier keys of psi_j v_j^T gives causal attention.
+    beyond degree 6, and where norms are large, whatever the bound that you know. A sum over earlier
+    keys of psi_j v_j^T gives causal attention.
 
   Example:
     >>> phi, psi = exponential_features(jnp.array([[0.5]]), jnp.array([[1.0], [-1.0]]), degree=2)
