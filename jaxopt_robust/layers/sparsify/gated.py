@@ -175,7 +175,7 @@ class AttentionKernels(NamedTuple):
     query: float[n, heads e].
     key: float[n, groups e]; groups divides heads (grouped queries).
     value: float[n, groups e].
-    output: float[heads e, n].
+    output: float[heads e, m].
 
   Example:
     >>> AttentionKernels._fields

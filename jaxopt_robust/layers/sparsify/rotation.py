@@ -134,7 +134,8 @@ def orthogonalize_pivots(params: PyTree, spec: ResidualSpec) -> tuple[PyTree, Ar
     precision. Signs and order of equal singular values are arbitrary: compare outputs, not Q. Not
     for norms that subtract a mean, which no rotation commutes with; a norm that multiplies by
     1 + scale needs 1 + scale here, and 0 in place of the 1 afterwards. Rows beyond the rank are 0
-    and are the first to be dropped. Not differentiable where singular values are equal.
+    and are the first to be dropped. Not differentiable where singular values are equal or a pivot
+    has fewer outputs than inputs.
 
   Example:
     >>> params = {"e": jnp.eye(2), "k": jnp.array([[1.0], [1.0]]), "o": jnp.ones((1, 2)),
