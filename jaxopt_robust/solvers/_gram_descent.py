@@ -15,6 +15,8 @@ from jaxopt_robust.typing import Array, PyTree
 # Epochs of coordinate descent before conjugate gradients, and how many steps these may take.
 EPOCHS = 2
 _CG_STEPS = 50
+# Curvatures are known up to so many units of rounding of those of the coordinates.
+_ROUNDING = 16.0
 # A Newton step that is not lower is shortened, a few times; the last time to the first change of a
 # sign, up to where a convex objective falls.
 _SHORTER, _TRIALS = 0.25, 5
@@ -170,14 +172,20 @@ class Entries(NamedTuple):
     return Local(on, slope, lambda v: bend * v, bend, landed, first)
 
 
-def _conjugate_gradients(product: Callable, right: Array, scale: Array, tol: Array) -> Array:
-  """Preconditioned conjugate gradients from 0, up to where the curvature is not positive."""
+def _conjugate_gradients(
+  product: Callable, right: Array, scale: Array, diagonal: Array, tol: Array
+) -> Array:
+  """Preconditioned conjugate gradients from 0, up to where no curvature is left but rounding.
+
+  Of a singular matrix further steps, divided by that, would run away along its kernel.
+  """
+  eps = jnp.finfo(right.dtype).eps
 
   def step(carry: tuple) -> tuple:
     found, rest, line, square, count, _ = carry
     image = product(line)
     curvature = line @ image
-    rises = curvature > 0
+    rises = curvature > _ROUNDING * eps * (line**2 @ diagonal)
     length = jnp.where(rises, square / jnp.where(rises, curvature, 1), 0)
     found, rest = found + length * line, rest - length * image
     scaled = scale * rest
@@ -208,12 +216,14 @@ def _newton(quadratic: Quadratic, point: Point, local: Local, tol: Array) -> Arr
     take = lambda v: v.at[at].get(mode="fill", fill_value=0)
     put = lambda v: jnp.zeros(size, v.dtype).at[at].set(v, mode="drop")
     product = lambda v: part.product(v) + take(local.bend(put(v)))
-    return put(_conjugate_gradients(product, take(right), take(scale), tol))
+    return put(
+      _conjugate_gradients(product, take(right), take(scale), take(quadratic.diagonal), tol)
+    )
 
   counts = hessian.parts()
   if not counts:
     product = lambda v: only(hessian.product(v) + local.bend(v))
-    return _conjugate_gradients(product, right, scale, tol)
+    return _conjugate_gradients(product, right, scale, quadratic.diagonal, tol)
   which = jnp.sum(jnp.asarray(counts[:-1]) < jnp.sum(on, dtype=jnp.int32), dtype=jnp.int32)
   return jax.lax.switch(which, [functools.partial(among, count) for count in counts])
 

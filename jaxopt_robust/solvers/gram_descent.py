@@ -74,10 +74,10 @@ def gram_coordinate_descent(penalty: Penalty) -> Solver:
     ValueError: when shapes do not fit.
 
   Note:
-    Coordinates with G_jj = 0 stay where they are. For convex g it converges to a minimiser, for
-    folded concave ones to a coordinate-wise minimum. Where G is singular, as with equal columns,
-    any of its minimisers may come out. The objective has c and G alone, so that the squared error
-    itself is this value plus ||y||^2 / (2n).
+    Coordinates with G_jj = 0 stay where they are (groups where all of these are 0). For convex g it
+    converges to a minimiser, for folded concave ones to a coordinate-wise minimum. Where G is
+    singular, as with equal columns, any of its minimisers may come out. The objective has c and G
+    alone, so that the squared error itself is this value plus ||y||^2 / (2n).
 
     The updates are sequential: a method for CPUs. ``regression.regularization_path`` uses it on
     working sets of features, for losses other than the squared one with a new matrix for each
@@ -135,7 +135,8 @@ def gram_coordinate_descent(penalty: Penalty) -> Solver:
     used = jnp.asarray(num, jnp.int32)
     hyper = jax.tree.map(wide, hyper)
     hessian = Dense(gram.astype(params.dtype))
-    return separable, _gram_descent.quadratic_of(separable, hessian, hyper, used), linear
+    quadratic = _gram_descent.quadratic_of(separable, hessian, hyper, used)
+    return separable, quadratic, linear.astype(params.dtype)
 
   def init(params: Array, hyper: PyTree, gram: Array, linear: Array) -> GramDescentState:
     _, quadratic, linear = problem(params, hyper, gram, linear)

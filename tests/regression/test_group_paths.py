@@ -210,3 +210,38 @@ def test_the_largest_strength_of_what_is_not_a_number_is_not_one(loss):
     bad = y.copy()
     bad[3] = np.nan
     assert np.isnan(find(x, bad))
+
+
+@pytest.mark.parametrize("ids", [None, np.zeros(40, int), np.arange(40) // 10, np.arange(40) - 39])
+def test_a_singular_matrix_without_a_penalty_has_a_minimiser(ids):
+  penalty = prox.lasso
+  if ids is not None:
+    ids = np.maximum(ids, -1)
+    penalty = prox.make_group_penalty(prox.lasso, ids, num_groups=int(ids.max()) + 1)
+  solver = solvers.gram_coordinate_descent(penalty)
+  run = jax.jit(
+    lambda gram, linear: solvers.run_until(
+      solver, jnp.zeros(40), 0.0, gram, linear, tol=1e-4, max_steps=100
+    )
+  )
+  for seed in range(6):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((20, 40))
+    x[:, 1] = x[:, 0]
+    gram, linear = np.float32(x.T @ x / 20), np.float32(x.T @ rng.standard_normal(20) / 20)
+    w, info = run(gram, linear)
+    # 40 coefficients fit 20 rows: the gradient is 0 at a minimiser, of no great length.
+    assert info.status == 0
+    w = np.asarray(w, float)
+    assert np.linalg.norm(gram @ w - linear) < 1e-3 * np.linalg.norm(linear)
+    assert np.linalg.norm(w) < 10
+
+
+def test_the_linear_part_is_taken_in_the_type_of_the_coefficients():
+  gram, linear = jnp.array([[2.0, 1.0], [1.0, 2.0]]), jnp.array([3.0, 0.5])
+  solver = solvers.gram_coordinate_descent(prox.lasso)
+  w, info = solvers.run_until(
+    solver, jnp.zeros(2, jnp.bfloat16), 1.0, gram, linear, tol=1e-2, max_steps=9
+  )
+  assert w.dtype == jnp.bfloat16 and info.status == 0
+  np.testing.assert_array_equal(w.astype(float), [1.0, 0.0])
