@@ -103,3 +103,14 @@ SOFTMAX_FREE_ATTENTION = tuple(
      "square (power 1.8 at least)."),
   )
 )  # fmt: skip
+
+_SIX_SENTENCES = (
+  "Similarities of six sentences are those that the authors' own code prints, to a digit."
+)
+ENCODER_SPARSITY = (
+  Amendment(
+    "published", "2026-11-29", _SIX_SENTENCES, _SIX_SENTENCES,
+    "A check of the encoder: its number was known before this claim was written. Text, margin and "
+    "number are as they were.",
+  ),
+)  # fmt: skip

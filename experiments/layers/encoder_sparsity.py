@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import _encoder, _figures
+from experiments import _amendments, _encoder, _figures
 from experiments._claims import Claim, Side
 from experiments._protocol import Paper, Progress, Row, Settings, Size, new_figure
 from experiments.layers._encoder_parts import (
@@ -31,6 +31,7 @@ PAPER = Paper(
   section="Main results, 65 % sparsity",
   url="https://arxiv.org/abs/2505.19427",
 )
+AMENDED = _amendments.ENCODER_SPARSITY
 TEAL, WINA = "TEAL, top-k", "WINA, top-k"
 LAYER, CHANNEL = "threshold a layer", "threshold a channel"
 METHODS = (TEAL, WINA, LAYER, CHANNEL)
