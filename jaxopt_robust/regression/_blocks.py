@@ -55,10 +55,7 @@ class Blocks(NamedTuple):
 
   def spread(self, values: Array) -> Array:
     """What holds for a block, for each of its features."""
-    if self.members is None:
-      return values
-    wide = jnp.broadcast_to(values[:, None], self.members.shape)
-    return jnp.zeros(self.num_features, values.dtype).at[self.members].set(wide, mode="drop")
+    return self.whole.spread(values, self.num_features)
 
   def hyper_of(self, hyper: Any) -> tuple[Any, Array]:
     """Hyper-parameters of all blocks (those of no group and the intercept have none), and their

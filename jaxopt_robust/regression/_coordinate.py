@@ -139,9 +139,8 @@ class _Path:
     size = jnp.where(size > 0, size, 1)
 
     def scores_at(size: Array) -> Array:
-      target = state.params - state.gradient / blocks.spread(size)
-      image = blocks.whole.image(target, hyper, 1 / size)
-      return jnp.where(live, blocks.whole.norms(image - state.params) * size, 0)
+      change = _gram_descent.changes(blocks.whole, state.params, state.gradient, hyper, size)
+      return jnp.where(live, change, 0)
 
     scores = scores_at(size)
     if not self.model.penalty.convex:

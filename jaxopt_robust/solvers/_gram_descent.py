@@ -76,6 +76,9 @@ class Separable(Protocol):
   def norms(self, vector: Array) -> Array:
     """The length of each block."""
 
+  def spread(self, values: Array, size: int) -> Array:
+    """What holds for a block, for each of its coordinates, [size]; 0 for those of none."""
+
   def image(self, target: Array, hyper: PyTree, step: Array) -> Array:
     """The operator of all blocks, each with its own step."""
 
@@ -85,8 +88,8 @@ class Separable(Protocol):
   def epoch(self, quadratic: Quadratic, point: Point) -> Point:
     """Every block in use, in turn, at its own minimum or that of a bound."""
 
-  def violation(self, quadratic: Quadratic, point: Point) -> Array:
-    """The largest change that a block alone would make, times its curvature: 0 at a solution."""
+  def alive(self, quadratic: Quadratic) -> Array:
+    """Which blocks move: those in use that bend."""
 
   def local(self, quadratic: Quadratic, params: Array) -> Local:
     """The penalty on the support."""
@@ -95,6 +98,24 @@ class Separable(Protocol):
 def quadratic_of(penalty: Separable, hessian: Hessian, hyper: PyTree, used: Array) -> Quadratic:
   """The quadratic of a Hessian, with the curvatures that a penalty asks for."""
   return Quadratic(hessian, hessian.diagonal(), penalty.bounds(hessian), hyper, used)
+
+
+def changes(
+  penalty: Separable, params: Array, gradient: Array, hyper: PyTree, bounds: Array
+) -> Array:
+  """||w_j - prox(w_j - gradient_j / L_j)|| L_j of each block, L_j > 0 its entry of ``bounds``: how
+  far it would move alone, times its curvature, and 0 at a solution."""
+  wide = penalty.spread(bounds, params.shape[0])
+  image = penalty.image(params - gradient / jnp.where(wide > 0, wide, 1), hyper, 1 / bounds)
+  return penalty.norms(image - params) * bounds
+
+
+def violation(penalty: Separable, quadratic: Quadratic, point: Point) -> Array:
+  """The largest of the changes of the blocks that move. Not a number stays one."""
+  alive = penalty.alive(quadratic)
+  bounds = jnp.where(alive, quadratic.bounds, 1)
+  change = changes(penalty, *point, quadratic.hyper, bounds)
+  return jnp.max(jnp.where(alive, change, 0), initial=0)
 
 
 def moving(quadratic: Quadratic) -> Array:
@@ -122,19 +143,18 @@ class Entries(NamedTuple):
   def norms(self, vector: Array) -> Array:
     return jnp.abs(vector)
 
+  def spread(self, values: Array, size: int) -> Array:
+    del size
+    return values
+
   def image(self, target: Array, hyper: PyTree, step: Array) -> Array:
     return jnp.where(self.free, target, jax.vmap(self.prox)(target, hyper, step))
 
   def bounds(self, hessian: Hessian) -> Array:
     return hessian.diagonal()
 
-  def violation(self, quadratic: Quadratic, point: Point) -> Array:
-    alive = moving(quadratic)
-    bounds = jnp.where(alive, quadratic.bounds, 1)
-    image = self.image(point.params - point.gradient / bounds, quadratic.hyper, 1 / bounds)
-    change = self.norms(image - point.params) * bounds
-    # Not a number stays one.
-    return jnp.max(jnp.where(alive, change, 0), initial=0)
+  def alive(self, quadratic: Quadratic) -> Array:
+    return moving(quadratic)
 
   def epoch(self, quadratic: Quadratic, point: Point) -> Point:
     hessian, alive = quadratic.hessian, moving(quadratic)
@@ -284,7 +304,7 @@ def descend(
   def several(carry: tuple) -> tuple:
     point, done, _ = carry
     point = cycle(penalty, quadratic, point, 0.3 * tol)
-    return point, done + EPOCHS, penalty.violation(quadratic, point)
+    return point, done + EPOCHS, violation(penalty, quadratic, point)
 
   start = (point, jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, point.params.dtype))
   goes_on = lambda carry: (carry[2] > tol) & (carry[1] < max_epochs)

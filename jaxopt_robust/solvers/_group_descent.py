@@ -52,6 +52,9 @@ class Groups(NamedTuple):
     """Numbers of entries at the entries, float[size]."""
     return jnp.zeros(size, blocks.dtype).at[self.members].set(blocks, mode="drop")
 
+  def spread(self, values: Array, size: int) -> Array:
+    return self._scatter(jnp.broadcast_to(values[:, None], self.members.shape), size)
+
   def value(self, params: Array, hyper: PyTree) -> Array:
     return self.phi.value(jnp.where(self.free, 0, self.norms(params)), hyper)
 
@@ -76,24 +79,13 @@ class Groups(NamedTuple):
     rows = jnp.max(jnp.sum(jnp.abs(blocks), axis=2), axis=1)
     return jnp.minimum(rows, jnp.trace(blocks, axis1=1, axis2=2))
 
-  def _alive(self, quadratic: Quadratic) -> tuple[Array, Array]:
-    """The bounds, and which groups move."""
+  def alive(self, quadratic: Quadratic) -> Array:
     bounds = quadratic.bounds
-    alive = (bounds > 0) & (jnp.arange(bounds.shape[0]) < self.used_groups)
-    return jnp.where(alive, bounds, 1), alive
-
-  def violation(self, quadratic: Quadratic, point: Point) -> Array:
-    bounds, alive = self._alive(quadratic)
-    size = point.params.shape[0]
-    wide = self._scatter(jnp.broadcast_to(bounds[:, None], self.members.shape), size)
-    target = point.params - point.gradient / jnp.where(wide > 0, wide, 1)
-    image = self.image(target, quadratic.hyper, 1 / bounds)
-    change = self.norms(image - point.params) * bounds
-    return jnp.max(jnp.where(alive, change, 0), initial=0)
+    return (bounds > 0) & (jnp.arange(bounds.shape[0]) < self.used_groups)
 
   def epoch(self, quadratic: Quadratic, point: Point) -> Point:
-    hessian, (bounds, alive) = quadratic.hessian, self._alive(quadratic)
-    steps = 1 / bounds
+    hessian, alive = quadratic.hessian, self.alive(quadratic)
+    steps = 1 / jnp.where(alive, quadratic.bounds, 1)
 
     def visit(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
       params, held = carry
@@ -130,11 +122,11 @@ class Groups(NamedTuple):
       along = jnp.sum(unit * v, axis=1)
       return self._scatter(across[:, None] * v + ((second - across) * along)[:, None] * unit, size)
 
-    turning = self._scatter(jnp.broadcast_to(~self.signed[:, None], blocks.shape), size)
+    turning = self.spread(~self.signed, size)
 
     def landed(new: Array) -> Array:
       along = jnp.sum(self._gather(new) * blocks, axis=1)
-      back = self._scatter(jnp.broadcast_to((curved & (along <= 0))[:, None], blocks.shape), size)
+      back = self.spread(curved & (along <= 0), size)
       return jnp.where((on & turning & (new <= 0)) | back, 0, new)
 
     def first_share(direction: Array) -> Array:

@@ -154,7 +154,7 @@ def gram_coordinate_descent(penalty: Penalty) -> Solver:
     # Afresh: its updates would gather rounding from step to step.
     gradient = quadratic.hessian.product(point.params) - linear
     point = point._replace(gradient=gradient)
-    error = separable.violation(quadratic, point)
+    error = _gram_descent.violation(separable, quadratic, point)
     error = jnp.where(error > 0, jnp.maximum(error, rounding), error)
     value = 0.5 * (gradient - linear) @ point.params
     return GramDescentState(*point, state.count + 1), GramDescentInfo(error, value)
