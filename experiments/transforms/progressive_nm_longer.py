@@ -96,7 +96,13 @@ def table(metrics: dict[str, Any], config: Config) -> list[Row]:
   ):  # fmt: skip
     for name in metrics:
       base = None if name == SRSTE else _side(metrics, SRSTE, key)
-      rows.append(Row(f"{what}, 1:{config.m}", _side(metrics, name, key), base, better))
+      note = ""
+      if key == "variance":
+        rate = config.rate[config.recipes.index(name)]
+        note = f"At a learning rate of {rate:g}, on which the variance depends too."
+      rows.append(
+        Row(f"{what}, 1:{config.m}", _side(metrics, name, key), base, better, note=note)
+      )  # fmt: skip
   return rows
 
 
