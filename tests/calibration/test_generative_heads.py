@@ -8,7 +8,7 @@ from scipy import stats as sps
 from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
 
-from experiments.calibration.generative_heads import bayes_error, draw
+from experiments.calibration._gaussians import bayes_error, draw
 from jaxopt_robust import calibration, losses
 
 RNG = np.random.default_rng(0)
@@ -117,9 +117,9 @@ def test_nearest_mean_for_equal_priors_and_unit_variance(x64):
 
 @pytest.mark.parametrize("features", [4, 10])
 def test_bayes_error_with_many_examples(features):
-  x, y = draw(jax.random.key(features), 100_000, features, 2)
+  x, y = draw(jax.random.key(features), 100_000, features, 2, features)
   head = calibration.naive_bayes_head(stats_of(x, y, 2))
-  query, truth = draw(jax.random.key(99), 100_000, features, 2)
+  query, truth = draw(jax.random.key(99), 100_000, features, 2, features)
   got = jnp.mean(jnp.argmax(calibration.linear_head_logits(head, query), 1) != truth)
   want = sps.norm.cdf(-np.sqrt((features + 1) / 2))
   np.testing.assert_allclose(bayes_error(features), want, rtol=1e-6)
