@@ -263,6 +263,8 @@ def figure(record: dict[str, Any]) -> Any:
   axes[2].set_title(settings["data"])
   for axis in axes:
     axis.set_xscale("log")
+  axes[0].set_xticks(features, [str(n) for n in features])
+  axes[0].minorticks_off()
   axes[0].set_yscale("log")
   axes[2].set_yscale("log")
   return fig
