@@ -13,9 +13,18 @@ _FARTHEST = 2.0**60  # where a search without an upper end gives up
 
 
 class State(NamedTuple):
-  """params: inverse temperature t. low, high: bracket, -1 and inf at first. count: steps done."""
+  """State of the search.
+
+  Attributes:
+    params: inverse temperature t that was looked at last: error and value are its own.
+    trial: the one to be looked at next.
+    low: lower end of the bracket, -1 at first.
+    high: upper end of the bracket, inf at first.
+    count: steps done.
+  """
 
   params: Array
+  trial: Array
   low: Array
   high: Array
   count: Array  # type: ignore[assignment]
@@ -32,13 +41,13 @@ class Info(NamedTuple):
 def _init(params: Array, hyper: PyTree, given: _logits.Labelled) -> State:
   del hyper, given
   far = jnp.full_like(params, jnp.inf)
-  return State(params, -jnp.ones_like(params), far, jnp.zeros((), jnp.int32))
+  return State(params, params, -jnp.ones_like(params), far, jnp.zeros((), jnp.int32))
 
 
 def _step(state: State, hyper: PyTree, given: _logits.Labelled) -> tuple[State, Info]:
   """Newton's step where it stays inside the bracket of the root of the slope, else a bisection."""
   del hyper
-  t = state.params
+  t = state.trial
   scaled = t * given.logits
   probs = jax.nn.softmax(scaled, axis=1)
   of_label = _logits.label_value(given.logits, given.labels)
@@ -56,8 +65,10 @@ def _step(state: State, hyper: PyTree, given: _logits.Labelled) -> tuple[State, 
   middle = jnp.where(jnp.isinf(high), 4 * t + 1, floor + (high - floor) / 2)
   new = jnp.where(is_inside, newton, middle)
   error = jnp.where(t > 0, jnp.abs(slope), jnp.maximum(-slope, 0))
-  stalled = (new == t) | (new > _FARTHEST)
-  return State(new, low, high, state.count + 1), Info(error, value, stalled)
+  rests = (curvature > 0) & (newton == t) | (slope == 0)
+  stalled = rests | (new == t) | (new > _FARTHEST)
+  new = jnp.where(rests, t, new)
+  return State(t, new, low, high, state.count + 1), Info(error, value, stalled)
 
 
 SOLVER = Solver(_init, _step)

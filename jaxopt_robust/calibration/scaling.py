@@ -80,13 +80,7 @@ def temperature_fit(
     Guo, Pleiss, Sun and Weinberger, On calibration of modern neural networks, 2017, section 4.2.
   """
   given = _logits.check_labelled(logits, labels, where)
-  centred = given.logits - jnp.max(given.logits, axis=1, keepdims=True)
-  scale = numerics.divisor(jnp.max(jnp.where(given.weight[:, None] > 0, -centred, 0)))
-  scale = jnp.where(jnp.isfinite(scale), scale, 1)
-  start = jnp.where(jnp.any(centred < 0), scale, 1)
-  unit = given._replace(logits=centred / scale)
-  t, info = run_until(_temperature.SOLVER, start, None, unit, tol=tol, max_steps=max_steps)
-  return t / scale, info
+  return _temperature_of(given, tol, max_steps)
 
 
 def temperature_apply(params: ArrayLike, logits: ArrayLike) -> Array:
@@ -117,6 +111,16 @@ def temperature_apply(params: ArrayLike, logits: ArrayLike) -> Array:
   factor = _checks.check_float_array("params", params, rank=0)
   wide = numerics.upcast(scores)
   return (factor.astype(wide.dtype) * wide).astype(scores.dtype)
+
+
+def _temperature_of(given: _logits.Labelled, tol: ArrayLike, max_steps: ArrayLike) -> tuple:
+  """Temperature scaling of logits whose largest difference is made 1 first."""
+  centred = given.logits - jnp.max(given.logits, axis=1, keepdims=True)
+  scale = numerics.divisor(jnp.max(jnp.where(given.weight[:, None] > 0, -centred, 0)))
+  scale = jnp.where(jnp.isfinite(scale), scale, 1)
+  unit = given._replace(logits=centred / scale)
+  t, info = run_until(_temperature.SOLVER, scale, None, unit, tol=tol, max_steps=max_steps)
+  return t / scale, info
 
 
 class _Standard(NamedTuple):
@@ -178,8 +182,8 @@ def vector_fit(
 ) -> tuple[AffineMap, SolveInfo]:
   r"""Vector scaling: a factor and a bias for each class.
 
-  Solves min_{w, b} (1/n) sum_i -log softmax(w z_i + b)[y_i] from w = 1, b = 0 by L-BFGS. At the
-  solution mean_i p_ik is the frequency of class k.
+  Solves min_{w, b} (1/n) sum_i -log softmax(w z_i + b)[y_i] from temperature scaling by L-BFGS.
+  At the solution mean_i p_ik is the frequency of class k.
 
   Args:
     logits: float[n, classes] of held-out examples.
@@ -211,8 +215,10 @@ def vector_fit(
   Reference:
     Guo, Pleiss, Sun and Weinberger, On calibration of modern neural networks, 2017, section 4.2.
   """
-  given, mean, scale = _standardise(_logits.check_labelled(logits, labels, where))
-  start = AffineMap(jnp.broadcast_to(scale, mean.shape), mean)
+  labelled = _logits.check_labelled(logits, labels, where)
+  given, mean, scale = _standardise(labelled)
+  t, _ = _temperature_of(labelled, TOL, MAX_STEPS)
+  start = AffineMap(jnp.broadcast_to(t * scale, mean.shape), t * mean)
   inner, info = run_until(_VECTOR, start, None, given, tol=tol, max_steps=max_steps)
   return _back(inner, mean, scale), info
 
@@ -257,8 +263,8 @@ def matrix_fit(
   r"""Matrix scaling: any affine map of the logits, with penalties (ODIR).
 
   Solves min_{W, b} (1/n) sum_i -log softmax(W z_i + b)[y_i]
-  + off_diagonal mean_{j != k} W_jk^2 + intercept mean_k b_k^2 from the identity by L-BFGS, with b
-  of mean 0. Without penalties the solution has (1/n) sum_i (p_i - e_i) z_i^T = 0.
+  + off_diagonal mean_{j != k} W_jk^2 + intercept mean_k b_k^2 from temperature scaling by L-BFGS,
+  with b of mean 0. Without penalties the solution has (1/n) sum_i (p_i - e_i) z_i^T = 0.
 
   Args:
     logits: float[n, classes] of held-out examples. On log-probabilities this is Dirichlet
@@ -294,11 +300,13 @@ def matrix_fit(
     the penalties: Kull et al., Beyond temperature scaling: obtaining well-calibrated multi-class
     probabilities with Dirichlet calibration, 2019, section 4.
   """
-  given, mean, scale = _standardise(_logits.check_labelled(logits, labels, where))
+  labelled = _logits.check_labelled(logits, labels, where)
+  given, mean, scale = _standardise(labelled)
   for name, strength in (("off_diagonal", off_diagonal), ("intercept", intercept)):
     _checks.check_non_negative(name, strength, scalar=True)
   strengths = jnp.stack([jnp.asarray(s, mean.dtype) for s in (off_diagonal, intercept)])
-  start = AffineMap(scale * jnp.eye(len(mean), dtype=mean.dtype), mean)
+  t, _ = _temperature_of(labelled, TOL, MAX_STEPS)
+  start = AffineMap(t * scale * jnp.eye(len(mean), dtype=mean.dtype), t * mean)
   data = (given, mean, scale, strengths)
   inner, info = run_until(_MATRIX, start, None, *data, tol=tol, max_steps=max_steps)
   return _back(inner, mean, scale), info

@@ -1,5 +1,7 @@
 """Calibration errors: other libraries' values, the formulas in NumPy, what must not matter."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,7 +43,8 @@ def sample(seed=0, n=N, temperature=0.5):
   rng = np.random.default_rng(seed)
   z = 2 * rng.standard_normal((n, C))
   truth = softmax(temperature * z)
-  labels = np.array([rng.choice(C, p=row) for row in truth])
+  ends = np.cumsum(truth, axis=1)
+  labels = np.sum(ends / ends[:, -1:] <= rng.random((n, 1)), axis=1)
   return softmax(z), labels
 
 
@@ -57,7 +60,7 @@ def numpy_bins(conf, out, num_bins=15):
 def numpy_mass(conf, out, num_bins=15):
   order, n = np.argsort(conf, kind="stable"), len(conf)
   ends = [int(np.floor(n * b / num_bins + 0.5)) for b in range(num_bins + 1)]
-  parts = [order[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True) if b > a]
+  parts = [order[a:b] for a, b in itertools.pairwise(ends) if b > a]
   return [(conf[part], out[part]) for part in parts]
 
 
@@ -114,9 +117,7 @@ def test_scores_are_those_of_scikit_learn():
       cal.negative_log_likelihood(score, event), sklearn.metrics.log_loss(event, score)
     )
   two = np.stack([1 - p[:, 0], p[:, 0]], axis=1)
-  np.testing.assert_allclose(
-    cal.brier_score(two, y == 0), 2 * cal.brier_score(p[:, 0], y == 0)
-  )
+  np.testing.assert_allclose(cal.brier_score(two, y == 0), 2 * cal.brier_score(p[:, 0], y == 0))
   np.testing.assert_allclose(cal.brier_score(p, y), np.mean(np.sum((p - np.eye(C)[y]) ** 2, 1)))
 
 
@@ -143,7 +144,7 @@ def test_formulas_in_numpy():
   for num_bins in range(1, N + 1):
     parts = numpy_mass(conf, out, num_bins)
     means = [o.mean() for _, o in parts]
-    if any(b < a for a, b in zip(means[:-1], means[1:], strict=True)):
+    if any(b < a for a, b in itertools.pairwise(means)):
       break
     last = np.sum(weights(parts) * gaps(parts))
   assert num_bins > 3

@@ -45,8 +45,10 @@ APPLY = {
   calibration.ensemble_temperature_apply: calibration.TemperatureMixture(jnp.ones(2), jnp.ones(2)),
   calibration.piecewise_linear_apply: jnp.ones(3),
   calibration.monotone_network_apply: calibration.MonotoneNetwork(
-    (jnp.ones((1, 2)), jnp.eye(2), jnp.ones((2, 1))), (jnp.zeros(2), jnp.zeros(2), jnp.zeros(1)),
-    jnp.zeros(()), jnp.ones(()),
+    (jnp.ones((1, 2)), jnp.eye(2), jnp.ones((2, 1))),
+    (jnp.zeros(2), jnp.zeros(2), jnp.zeros(1)),
+    jnp.zeros(()),
+    jnp.ones(()),
   ),
 }
 COVERED = {
