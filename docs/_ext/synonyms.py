@@ -45,6 +45,18 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
   "pruning, N:M sparsity, 2:4": ("transforms.progressive_nm", "transforms.nm_mask"),
   "mixture of experts, MoE, C3PO": ("layers.remix_pathways", "nets.MixtureTransformer"),
   "k nearest neighbours, kNN": ("layers.kernel_neighbors",),
+  "ECE, adaptive calibration error, reliability diagram": (
+    "calibration.expected_calibration_error", "calibration.reliability_bins",
+  ),
+  "Platt scaling, temperature scaling": ("calibration.temperature_fit",),
+  "Dirichlet calibration, ODIR": ("calibration.matrix_fit",),
+  "isotonic calibration": ("calibration.isotonic_fit", "projections.projection_isotonic"),
+  "MMCE, SKCE, canonical calibration": (
+    "calibration.maximum_mean_calibration_error", "calibration.squared_kernel_calibration_error",
+    "calibration.dirichlet_calibration_error",
+  ),
+  "conformal prediction, coverage, LAC, APS, RAPS": ("calibration.conformal_quantile",),
+  "log loss": ("calibration.negative_log_likelihood", "losses.cross_entropy_loss"),
   "adversarial attack, PGD": ("robustness.pgd_attack",),
   "plug-and-play, PnP": ("prox.make_prox_from_potential",),
   "LoRA, PEFT, adapters, fine-tuning": ("layers.lora_init", "layers.lora_merge"),
