@@ -56,6 +56,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "calibration.dirichlet_calibration_error",
   ),
   "conformal prediction, coverage, LAC, APS, RAPS": ("calibration.conformal_quantile",),
+  "Gaussian naive Bayes, GaussianNB, partial_fit": ("calibration.naive_bayes_update",),
+  "multinomial logistic regression, linear probe": ("calibration.logistic_head",),
   "log loss": ("calibration.negative_log_likelihood", "losses.cross_entropy_loss"),
   "adversarial attack, PGD": ("robustness.pgd_attack",),
   "plug-and-play, PnP": ("prox.make_prox_from_potential",),
