@@ -119,10 +119,11 @@ def _see(adaptor: tuple, part: _Part, train: Any, classes: int, limit: int, bloc
   """Similarities and distances of a half; of the training half itself where ``train`` is None."""
   h, logits = represent(adaptor, part.x)
   label = jnp.argmax(logits, axis=1).astype(jnp.int32)
-  theirs = (h, label, part.labels) if train is None else train
+  references, predictions, labels = (h, label, part.labels) if train is None else train
   q, far = nearest_agreement(
-    h, label, *theirs, max_similarity=limit, exclude_self=train is None, block_size=block
-  )
+    h, references, predictions=label, reference_predictions=predictions, reference_labels=labels,
+    max_similarity=limit, exclude_self=train is None, block_size=block,
+  )  # fmt: skip
   ecdf = class_ecdf_fit(far, part.labels, num_classes=classes, where=q > 0)
   return _Seen(h, logits, label, q, distance_quantiles(ecdf, far), ecdf)
 
@@ -130,7 +131,7 @@ def _see(adaptor: tuple, part: _Part, train: Any, classes: int, limit: int, bloc
 def _rescale(rescaler: Array, shares: Array, effective: Array) -> Array:
   """Probabilities of all classes."""
   logits = jnp.matmul(shares, rescaler, precision="highest")
-  return sdm_activation(logits, effective, 1.0)
+  return sdm_activation(logits, similarity=effective, distance=1.0)
 
 
 def of_label(table: Array, label: Array) -> Array:
@@ -168,7 +169,10 @@ def fit_round(
 
   def loss(adaptor: tuple, rows: Array, similarity: Array, distance: Array) -> Array:
     _, logits = represent(adaptor, train.x[rows])
-    return jnp.mean(sdm_loss(logits, train.labels[rows], similarity[rows], distance[rows]))
+    values = sdm_loss(
+      logits, train.labels[rows], similarity=similarity[rows], distance=distance[rows]
+    )
+    return jnp.mean(values)
 
   def look(adaptor: tuple) -> tuple[_Seen, _Seen]:
     own = _see(adaptor, train, None, classes, limit, block)
@@ -204,7 +208,7 @@ def fit_round(
   last, _ = jax.lax.scan(epoch, first, jax.random.split(key_epochs, epochs))
   adaptor, best = last[4], last[5]
   own, seen = look(adaptor)
-  activations = sdm_activation(seen.logits, seen.similarity, seen.distance)
+  activations = sdm_activation(seen.logits, similarity=seen.similarity, distance=seen.distance)
   outputs = class_ecdf_fit(activations, held.labels, num_classes=classes)
   shares = class_ecdf(outputs, activations, saturate=True)
   start = jnp.eye(classes, dtype=x.dtype)
@@ -236,7 +240,7 @@ def _fit_rescaler(
 
   def loss(rescaler: Array) -> Array:
     logits = jnp.matmul(shares, rescaler, precision="highest")
-    return jnp.mean(sdm_loss(logits, labels, effective, 1.0))
+    return jnp.mean(sdm_loss(logits, labels, similarity=effective, distance=1.0))
 
   def step(carry: tuple, _: None) -> tuple[tuple, None]:
     rescaler, state = carry

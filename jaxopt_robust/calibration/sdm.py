@@ -208,12 +208,16 @@ def sdm_estimate(model: SdmModel, features: ArrayLike, *, block_size: int = 256)
   x = jnp.where(fine[:, None], x - model.center, 0) / model.scale
   h, logits = represent(model.adaptor, x)
   label = jnp.argmax(logits, axis=1).astype(jnp.int32)
-  theirs = (model.references, model.reference_predictions, model.reference_labels)
-  most = model.references.shape[0]
-  q, far = nearest_agreement(h, label, *theirs, max_similarity=most, block_size=block)
+  q, far = nearest_agreement(
+    h, model.references, predictions=label, reference_predictions=model.reference_predictions,
+    reference_labels=model.reference_labels, max_similarity=model.references.shape[0],
+    block_size=block,
+  )  # fmt: skip
   q = jnp.minimum(q, model.max_similarity)
   distance = jnp.where(fine, distance_quantiles(model.distances, far), 0)
-  shares = class_ecdf(model.outputs, sdm_activation(logits, q, distance), saturate=True)
+  shares = class_ecdf(
+    model.outputs, sdm_activation(logits, similarity=q, distance=distance), saturate=True
+  )
   similarity, central = rescaled(model.rescaler, shares, label, q)
   counts = _sdm_region.support(model.similarities, similarity)
   band = dkw_epsilon(counts, level=model.level)

@@ -33,11 +33,11 @@ class ClassEcdf(NamedTuple):
 
 def nearest_agreement(
   queries: ArrayLike,
-  predictions: ArrayLike,
   references: ArrayLike,
+  *,
+  predictions: ArrayLike,
   reference_predictions: ArrayLike,
   reference_labels: ArrayLike,
-  *,
   max_similarity: int = 1000,
   exclude_self: bool = False,
   block_size: int = 256,
@@ -51,8 +51,8 @@ def nearest_agreement(
 
   Args:
     queries: float[n, features] representations.
-    predictions: int[n], classes predicted for them.
     references: float[N, features].
+    predictions: int[n], classes predicted for the queries.
     reference_predictions: int[N].
     reference_labels: int[N].
     max_similarity: static integer >= 1; longer runs count as that.
@@ -73,7 +73,8 @@ def nearest_agreement(
 
   Example:
     >>> references, right = jnp.array([[0.0], [1.0], [2.0], [9.0]]), jnp.array([1, 1, 0, 1])
-    >>> nearest_agreement(jnp.array([[0.2]]), jnp.array([1]), references, right, right)
+    >>> nearest_agreement(jnp.array([[0.2]]), references, predictions=jnp.array([1]),
+    ...                   reference_predictions=right, reference_labels=right)
     (Array([2], dtype=int32), Array([0.2], dtype=float32))
 
   Reference:
@@ -193,11 +194,9 @@ def class_ecdf(ecdf: ClassEcdf, values: ArrayLike, *, saturate: bool = False) ->
     gradient flows.
 
   Example:
-    >>> ecdf = class_ecdf_fit(jnp.array([1.0, 2.0, 3.0]), jnp.zeros(3, int), num_classes=1)
-    >>> class_ecdf(ecdf, jnp.array([[2.5], [3.0]])).round(2), class_ecdf(
-    ...   ecdf, jnp.array([3.0]), saturate=True)
-    (Array([[0.67],
-           [0.67]], dtype=float32), Array([1.], dtype=float32))
+    >>> ecdf = class_ecdf_fit(jnp.array([1.0, 2.0, 3.0, 4.0]), jnp.zeros(4, int), num_classes=1)
+    >>> class_ecdf(ecdf, jnp.array([2.5])), class_ecdf(ecdf, jnp.array([4.0]), saturate=True)
+    (Array([0.5], dtype=float32), Array([1.], dtype=float32))
 
   Reference:
     Schmaltz, Similarity-distance-magnitude universal verification, 2025, equations of the
@@ -283,7 +282,7 @@ def _sharpness(
   return wide, jnp.log(2 + rows[0]), rows[1], z.dtype
 
 
-def sdm_activation(logits: ArrayLike, similarity: ArrayLike, distance: ArrayLike) -> Array:
+def sdm_activation(logits: ArrayLike, *, similarity: ArrayLike, distance: ArrayLike) -> Array:
   r"""Similarity-distance-magnitude activation: softmax to the base 2 + q of logits scaled by d.
 
   Computes sdm(z)_k = (2 + q)^{d z_k} / sum_c (2 + q)^{d z_c} = softmax(ln(2 + q) d z)_k.
@@ -304,7 +303,7 @@ def sdm_activation(logits: ArrayLike, similarity: ArrayLike, distance: ArrayLike
     Where d > 0 the order of the classes is that of the logits.
 
   Example:
-    >>> sdm_activation(jnp.array([1.0, 0.0]), 2, 1.0)
+    >>> sdm_activation(jnp.array([1.0, 0.0]), similarity=2, distance=1.0)
     Array([0.8, 0.2], dtype=float32)
 
   Reference:
@@ -318,9 +317,9 @@ def sdm_activation(logits: ArrayLike, similarity: ArrayLike, distance: ArrayLike
 def sdm_loss(
   logits: ArrayLike,
   labels: ArrayLike,
+  *,
   similarity: ArrayLike,
   distance: ArrayLike,
-  *,
   where: ArrayLike | None = None,
 ) -> Array:
   r"""Cross entropy of the similarity-distance-magnitude activation, to the base 2 + q.
@@ -343,8 +342,9 @@ def sdm_loss(
     TypeError: logits are not floating-point, labels no integers or where is not boolean.
 
   Example:
-    >>> sdm_loss(jnp.array([[2.0, 0.0]]), jnp.array([0]), 0, 1.0).round(3)
-    Array([0.322], dtype=float32)
+    >>> loss = sdm_loss(jnp.array([[2.0, 0.0]]), jnp.array([0]), similarity=0, distance=1.0)
+    >>> print(f"{loss[0]:.3f}")  # log2(1 + 2^-2)
+    0.322
 
   Reference:
     Schmaltz, Similarity-distance-magnitude universal verification, 2025, equation of the loss.
