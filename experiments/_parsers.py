@@ -121,24 +121,27 @@ def wordnet(*files: bytes) -> Arrays:
   gloss: strings, the definition without the examples that follow it in quotes. part: "a", "s"
   (satellite adjective), "r" (adverb), "n" or "v". word: strings, all words of all synsets, spaces
   between their parts. synset: int32, the row that each word belongs to; the first of a row is the
-  one that WordNet lists first.
+  one that WordNet lists first. domain: int32, the number of the lexicographers' file of each row,
+  such as 5 for animals.
   """
-  glosses, parts, words, rows = [], [], [], []
+  glosses, parts, words, rows, domains = [], [], [], [], []
   for raw in files:
     for line in raw.decode("latin-1").splitlines():
       if line.startswith(" "):  # the licence
         continue
       fields, _, gloss = line.partition(" | ")
-      _, _, part, count, *rest = fields.split(" ")
+      _, domain, part, count, *rest = fields.split(" ")
       for word in rest[: 2 * int(count, 16) : 2]:  # words and their numbers in turn
         words.append(_PLACE_OF_ADJECTIVE.sub("", word).replace("_", " "))
         rows.append(len(glosses))
       glosses.append(gloss.partition('"')[0].strip(" ;:"))
       parts.append(part)
+      domains.append(int(domain))
   text = np.dtypes.StringDType()
   return {
     "gloss": np.array(glosses, text),
     "part": np.array(parts),
+    "domain": np.array(domains, np.int32),
     "word": np.array(words, text),
     "synset": np.array(rows, np.int32),
   }

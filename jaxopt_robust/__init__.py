@@ -19,6 +19,7 @@ from jaxopt_robust._version import __version__
 
 _PUBLIC_MODULES = (
   "bilevel",
+  "calibration",
   "compositional",
   "debug",
   "layers",

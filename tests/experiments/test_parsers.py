@@ -76,5 +76,6 @@ def test_wordnet():
     "that which is", "(usually followed by `to') not able", "draw air; | and let it go",
   ]  # fmt: skip
   assert data["part"].tolist() == ["n", "a", "v"]
+  assert data["domain"].tolist() == [3, 0, 29]
   assert data["word"].tolist() == ["thing", "whole thing", "unable", *(f"w{i}" for i in range(11))]
   assert data["synset"].tolist() == [0, 0, 1, *[2] * 11] and data["synset"].dtype == np.int32

@@ -1,0 +1,1 @@
+"""Experiments on calibrated probabilities and on heads."""
