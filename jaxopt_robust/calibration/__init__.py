@@ -27,6 +27,11 @@ from jaxopt_robust.calibration.ensembles import (
   ensemble_temperature_apply,
   ensemble_temperature_init,
 )
+from jaxopt_robust.calibration.h_calibration import (
+  RecalibrationInfo,
+  h_calibration_loss,
+  recalibrate,
+)
 from jaxopt_robust.calibration.kernel_metrics import (
   dirichlet_calibration_error,
   maximum_mean_calibration_error,
@@ -70,6 +75,7 @@ __all__ = [
   "HistogramMap",
   "IsotonicMap",
   "MonotoneNetwork",
+  "RecalibrationInfo",
   "ReliabilityBins",
   "TemperatureMixture",
   "aps_scores",
@@ -82,6 +88,7 @@ __all__ = [
   "ensemble_temperature_apply",
   "ensemble_temperature_init",
   "expected_calibration_error",
+  "h_calibration_loss",
   "histogram_apply",
   "histogram_fit",
   "isotonic_apply",
@@ -101,6 +108,7 @@ __all__ = [
   "piecewise_linear_init",
   "prediction_sets",
   "raps_scores",
+  "recalibrate",
   "reliability_bins",
   "root_mean_square_calibration_error",
   "squared_kernel_calibration_error",

@@ -36,6 +36,7 @@ OF_PROBS = (
   calibration.brier_score,
   calibration.negative_log_likelihood,
   calibration.isotonic_fit,
+  calibration.h_calibration_loss,
 )
 FITS = (calibration.temperature_fit, calibration.vector_fit, calibration.matrix_fit)
 APPLY = {
@@ -71,6 +72,8 @@ COVERED = {
   "piecewise_linear_init",
   "prediction_sets",
   "raps_scores",
+  "RecalibrationInfo",
+  "recalibrate",
 }
 
 
@@ -145,6 +148,24 @@ for _fn in (calibration.lac_scores, calibration.aps_scores, calibration.raps_sco
   ]
 _MIXTURE = APPLY[calibration.ensemble_temperature_apply]
 BAD_INPUTS += [
+  _bad(calibration.h_calibration_loss, "window", ValueError, "window must be even", _PROBS, _LABELS,
+       window=3),
+  _bad(calibration.h_calibration_loss, "weighting", ValueError, "weighting must be one of", _PROBS,
+       _LABELS, weighting="bins"),
+  _bad(calibration.h_calibration_loss, "clusters", ValueError, "num_clusters must be at least 1",
+       _PROBS, _LABELS, num_clusters=0),
+  _bad(calibration.h_calibration_loss, "tolerance", ValueError, "tolerance must be >= 0", _PROBS,
+       _LABELS, tolerance=-1.0),
+  _bad(calibration.h_calibration_loss, "scale", ValueError, "scale must be > 0", _PROBS, _LABELS,
+       scale=0.0),
+  _bad(calibration.recalibrate, "apply_fn", TypeError, "apply_fn must be callable", None,
+       jnp.ones(()), _LOGITS, _LABELS),
+  _bad(calibration.recalibrate, "loss", TypeError, "loss must be callable",
+       calibration.temperature_apply, jnp.ones(()), _LOGITS, _LABELS, loss=None),
+  _bad(calibration.recalibrate, "optimizer", TypeError, "optimizer must be an optax",
+       calibration.temperature_apply, jnp.ones(()), _LOGITS, _LABELS, optimizer="adam"),
+  _bad(calibration.recalibrate, "num_steps", ValueError, "num_steps must be at least 1",
+       calibration.temperature_apply, jnp.ones(()), _LOGITS, _LABELS, num_steps=0),
   _bad(calibration.classwise_calibration_error, "reduction", ValueError, "reduction must be one of",
        _PROBS, _LABELS, reduction="average"),
   _bad(calibration.classwise_calibration_error, "threshold", ValueError, "threshold must be",

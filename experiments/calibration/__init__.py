@@ -1,0 +1,1 @@
+"""Experiments on ``jaxopt_robust.calibration``."""
