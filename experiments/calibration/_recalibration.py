@@ -25,17 +25,21 @@ CLASSES = 10
 
 
 class Logits(NamedTuple):
-  """Logits and labels of calibration and test examples; true log-probabilities if known."""
+  """Logits and labels of calibration and test examples."""
 
   calibration: jax.Array
   labels: jax.Array
   test: jax.Array
   test_labels: jax.Array
-  truth: jax.Array | None
 
 
-def synthetic(key: jax.Array, calibration: int, test: int, kind: str) -> Logits:
-  """Known log-probabilities lp, shown as -1.5 (-lp)^1.6 ("distorted") or as 2.5 lp."""
+def synthetic(
+  key: jax.Array, calibration: int, test: int, kind: str
+) -> tuple[Logits, jax.Array | None]:
+  """Logits, and the true probabilities of the test examples.
+
+  Known log-probabilities lp, shown as -1.5 (-lp)^1.6 ("distorted") or as 2.5 lp.
+  """
   num = calibration + test
   keys = jax.random.split(key, 3)
   places = jax.random.randint(keys[1], (num,), 0, CLASSES)
@@ -44,7 +48,8 @@ def synthetic(key: jax.Array, calibration: int, test: int, kind: str) -> Logits:
   labels = jax.random.categorical(keys[2], logs)
   shown = -1.5 * (-logs) ** 1.6 if kind == "distorted" else 2.5 * logs
   cut = calibration
-  return Logits(shown[:cut], labels[:cut], shown[cut:], labels[cut:], logs[cut:])
+  data = Logits(shown[:cut], labels[:cut], shown[cut:], labels[cut:])
+  return data, jnp.exp(logs[cut:])
 
 
 class Net(linen.Module):
@@ -78,15 +83,21 @@ def _train(key: jax.Array, x: jax.Array, y: jax.Array, rows: jax.Array, others: 
   return [net.apply(params, other) for other in others]
 
 
-def of_network(seed: int, data: str, train: int, epochs: int) -> Logits:
-  """Logits of a network trained until it knows its training images; half of the rest each."""
+def of_network(
+  seed: int, data: str, train: int, epochs: int, most: tuple[int, int]
+) -> tuple[Logits, None]:
+  """Logits of a network trained until it knows its training images; no truth is known.
+
+  Half of the digits that are left are for calibration and for the test, at most ``most`` of them.
+  """
   found = datasets.load(data)
   if data == "digits":
     x, y = found["x"] / 16.0, found["y"]
     order = np.random.default_rng(seed).permutation(len(x))
     first, rest = order[:train], order[train:]
-    fit, test = (x[part] for part in np.array_split(rest, 2))
-    labels = [y[part] for part in np.array_split(rest, 2)]
+    halves = [part[:m] for part, m in zip(np.array_split(rest, 2), most, strict=True)]
+    fit, test = (x[part] for part in halves)
+    labels = [y[part] for part in halves]
   else:
     x, y = found["x_train"], found["y_train"]
     order = np.random.default_rng(seed).permutation(len(x))
@@ -99,7 +110,7 @@ def of_network(seed: int, data: str, train: int, epochs: int) -> Logits:
     jax.random.key(seed), as_float[0], np.int32(y[first]), rows, as_float[1:], kind=kind
   )
   fit_labels, test_labels = (jnp.asarray(part, jnp.int32) for part in labels)
-  return Logits(logits[0], fit_labels, logits[1], test_labels, None)
+  return Logits(logits[0], fit_labels, logits[1], test_labels), None
 
 
 def window_of(events: int) -> int:
@@ -130,8 +141,6 @@ def fitted(key: jax.Array, data: Logits, config: Any, methods: tuple[str, ...]) 
   for method in methods:
     if method == RAW:
       probs = softmax(test)
-    elif method == TRUTH:
-      probs = jnp.exp(data.truth)
     elif method == TS:
       probs = softmax(cal.temperature_apply(cal.temperature_fit(*own)[0], test))
     elif method == VS:
