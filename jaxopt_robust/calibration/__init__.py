@@ -56,6 +56,10 @@ from jaxopt_robust.calibration.monotone import (
   piecewise_linear_apply,
   piecewise_linear_init,
 )
+from jaxopt_robust.calibration.neighborhoods import (
+  neighbor_prior,
+  spatial_kernel,
+)
 from jaxopt_robust.calibration.scaling import (
   AffineMap,
   matrix_apply,
@@ -68,6 +72,15 @@ from jaxopt_robust.calibration.scaling import (
 from jaxopt_robust.calibration.scoring import (
   brier_score,
   negative_log_likelihood,
+)
+from jaxopt_robust.calibration.segmentation import (
+  confidence_penalty_loss,
+  focal_loss,
+  foreground_calibration_error,
+  label_smoothing_loss,
+  mbls_loss,
+  nacl_loss,
+  svls_loss,
 )
 
 __all__ = [
@@ -82,12 +95,15 @@ __all__ = [
   "average_calibration_error",
   "brier_score",
   "classwise_calibration_error",
+  "confidence_penalty_loss",
   "conformal_quantile",
   "debiased_calibration_error",
   "dirichlet_calibration_error",
   "ensemble_temperature_apply",
   "ensemble_temperature_init",
   "expected_calibration_error",
+  "focal_loss",
+  "foreground_calibration_error",
   "h_calibration_loss",
   "histogram_apply",
   "histogram_fit",
@@ -95,15 +111,19 @@ __all__ = [
   "isotonic_fit",
   "ks_calibration_error",
   "label_scores",
+  "label_smoothing_loss",
   "lac_scores",
   "likelihood_fit",
   "matrix_apply",
   "matrix_fit",
   "maximum_calibration_error",
   "maximum_mean_calibration_error",
+  "mbls_loss",
   "monotone_network_apply",
   "monotone_network_init",
+  "nacl_loss",
   "negative_log_likelihood",
+  "neighbor_prior",
   "piecewise_linear_apply",
   "piecewise_linear_init",
   "prediction_sets",
@@ -111,7 +131,9 @@ __all__ = [
   "recalibrate",
   "reliability_bins",
   "root_mean_square_calibration_error",
+  "spatial_kernel",
   "squared_kernel_calibration_error",
+  "svls_loss",
   "sweep_calibration_error",
   "temperature_apply",
   "temperature_fit",
