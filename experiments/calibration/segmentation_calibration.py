@@ -17,8 +17,8 @@ PAPER = Paper(
   title="Neighbor-aware calibration of segmentation networks with penalty-based constraints",
   authors="Murugesan, Adiga Vasudeva, Liu, Lombaert, Ben Ayed and Dolz",
   year=2025,
-  claim="A penalty that draws the logits of a pixel to the class proportions around it gives better "
-  "calibrated segmentations than cross-entropy, at the same Dice.",
+  claim="A penalty that draws the logits of a pixel to the class proportions around it gives "
+  "better calibrated segmentations than cross-entropy, at the same Dice.",
   section="Abstract; six medical benchmarks",
   url="https://arxiv.org/abs/2401.14487",
 )
