@@ -124,11 +124,17 @@ def pwl_apply(params: jax.Array, logits: jax.Array) -> jax.Array:
 
 
 def h_fit(apply_fn: Callable, params: Any, data: Logits, config: Any, rate: float) -> Any:
-  """A map fitted by the h-loss, the iterate with the least class-wise error."""
+  """A map fitted by the h-loss, the iterate with the least error on its own examples."""
   loss = partial(cal.h_calibration_loss, window=window_of(data.calibration.size))
+  selectors = {
+    "class-wise": cal.classwise_calibration_error,
+    "debiased": cal.debiased_calibration_error,
+    "likelihood": cal.negative_log_likelihood,
+    "loss": loss,
+  }
   found, _ = cal.recalibrate(
     apply_fn, params, data.calibration, data.labels, loss=loss, optimizer=optax.adam(rate),
-    num_steps=config.steps, selector=cal.classwise_calibration_error,
+    num_steps=config.steps, selector=selectors[config.selector],
   )  # fmt: skip
   return found
 

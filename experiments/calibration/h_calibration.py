@@ -50,6 +50,8 @@ class Config(Settings):
     segments: of the piecewise linear map by likelihood and by the h-loss.
     members: of the mixture of temperatures by likelihood and by the h-loss.
     rates: learning rates of the h-loss: piecewise linear map, mixture.
+    selector: error that chooses the iterate of the h-loss: class-wise (ECE), debiased (ECE),
+      likelihood or loss.
     bins: of histogram binning.
     matrix_strength: of the penalties of matrix scaling.
     baselines: maps that are not fitted by the h-loss; temperature is one of them.
@@ -65,6 +67,7 @@ class Config(Settings):
   segments: tuple[int, ...] = (20, 20)
   members: tuple[int, ...] = (8, 8)
   rates: tuple[float, ...] = (0.01, 0.01)
+  selector: str = "class-wise"
   bins: int = 15
   matrix_strength: float = 0.0
   baselines: tuple[str, ...] = BASELINES
