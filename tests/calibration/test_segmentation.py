@@ -164,10 +164,15 @@ def test_smoothed_labels_are_a_penalty_of_fixed_weight():
   np.testing.assert_allclose(cal.svls_loss(z, y), parts, rtol=1e-10)
 
 
-def test_values_of_the_formula_of_monai_inside():
-  # Mean of 3 x 3 one-hot labels and the l1 distance, averaged over pixels and classes; borders
-  # differ. MONAI itself needs PyTorch: this is its formula in NumPy.
+def test_values_of_monai():
+  # NACLLoss of MONAI 1.6.1, whose borders are those of zeros, in two and three dimensions.
   z, y = sample(6)
+  mean = lambda **options: float(jnp.mean(cal.nacl_loss(z, y, padding="zeros", **options)))
+  np.testing.assert_allclose(mean(), 2.090167284011841, rtol=1e-5)
+  np.testing.assert_allclose(mean(norm="l2"), 2.3474810123443604, rtol=1e-5)
+  volume = cal.nacl_loss(*sample(6, (1, 4, 5, 3)), padding="zeros")
+  np.testing.assert_allclose(jnp.mean(volume), 2.088329315185547, rtol=1e-5)
+  # Away from the borders all paddings are the same: the mean of 3 x 3 labels in NumPy.
   one_hot = np.eye(C)[y]
   tau = sum(one_hot[:, i : i + 4, j : j + 3] for i in range(3) for j in range(3)) / 9
   inside = z[:, 1:-1, 1:-1]
