@@ -45,8 +45,8 @@ def test_convolution_is_the_one_of_jax(key):
 def test_synthetic_labels_follow_the_truth():
   data, truth = _recalibration.synthetic(jax.random.key(0), 10, 20_000, "temperature")
   assert data.calibration.shape == (10, 10) and data.test.shape == truth.shape
-  right = np.mean(np.argmax(truth, axis=1) == data.test_labels)
-  assert right == pytest.approx(np.mean(np.max(truth, axis=1)), abs=0.01)
+  right = float(np.mean(np.argmax(truth, axis=1) == data.test_labels))
+  assert right == pytest.approx(float(np.mean(np.max(truth, axis=1))), abs=0.01)
   np.testing.assert_allclose(np.exp(np.asarray(data.test) / 2.5), np.asarray(truth), atol=1e-5)
   other, _ = _recalibration.synthetic(jax.random.key(0), 10, 20_000, "distorted")
   np.testing.assert_array_equal(np.argmax(other.test, 1), np.argmax(data.test, 1))
