@@ -49,7 +49,7 @@ def machine() -> dict[str, Any]:
 
   versions = {"python": platform.python_version()}
   names = ("jax", "jaxlib", "numpy", "optax", "scikit-learn", "celer", "skglm", "jaxopt")
-  for name in (*names, "pyproximal", "torch", "libauc"):
+  for name in (*names, "pyproximal", "torch", "libauc", "netcal"):
     try:
       versions[name] = metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 _SLOW_S = 20.0
-_ON_TORCH = ("torch", "libauc")  # an extra of their own: PyTorch is large
+_ON_TORCH = ("torch", "libauc", "netcal")  # an extra of their own: PyTorch is large
 
 
 @dataclasses.dataclass

@@ -71,6 +71,29 @@ def curves(
     ax.legend(fontsize=8)
 
 
+def reliability(ax: Any, methods: Mapping[str, Mapping[str, Any]], *, title: str = "") -> None:
+  """Accuracy over confidence, bins of all seeds together; a larger dot holds more examples.
+
+  Args:
+    ax: axes.
+    methods: name -> ``count``, ``confidence`` and ``accuracy``, float[seeds, bins] each.
+    title: of the panel.
+  """
+  ax.plot([0, 1], [0, 1], color="0.6", lw=0.8, zorder=0)
+  for name, bins in methods.items():
+    count, confidence, accuracy = (
+      np.atleast_2d(np.asarray(bins[key], float)) for key in ("count", "confidence", "accuracy")
+    )
+    total = count.sum(0)
+    kept = total > 0
+    mean = lambda x, count=count, total=total, kept=kept: (count * x).sum(0)[kept] / total[kept]
+    (line,) = ax.plot(mean(confidence), mean(accuracy), lw=1, label=name)
+    size = 4 + 60 * total[kept] / total.sum()
+    ax.scatter(mean(confidence), mean(accuracy), size, color=line.get_color())
+  ax.set(xlabel="confidence", ylabel="accuracy", title=title, xlim=(0, 1), ylim=(0, 1))
+  ax.legend(fontsize=8)
+
+
 def images(ax: Any, rows: Mapping[str, Any], *, title: str = "", **options: Any) -> None:
   """A grid of pictures: a row a name, float[pictures, height, width] each (or with 3 channels)."""
   pictures = [np.concatenate(list(np.asarray(row)), axis=1) for row in rows.values()]

@@ -50,6 +50,11 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
   ),
   "Platt scaling, temperature scaling": ("calibration.temperature_fit",),
   "Dirichlet calibration, ODIR": ("calibration.matrix_fit",),
+  "NACL, SVLS, MbLS, label smoothing, focal loss": (
+    "calibration.nacl_loss", "calibration.svls_loss", "calibration.mbls_loss",
+    "calibration.label_smoothing_loss", "calibration.focal_loss",
+  ),
+  "h-calibration": ("calibration.h_calibration_loss", "calibration.recalibrate"),
   "isotonic calibration": ("calibration.isotonic_fit", "projections.projection_isotonic"),
   "MMCE, SKCE, canonical calibration": (
     "calibration.maximum_mean_calibration_error", "calibration.squared_kernel_calibration_error",

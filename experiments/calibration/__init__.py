@@ -1,1 +1,1 @@
-"""Experiments on calibrated probabilities and on heads."""
+"""Experiments on ``jaxopt_robust.calibration``."""

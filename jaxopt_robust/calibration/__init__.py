@@ -1,6 +1,8 @@
 """Do predicted probabilities match frequencies? Errors, recalibration maps, prediction sets."""
 
-from jaxopt_robust._deprecations import install_getattr
+from jaxopt_robust._deprecations import (
+  install_getattr,
+)
 from jaxopt_robust.calibration.binning import (
   HistogramMap,
   IsotonicMap,
@@ -37,6 +39,11 @@ from jaxopt_robust.calibration.generative_heads import (
   naive_bayes_merge,
   naive_bayes_update,
 )
+from jaxopt_robust.calibration.h_calibration import (
+  RecalibrationInfo,
+  h_calibration_loss,
+  recalibrate,
+)
 from jaxopt_robust.calibration.kernel_metrics import (
   dirichlet_calibration_error,
   maximum_mean_calibration_error,
@@ -60,6 +67,10 @@ from jaxopt_robust.calibration.monotone import (
   monotone_network_init,
   piecewise_linear_apply,
   piecewise_linear_init,
+)
+from jaxopt_robust.calibration.neighborhoods import (
+  neighbor_prior,
+  spatial_kernel,
 )
 from jaxopt_robust.calibration.scaling import (
   AffineMap,
@@ -90,6 +101,15 @@ from jaxopt_robust.calibration.sdm_activation import (
   sdm_activation,
   sdm_loss,
 )
+from jaxopt_robust.calibration.segmentation import (
+  confidence_penalty_loss,
+  focal_loss,
+  foreground_calibration_error,
+  label_smoothing_loss,
+  mbls_loss,
+  nacl_loss,
+  svls_loss,
+)
 
 __all__ = [
   "AffineMap",
@@ -99,6 +119,7 @@ __all__ = [
   "LinearHead",
   "MonotoneNetwork",
   "NaiveBayesStats",
+  "RecalibrationInfo",
   "ReliabilityBins",
   "SdmEstimate",
   "SdmModel",
@@ -109,6 +130,7 @@ __all__ = [
   "class_ecdf",
   "class_ecdf_fit",
   "classwise_calibration_error",
+  "confidence_penalty_loss",
   "conformal_quantile",
   "debiased_calibration_error",
   "dirichlet_calibration_error",
@@ -117,12 +139,16 @@ __all__ = [
   "ensemble_temperature_apply",
   "ensemble_temperature_init",
   "expected_calibration_error",
+  "focal_loss",
+  "foreground_calibration_error",
+  "h_calibration_loss",
   "histogram_apply",
   "histogram_fit",
   "isotonic_apply",
   "isotonic_fit",
   "ks_calibration_error",
   "label_scores",
+  "label_smoothing_loss",
   "lac_scores",
   "likelihood_fit",
   "linear_head_logits",
@@ -131,25 +157,31 @@ __all__ = [
   "matrix_fit",
   "maximum_calibration_error",
   "maximum_mean_calibration_error",
+  "mbls_loss",
   "monotone_network_apply",
   "monotone_network_init",
+  "nacl_loss",
   "naive_bayes_head",
   "naive_bayes_init",
   "naive_bayes_merge",
   "naive_bayes_update",
   "nearest_agreement",
   "negative_log_likelihood",
+  "neighbor_prior",
   "piecewise_linear_apply",
   "piecewise_linear_init",
   "prediction_sets",
   "raps_scores",
+  "recalibrate",
   "reliability_bins",
   "root_mean_square_calibration_error",
   "sdm_activation",
   "sdm_estimate",
   "sdm_fit",
   "sdm_loss",
+  "spatial_kernel",
   "squared_kernel_calibration_error",
+  "svls_loss",
   "sweep_calibration_error",
   "temperature_apply",
   "temperature_fit",

@@ -73,7 +73,7 @@ def weights(bins):
 
 
 @pytest.mark.x64
-def test_values_of_netcal():
+def test_values_of_netcal_and_torchmetrics():
   # netcal 1.4.0: ECE, MCE and ACE of 15 bins; of 10 bins for class 1 as an event.
   p, y = sample()
   frozen = {
@@ -84,6 +84,13 @@ def test_values_of_netcal():
   for metric, (multi, event) in frozen.items():
     np.testing.assert_allclose(metric(p, y), multi, rtol=1e-12)
     np.testing.assert_allclose(metric(p[:, 1], y == 1, num_bins=10), event, rtol=1e-12)
+  # torchmetrics 1.9.0, multiclass_calibration_error with the norms l1, l2 and max, in float32.
+  for metric, value in (
+    (cal.expected_calibration_error, 0.15608106553554535),
+    (cal.root_mean_square_calibration_error, 0.1788543164730072),
+    (cal.maximum_calibration_error, 0.3289712071418762),
+  ):
+    np.testing.assert_allclose(metric(p, y), value, rtol=1e-6)
 
 
 @pytest.mark.x64

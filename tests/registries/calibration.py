@@ -36,6 +36,7 @@ OF_PROBS = (
   calibration.brier_score,
   calibration.negative_log_likelihood,
   calibration.isotonic_fit,
+  calibration.h_calibration_loss,
 )
 FITS = (calibration.temperature_fit, calibration.vector_fit, calibration.matrix_fit)
 APPLY = {
@@ -51,8 +52,21 @@ APPLY = {
     jnp.ones(()),
   ),
 }
+SEGMENTATION = {  # by pixels, and what else a call needs
+  calibration.nacl_loss: True,
+  calibration.svls_loss: True,
+  calibration.mbls_loss: False,
+  calibration.label_smoothing_loss: False,
+  calibration.focal_loss: False,
+  calibration.confidence_penalty_loss: False,
+}
+_PIXELS = jnp.zeros((1, 2, 3))
+_MAP = jnp.zeros((1, 2), int)
 COVERED = {
-  *(fn.__name__ for fn in (*OF_PROBS, *FITS, *APPLY)),
+  *(fn.__name__ for fn in (*OF_PROBS, *FITS, *APPLY, *SEGMENTATION)),
+  "foreground_calibration_error",
+  "neighbor_prior",
+  "spatial_kernel",
   "AffineMap",
   "HistogramMap",
   "IsotonicMap",
@@ -71,6 +85,8 @@ COVERED = {
   "piecewise_linear_init",
   "prediction_sets",
   "raps_scores",
+  "RecalibrationInfo",
+  "recalibrate",
 }
 
 
@@ -143,8 +159,68 @@ for _fn in (calibration.lac_scores, calibration.aps_scores, calibration.raps_sco
     _bad(_fn, "classes", ValueError, "at least two classes", _PROBS[:, :1]),
     _bad(_fn, "probs", ValueError, "probabilities in .0, 1.", 5 * _PROBS),
   ]
+for _fn, _has_space in SEGMENTATION.items():
+  BAD_INPUTS += [
+    _bad(_fn, "dtype", TypeError, "logits must be a floating-point", _PIXELS + 0j, _MAP),
+    _bad(_fn, "one class", ValueError, "at least two classes", _PIXELS[..., :1], _MAP),
+    _bad(_fn, "labels", ValueError, "labels must lie in", _PIXELS, _MAP + 3),
+    _bad(_fn, "labels shape", ValueError, "labels must have shape", _PIXELS, _MAP[:, :1]),
+    _bad(_fn, "mask", TypeError, "where must be a boolean", _PIXELS, _MAP, where=jnp.ones((1, 2))),
+  ]
+  if _has_space:
+    BAD_INPUTS += [
+      _bad(_fn, "space", ValueError, "logits must have a batch axis", _PIXELS[0], _MAP[0]),
+      _bad(_fn, "kernel", ValueError, "labels must have a batch axis", _PIXELS, _MAP,
+           kernel=jnp.ones((3, 3))),
+      _bad(_fn, "even", ValueError, "kernel must have odd sizes", _PIXELS, _MAP,
+           kernel=jnp.ones(2)),
+      _bad(_fn, "padding", ValueError, "padding must be one of", _PIXELS, _MAP, padding="same"),
+    ]  # fmt: skip
 _MIXTURE = APPLY[calibration.ensemble_temperature_apply]
 BAD_INPUTS += [
+  _bad(calibration.nacl_loss, "weight", ValueError, "weight must be >= 0", _PIXELS, _MAP,
+       weight=-1.0),
+  _bad(calibration.nacl_loss, "norm", ValueError, "norm must be one of", _PIXELS, _MAP, norm="l3"),
+  _bad(calibration.nacl_loss, "on", ValueError, "on must be one of", _PIXELS, _MAP, on="softmax"),
+  _bad(calibration.mbls_loss, "margin", ValueError, "margin must be >= 0", _PIXELS, _MAP,
+       margin=-1.0),
+  _bad(calibration.label_smoothing_loss, "smoothing", ValueError, "smoothing must be", _PIXELS,
+       _MAP, smoothing=1.5),
+  _bad(calibration.focal_loss, "gamma", ValueError, "gamma must be >= 0", _PIXELS, _MAP,
+       gamma=-1.0),
+  _bad(calibration.confidence_penalty_loss, "weight", ValueError, "weight must be >= 0", _PIXELS,
+       _MAP, weight=-1.0),
+  _bad(calibration.foreground_calibration_error, "rank", ValueError, "probs must have rank",
+       _PIXELS[0], _MAP[0]),
+  _bad(calibration.foreground_calibration_error, "logits", ValueError, "probabilities in .0, 1.",
+       _PIXELS + 3, _MAP),
+  _bad(calibration.foreground_calibration_error, "bins", ValueError, "num_bins must be at least 1",
+       _PIXELS + 1 / 3, _MAP, num_bins=0),
+  _bad(calibration.spatial_kernel, "kind", ValueError, "kind must be one of", "box"),
+  _bad(calibration.spatial_kernel, "size", ValueError, "size must be odd", size=4),
+  _bad(calibration.spatial_kernel, "sigma", ValueError, "sigma must be > 0", sigma=0.0),
+  _bad(calibration.neighbor_prior, "classes", ValueError, "num_classes must be at least 2", _MAP,
+       jnp.ones(3), num_classes=1),
+  _bad(calibration.neighbor_prior, "kernel", ValueError, "kernel must be >= 0", _MAP,
+       -jnp.ones(3), num_classes=2),
+  _bad(calibration.h_calibration_loss, "window", ValueError, "window must be even", _PROBS, _LABELS,
+       window=3),
+  _bad(calibration.h_calibration_loss, "weighting", ValueError, "weighting must be one of", _PROBS,
+       _LABELS, weighting="bins"),
+  _bad(calibration.h_calibration_loss, "clusters", ValueError, "num_clusters must be at least 1",
+       _PROBS, _LABELS, num_clusters=0),
+  _bad(calibration.h_calibration_loss, "tolerance", ValueError, "tolerance must be >= 0", _PROBS,
+       _LABELS, tolerance=-1.0),
+  _bad(calibration.h_calibration_loss, "scale", ValueError, "scale must be > 0", _PROBS, _LABELS,
+       scale=0.0),
+  _bad(calibration.recalibrate, "apply_fn", TypeError, "apply_fn must be callable", None,
+       jnp.ones(()), _LOGITS, _LABELS),
+  _bad(calibration.recalibrate, "loss", TypeError, "loss must be callable",
+       calibration.temperature_apply, jnp.ones(()), _LOGITS, _LABELS, loss=None),
+  _bad(calibration.recalibrate, "optimizer", TypeError, "optimizer must be an optax",
+       calibration.temperature_apply, jnp.ones(()), _LOGITS, _LABELS, optimizer="adam"),
+  _bad(calibration.recalibrate, "num_steps", ValueError, "num_steps must be at least 1",
+       calibration.temperature_apply, jnp.ones(()), _LOGITS, _LABELS, num_steps=0),
   _bad(calibration.classwise_calibration_error, "reduction", ValueError, "reduction must be one of",
        _PROBS, _LABELS, reduction="average"),
   _bad(calibration.classwise_calibration_error, "threshold", ValueError, "threshold must be",
