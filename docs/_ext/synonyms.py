@@ -45,7 +45,9 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
   "pruning, N:M sparsity, 2:4": ("transforms.progressive_nm", "transforms.nm_mask"),
   "mixture of experts, MoE, C3PO": ("layers.remix_pathways", "nets.MixtureTransformer"),
   "k nearest neighbours, kNN": ("layers.kernel_neighbors",),
-  "adversarial attack, PGD": ("robustness.pgd_attack",),
+  "adversarial attack, PGD, FGSM": ("robustness.pgd_attack", "robustness.fgsm_attack"),
+  "AutoAttack, RobustBench, APGD": ("robustness.robust_accuracy", "robustness.apgd_attack"),
+  "Carlini-Wagner, CW, DLR": ("robustness.margin_attack_loss", "robustness.dlr_attack_loss"),
   "plug-and-play, PnP": ("prox.make_prox_from_potential",),
   "LoRA, PEFT, adapters, fine-tuning": ("layers.lora_init", "layers.lora_merge"),
   "linear attention, efficient attention": (

@@ -6,7 +6,20 @@ from jaxopt_robust.robustness.adversarial import (
   smooth_adversarial_comp_sum_training_loss,
   trades_loss,
 )
-from jaxopt_robust.robustness.attacks import pgd_attack
+from jaxopt_robust.robustness.apgd import RobustnessInfo, apgd_attack, robust_accuracy
+from jaxopt_robust.robustness.attack_losses import (
+  cross_entropy_attack_loss,
+  dlr_attack_loss,
+  margin_attack_loss,
+  targeted_dlr_attack_loss,
+  targeted_margin_attack_loss,
+)
+from jaxopt_robust.robustness.attacks import (
+  AttackInfo,
+  fgsm_attack,
+  pgd_attack,
+  pgd_worst_case,
+)
 from jaxopt_robust.robustness.drift import (
   StreamInfo,
   StreamState,
@@ -57,34 +70,43 @@ from jaxopt_robust.robustness.wasserstein import (
 )
 
 __all__ = [
+  "AttackInfo",
   "CsfaState",
   "DoneInfo",
   "DoneState",
   "HyperPlane",
   "PerturbationBox",
+  "RobustnessInfo",
   "RssFit",
   "RssInfo",
   "StreamInfo",
   "StreamState",
   "WassersteinInfo",
+  "apgd_attack",
   "calibrate_prototypes",
   "class_prototypes",
+  "cross_entropy_attack_loss",
   "csfa_add_classes",
   "csfa_init",
   "csfa_logits",
   "csfa_stream_step",
+  "dlr_attack_loss",
   "done_init",
   "done_value_and_grad",
+  "fgsm_attack",
   "hyperplane_distance",
   "implicit_direction",
   "implicit_term",
   "log_barrier_attack",
+  "margin_attack_loss",
   "perturbation_box",
   "pgd_adversarial_training_loss",
   "pgd_attack",
+  "pgd_worst_case",
   "prediction_entropy",
   "prototype_logits",
   "reliable_mask",
+  "robust_accuracy",
   "robust_zero_one_loss",
   "rsgs_losses",
   "rss_linear_fit",
@@ -93,6 +115,8 @@ __all__ = [
   "stream_init",
   "stream_step",
   "tail_accuracy",
+  "targeted_dlr_attack_loss",
+  "targeted_margin_attack_loss",
   "trades_loss",
   "wasserstein_robust_loss",
 ]
