@@ -120,6 +120,7 @@ OPAQUE = {
   ("robustness.rss_objective", "params"),
   ("robustness.smooth_adversarial_comp_sum_training_loss", "params"),
   ("robustness.stream_step", "x"),
+  ("robustness.tradeoff_curve", "params"),
   ("robustness.trades_loss", "params"),
   ("robustness.wasserstein_robust_loss", "params"),
   ("solvers.invert_potential", "params"),

@@ -47,6 +47,9 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
   "k nearest neighbours, kNN": ("layers.kernel_neighbors",),
   "adversarial attack, PGD, FGSM": ("robustness.pgd_attack", "robustness.fgsm_attack"),
   "AutoAttack, RobustBench, APGD": ("robustness.robust_accuracy", "robustness.apgd_attack"),
+  "accuracy-robustness trade-off, adaptive smoothing": (
+    "robustness.mix_log_probs", "robustness.tradeoff_curve",
+  ),
   "Carlini-Wagner, CW, DLR": ("robustness.margin_attack_loss", "robustness.dlr_attack_loss"),
   "plug-and-play, PnP": ("prox.make_prox_from_potential",),
   "LoRA, PEFT, adapters, fine-tuning": ("layers.lora_init", "layers.lora_merge"),

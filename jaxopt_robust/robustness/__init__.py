@@ -44,6 +44,17 @@ from jaxopt_robust.robustness.log_barrier import (
   perturbation_box,
 )
 from jaxopt_robust.robustness.metrics import tail_accuracy
+from jaxopt_robust.robustness.mixing import (
+  TradeoffCurve,
+  alpha_for_margin,
+  margin_for_alpha,
+  mix_log_probs,
+  mixed_radius_lipschitz,
+  mixed_radius_smoothing,
+  mixing_loss,
+  smoothed_lipschitz,
+  tradeoff_curve,
+)
 from jaxopt_robust.robustness.prototypes import (
   calibrate_prototypes,
   class_prototypes,
@@ -81,7 +92,9 @@ __all__ = [
   "RssInfo",
   "StreamInfo",
   "StreamState",
+  "TradeoffCurve",
   "WassersteinInfo",
+  "alpha_for_margin",
   "apgd_attack",
   "calibrate_prototypes",
   "class_prototypes",
@@ -99,6 +112,11 @@ __all__ = [
   "implicit_term",
   "log_barrier_attack",
   "margin_attack_loss",
+  "margin_for_alpha",
+  "mix_log_probs",
+  "mixed_radius_lipschitz",
+  "mixed_radius_smoothing",
+  "mixing_loss",
   "perturbation_box",
   "pgd_adversarial_training_loss",
   "pgd_attack",
@@ -112,11 +130,13 @@ __all__ = [
   "rss_linear_fit",
   "rss_objective",
   "smooth_adversarial_comp_sum_training_loss",
+  "smoothed_lipschitz",
   "stream_init",
   "stream_step",
   "tail_accuracy",
   "targeted_dlr_attack_loss",
   "targeted_margin_attack_loss",
+  "tradeoff_curve",
   "trades_loss",
   "wasserstein_robust_loss",
 ]
