@@ -115,6 +115,7 @@ OPAQUE = {
   ("robustness.csfa_logits", "x"),
   ("robustness.csfa_stream_step", "x"),
   ("robustness.pgd_adversarial_training_loss", "params"),
+  ("robustness.fmr_generate", "params"),
   ("robustness.pgd_worst_case", "params"),
   ("robustness.robust_accuracy", "params"),
   ("robustness.rss_objective", "params"),

@@ -50,6 +50,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
   "accuracy-robustness trade-off, adaptive smoothing": (
     "robustness.mix_log_probs", "robustness.tradeoff_curve",
   ),
+  "FMR, foundation model oriented robustness": ("robustness.fmr_generate",),
   "Carlini-Wagner, CW, DLR": ("robustness.margin_attack_loss", "robustness.dlr_attack_loss"),
   "plug-and-play, PnP": ("prox.make_prox_from_potential",),
   "LoRA, PEFT, adapters, fine-tuning": ("layers.lora_init", "layers.lora_merge"),

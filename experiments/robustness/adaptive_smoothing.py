@@ -82,8 +82,8 @@ class Config(Settings):
 SIZES = {
   "toy": Size(
     Config(
-      seeds=2, sizes=(128, 40, 40), hidden=16, width=8, blocks=0, alphas=(0.0, 0.9, 1.0), biases=(0.0,),
-      epochs=4, mixing_epochs=1, train_steps=1, mixing_steps=1, test_steps=2,
+      seeds=2, sizes=(128, 40, 40), hidden=16, width=8, blocks=0, alphas=(0.0, 0.9, 1.0),
+      biases=(0.0,), epochs=4, mixing_epochs=1, train_steps=1, mixing_steps=1, test_steps=2,
     ),
     "Four epochs, two attack steps.",
   ),
@@ -186,8 +186,8 @@ def claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
   side = lambda name: Side(name, mean_robust(metrics["curves"], name))
   where = "robust accuracy, mean over clean accuracies between h and g"
   rows = (
-    ("frontier", f"Mixed {PROBABILITY} keep .05 more of it than a random choice of g or h.", "paper",
-     PROBABILITY, CHOICE, 0.05),
+    ("frontier", f"Mixed {PROBABILITY} keep .05 more of it than a random choice of g or h.",
+     "paper", PROBABILITY, CHOICE, 0.05),
     ("logits", f"Mixed {PROBABILITY} keep more of it than mixed logits.", "paper", PROBABILITY,
      LOGITS, 0.0),
     ("network", "A mixing network keeps more of it than constant weights.", "paper", NETWORK,

@@ -29,6 +29,13 @@ from jaxopt_robust.robustness.drift import (
   stream_init,
   stream_step,
 )
+from jaxopt_robust.robustness.evaluation import (
+  FmrImages,
+  FmrScore,
+  fmr_generate,
+  fmr_score,
+  oracle_ensemble,
+)
 from jaxopt_robust.robustness.incremental import (
   CsfaState,
   csfa_add_classes,
@@ -85,6 +92,8 @@ __all__ = [
   "CsfaState",
   "DoneInfo",
   "DoneState",
+  "FmrImages",
+  "FmrScore",
   "HyperPlane",
   "PerturbationBox",
   "RobustnessInfo",
@@ -107,6 +116,8 @@ __all__ = [
   "done_init",
   "done_value_and_grad",
   "fgsm_attack",
+  "fmr_generate",
+  "fmr_score",
   "hyperplane_distance",
   "implicit_direction",
   "implicit_term",
@@ -117,6 +128,7 @@ __all__ = [
   "mixed_radius_lipschitz",
   "mixed_radius_smoothing",
   "mixing_loss",
+  "oracle_ensemble",
   "perturbation_box",
   "pgd_adversarial_training_loss",
   "pgd_attack",
