@@ -15,6 +15,11 @@ from experiments._training import batches, fit, schedule, stack, train_all
 from jaxopt_robust import losses, nets, numerics, robustness
 
 PROBABILITY, LOGITS, NETWORK = range(3)  # kinds of mixtures
+# What an attack differentiates: all, all but the weight, the robust network alone. A weight that
+# saturates has no gradient, and would hide how weak a mixture is.
+WHOLE, FIXED, ROBUST = range(3)
+# The attacks whose union counts: (on the margin instead of the cross entropy, differentiates).
+ATTACKS = ((False, WHOLE), (True, WHOLE), (True, FIXED), (True, ROBUST))
 
 
 class Data(NamedTuple):
@@ -193,18 +198,25 @@ def settings(config: Any) -> tuple[dict[str, np.ndarray], dict[str, slice]]:
 
 
 def make_mixture(config: Any) -> Callable[[Any, jax.Array], jax.Array]:
-  """``apply_fn((setting, networks), x) -> log-probabilities`` of a mixture of any kind."""
+  """``apply_fn((setting, networks, path), x) -> log-probabilities`` of a mixture of any kind.
+
+  Their values are the mixture's, their derivatives those of the path.
+  """
 
   def apply_fn(params: Any, x: jax.Array) -> jax.Array:
-    setting, trained = params
+    setting, trained, path = params
     g, h, shallow, deep = features_of(config, trained, x)
     gamma, _ = mixer(config).apply(trained["mixing"], shallow, deep)
     low, high = config.alpha_range
     chosen = low + (high - low) * jax.nn.sigmoid(gamma + setting["bias"])
     alpha = jnp.where(setting["kind"] == NETWORK, chosen, setting["alpha"])
+    alpha = jnp.where(path == WHOLE, alpha, jax.lax.stop_gradient(alpha))
     mixed = robustness.mix_log_probs(g, h, alpha, scale_h=setting["scale"])
     by_logits = (1 - setting["alpha"]) * g + setting["alpha"] * h
-    return jnp.where(setting["kind"] == LOGITS, jax.nn.log_softmax(by_logits), mixed)
+    mixed = jnp.where(setting["kind"] == LOGITS, jax.nn.log_softmax(by_logits), mixed)
+    alone = jax.nn.log_softmax(setting["scale"] * h)
+    alone = alone + jax.lax.stop_gradient(mixed - alone)
+    return jnp.where(path == ROBUST, alone, mixed)
 
   return apply_fn
 
@@ -212,28 +224,28 @@ def make_mixture(config: Any) -> Callable[[Any, jax.Array], jax.Array]:
 def make_evaluation(config: Any, part: str) -> Callable[[Any, Data], Any]:
   """``evaluate(setting, data)``: accuracies of a mixture, the leads of its likeliest class.
 
-  Robust is what the union of PGD on the cross entropy and on the margin leaves.
+  Robust is what the union of ``ATTACKS`` leaves.
   """
   apply_fn = make_mixture(config)
   options = {"radius": config.radius, "num_steps": config.test_steps, "bounds": (0.0, 1.0)}
 
   def evaluate(setting: Any, data: Data) -> dict[str, jax.Array]:
-    x, y, params = data.x[part], data.y[part], (setting, data.trained)
+    x, y = data.x[part], data.y[part]
 
-    def attack(use_margin: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def attack(use_margin: jax.Array, path: jax.Array) -> tuple[jax.Array, jax.Array]:
       def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
         entropy = robustness.cross_entropy_attack_loss(logits, labels)
         return jnp.where(use_margin, robustness.margin_attack_loss(logits, labels), entropy)
 
       point, info = robustness.pgd_worst_case(
-        apply_fn, params, x, y, data.key, loss=loss, **options
+        apply_fn, (setting, data.trained, path), x, y, data.key, loss=loss, **options
       )
       return point, info.broken
 
-    moved, broken = jax.vmap(attack)(jnp.array([False, True]))
+    moved, broken = jax.vmap(attack)(*map(jnp.array, zip(*ATTACKS, strict=True)))
     found = {"robust": jnp.mean(~jnp.any(broken, axis=0)), "PGD": jnp.mean(~broken[0])}
     for name, points in (("clean", x), ("attacked", moved[0])):
-      scores = apply_fn(params, points)
+      scores = apply_fn((setting, data.trained, WHOLE), points)
       top, right = jax.lax.top_k(jnp.exp(scores), 2)[0], jnp.argmax(scores, 1) == y
       if name == "clean":
         found["clean"] = jnp.mean(right)
@@ -250,7 +262,7 @@ def make_apgd(config: Any) -> Callable[[Any, Data], jax.Array]:
   options = {"radius": config.radius, "num_steps": config.test_steps, "bounds": (0.0, 1.0)}
 
   def evaluate(setting: Any, data: Data) -> jax.Array:
-    params = (setting, data.trained)
+    params = (setting, data.trained, WHOLE)
     _, info = robustness.apgd_attack(
       apply_fn, params, data.x["test"], data.y["test"], data.key, **options
     )

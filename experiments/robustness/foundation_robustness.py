@@ -30,8 +30,8 @@ KEYS = ("FMR", "SA", "PA", "valid", "oracle", "distance", "PGD", "PGD, oracle")
 class Config(Settings):
   """Settings.
 
-  Rates are the best of .0003, .001, .003, .01 and .03 on held-out training images of development
-  seeds 0 to 3: by squared error for the generator, by accuracy for the oracle, by accuracy under
+  Rates are the best of .0003, .001, .003, .01 and .03, and of .1 and .3 for the models, on held-out
+  training images of development seeds 0 to 3: by squared error for the generator, by accuracy for the oracle, by accuracy under
   the attack of its own training, if any, for each model.
 
   Attributes:
@@ -56,7 +56,7 @@ class Config(Settings):
   latent_noise: float = 0.5
   budgets: tuple[int, ...] = (0, 10, 50)
   stepsize: float = 0.1
-  rates: tuple[float, ...] = (0.003, 0.003, 0.003, 0.003, 0.003, 0.003)
+  rates: tuple[float, ...] = (0.01, 0.01, 0.1, 0.01, 0.03, 0.03)
   epochs: int = 60
   batch: int = 64
   train_steps: int = 7
