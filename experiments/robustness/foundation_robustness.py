@@ -31,8 +31,8 @@ class Config(Settings):
   """Settings.
 
   Rates are the best of .0003, .001, .003, .01 and .03, and of .1 and .3 for the models, on held-out
-  training images of development seeds 0 to 3: by squared error for the generator, by accuracy for the oracle, by accuracy under
-  the attack of its own training, if any, for each model.
+  training images of development seeds 0 to 3: by squared error for the generator, by accuracy for
+  the oracle, by accuracy under the attack of its own training, if any, for each model.
 
   Attributes:
     sizes: training, validation and test images.
