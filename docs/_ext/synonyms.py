@@ -67,7 +67,13 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
   "Gaussian naive Bayes, GaussianNB, partial_fit": ("calibration.naive_bayes_update",),
   "multinomial logistic regression, linear probe": ("calibration.logistic_head",),
   "log loss": ("calibration.negative_log_likelihood", "losses.cross_entropy_loss"),
-  "adversarial attack, PGD": ("robustness.pgd_attack",),
+  "adversarial attack, PGD, FGSM": ("robustness.pgd_attack", "robustness.fgsm_attack"),
+  "AutoAttack, RobustBench, APGD": ("robustness.robust_accuracy", "robustness.apgd_attack"),
+  "accuracy-robustness trade-off, adaptive smoothing": (
+    "robustness.mix_log_probs", "robustness.tradeoff_curve",
+  ),
+  "FMR, foundation model oriented robustness": ("robustness.fmr_generate",),
+  "Carlini-Wagner, CW, DLR": ("robustness.margin_attack_loss", "robustness.dlr_attack_loss"),
   "plug-and-play, PnP": ("prox.make_prox_from_potential",),
   "LoRA, PEFT, adapters, fine-tuning": ("layers.lora_init", "layers.lora_merge"),
   "linear attention, efficient attention": (

@@ -1,4 +1,4 @@
-"""Small networks as pure functions: perceptrons, input-convex ones, attention, experts."""
+"""Small networks as pure functions: perceptrons, input-convex ones, attention, mixing."""
 
 from jaxopt_robust._deprecations import install_getattr
 
@@ -12,6 +12,7 @@ except ImportError as error:
 from jaxopt_robust.nets.attention import SoftAttention
 from jaxopt_robust.nets.convex import ICNN, ConvICNN, log_normal, nonnegative_mask
 from jaxopt_robust.nets.first_layers import TrActConv, TrActDense
+from jaxopt_robust.nets.mixing import MixingNet
 from jaxopt_robust.nets.mixture import MixtureContext, MixtureTransformer
 from jaxopt_robust.nets.perceptron import MLP, from_nnx
 
@@ -19,6 +20,7 @@ __all__ = [
   "ICNN",
   "MLP",
   "ConvICNN",
+  "MixingNet",
   "MixtureContext",
   "MixtureTransformer",
   "SoftAttention",

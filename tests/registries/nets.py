@@ -7,8 +7,8 @@ from jaxopt_robust import layers, nets
 from tests.helpers import BadInput
 
 COVERED = {
-  "ICNN", "MLP", "ConvICNN", "MixtureContext", "MixtureTransformer", "SoftAttention", "TrActConv",
-  "TrActDense", "from_nnx", "log_normal", "nonnegative_mask",
+  "ICNN", "MLP", "ConvICNN", "MixingNet", "MixtureContext", "MixtureTransformer", "SoftAttention",
+  "TrActConv", "TrActDense", "from_nnx", "log_normal", "nonnegative_mask",
 }  # fmt: skip
 
 
@@ -22,9 +22,26 @@ def _mixture(x=(1, 3, 2), override=None, **options):
   return lambda: jax.eval_shape(model.init, jax.random.key(0), jnp.ones(x), override)
 
 
+def _mixing(shallow, deep, **options):
+  features = ([jnp.ones(shape) for shape in shapes] for shapes in (shallow, deep))
+  return lambda: nets.MixingNet(**options).init(jax.random.key(0), *features)
+
+
 _PATHWAY = layers.Pathway(jnp.ones((1, 4, 9)), jnp.ones((1, 4, 9), bool))
 
 BAD_INPUTS = [
+  *(
+    BadInput("nets.MixingNet", what, call, ValueError, match)
+    for what, call, match in (
+      ("clip", _mixing([(2, 3)], [(2, 3)], clip=0.0), "clip must be > 0"),
+      ("blocks", _mixing([(2, 3)], [(2, 3)], blocks=-1), "blocks must be at least 0"),
+      ("rank", _mixing([(2, 3, 1)], [(2, 3)]), "shallow must have rank 2 or 4"),
+      ("batch", _mixing([(2, 3), (1, 3)], [(2, 3)]), "shallow must agree in all axes"),
+      ("ranks", _mixing([(2, 3)], [(2, 1, 1, 3)]), "shallow and deep must have equal ranks"),
+      ("grid", _mixing([(2, 4, 4, 1)], [(2, 3, 4, 1)]), "deep must have a grid that divides"),
+      ("none", lambda: nets.MixingNet().init(jax.random.key(0), (), ()), "must be a sequence"),
+    )
+  ),
   *(
     BadInput("nets.MixtureTransformer", what, call, ValueError, match)
     for what, call, match in (

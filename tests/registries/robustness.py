@@ -49,7 +49,7 @@ BAD_INPUTS = [
   _bad(
     "objective shape", lambda: _attack(jnp.sum), ValueError, "objective must return one number an"
   ),
-  _bad("norm", lambda: _attack(norm="l1"), ValueError, "norm must be one of 'linf', 'l2'"),
+  _bad("norm", lambda: _attack(norm="l3"), ValueError, "norm must be one of 'linf', 'l2'"),
   _bad("radius", lambda: _attack(radius=-0.1), ValueError, "radius must be >= 0"),
   _bad("radius shape", lambda: _attack(radius=jnp.ones(3)), ValueError, "radius must be a scalar"),
   _bad("stepsize", lambda: _attack(stepsize=0.0), ValueError, "stepsize must be > 0"),

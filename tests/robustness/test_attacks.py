@@ -12,7 +12,9 @@ from jaxopt_robust.debug import count_traces
 from jaxopt_robust.robustness import pgd_attack
 
 BATCH, SIZE = 16, 6
-NORMS = ("linf", "l2")
+NORMS = ("linf", "l2", "l1")
+ORDER = {"linf": np.inf, "l2": 2, "l1": 1}
+DUAL = {"linf": 1, "l2": 2, "l1": np.inf}
 
 
 @functools.partial(jax.jit, static_argnames=("num_steps", "norm", "bounds"))
@@ -41,7 +43,7 @@ def test_reaches_the_maximum_of_a_linear_function(data, key, norm):
   radius = np.linspace(0.1, 2, BATCH, dtype=np.float32)  # one radius an example
   # in the l2 ball a step of 0.3 radius shrinks the angle to the maximiser by 1.3: 1.3^-40 is 3e-5
   found = attack_linear(weights, x, key, radius, 0.3 * radius, norm=norm)
-  dual = np.abs(weights).sum(1) if norm == "linf" else np.linalg.norm(weights, axis=1)
+  dual = np.linalg.norm(weights, DUAL[norm], axis=1)
   gain = np.sum(weights * (found - x), axis=1)
   np.testing.assert_allclose(gain, radius * dual, rtol=1e-5, atol=1e-6)
 
@@ -50,11 +52,24 @@ def test_reaches_the_maximum_of_a_linear_function(data, key, norm):
 def test_stays_in_the_ball_and_within_bounds(data, key, norm):
   weights, x = data
   x = np.clip(x, -1, 1)
-  found = attack_linear(weights, x, key, 0.7, 5.0, num_steps=3, norm=norm, bounds=(-1.0, 1.0))
+  radius = 2.1 if norm == "l1" else 0.7
+  found = attack_linear(weights, x, key, radius, 5.0, num_steps=3, norm=norm, bounds=(-1.0, 1.0))
   offset = np.asarray(found, np.float64) - x
-  size = np.abs(offset).max(1) if norm == "linf" else np.linalg.norm(offset, axis=1)
-  assert np.all(size <= 0.7 + 1e-6) and np.all(np.abs(found) <= 1)
+  size = np.linalg.norm(offset, ORDER[norm], axis=1)
+  assert np.all(size <= radius + 1e-6) and np.all(np.abs(found) <= 1)
   assert np.any(np.abs(found) == 1)
+
+
+def test_l1_steps_pass_over_entries_at_a_side_of_the_box(key):
+  """The largest slope leads out of the box at once; the whole radius goes to the next ones."""
+  slopes = np.r_[5.0, 2.0, 1.5, np.zeros(37)].astype(np.float32)
+  x = np.full((1, 40), 0.5, np.float32)
+  x[0, :3] = 1.0, 0.9, 0.2
+  found = attack_linear(slopes[None], x, key, 0.5, 0.1, num_steps=200, norm="l1", bounds=(0.0, 1.0))
+  offset = np.asarray(found - x)[0]
+  # The projection on the ball draws the entry that is at its side back by less than a step.
+  np.testing.assert_allclose(offset[:3], [0, 0.1, 0.4], atol=0.02)
+  np.testing.assert_allclose(np.sum(np.abs(offset)), 0.5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -70,9 +85,9 @@ def test_start_is_random_and_fills_the_ball(key, norm):
     lambda v: jnp.zeros(len(v)), x, key, radius=2.0, stepsize=1.0, num_steps=1, norm=norm
   )
   points = np.asarray(jax.jit(start)(key, jnp.zeros((4000, 3))))
-  size = np.abs(points).max(1) if norm == "linf" else np.linalg.norm(points, axis=1)
+  size = np.linalg.norm(points, ORDER[norm], axis=1)
   assert size.max() <= 2 + 1e-6
-  # the radius of a uniform point has distribution (r / 2)^3 for both norms: Kolmogorov-Smirnov
+  # the radius of a uniform point has distribution (r / 2)^3 for all norms: Kolmogorov-Smirnov
   ks = np.abs(np.sort(size / 2) ** 3 - np.arange(4000) / 4000).max()
   assert ks < 1.95 / np.sqrt(4000)  # exceeded with probability 1e-3
   assert np.all(np.abs(points.mean(0)) < 4 * points.std(0) / np.sqrt(4000))
