@@ -95,6 +95,16 @@ def is_float(leaf: Any) -> bool:
 # Where a call takes what lies outside of JAX, or the caller's own functions and trees.
 NOT_UNDER_JIT = {
   "recovery.robust_recover",  # chooses by values; its parts run under jit
+  # Certificates are computed in float64.
+  "robustness.binomial_test",
+  "robustness.certify_smoothed",
+  "robustness.certify_votes",
+  "robustness.clopper_pearson_interval",
+  "robustness.clopper_pearson_lower",
+  "robustness.clopper_pearson_upper",
+  "robustness.largest_smoothed_radius",
+  "robustness.predict_votes",
+  "robustness.smoothed_radius",
   "solvers.raise_if_failed",
   "sweeps.run",
 }
@@ -109,10 +119,12 @@ OPAQUE = {
   ("numerics.tree_all_finite", "tree"),  # any pytree, empty ones too
   ("numerics.tree_where", "a"),
   ("numerics.tree_where", "b"),
+  ("robustness.consistency_smoothing_loss", "params"),
   ("robustness.csfa_add_classes", "x"),
   ("robustness.csfa_init", "x"),
   ("robustness.csfa_logits", "x"),
   ("robustness.csfa_stream_step", "x"),
+  ("robustness.gaussian_augmentation_loss", "params"),
   ("robustness.pgd_adversarial_training_loss", "params"),
   ("robustness.rss_objective", "params"),
   ("robustness.smooth_adversarial_comp_sum_training_loss", "params"),

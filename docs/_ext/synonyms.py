@@ -46,6 +46,13 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
   "mixture of experts, MoE, C3PO": ("layers.remix_pathways", "nets.MixtureTransformer"),
   "k nearest neighbours, kNN": ("layers.kernel_neighbors",),
   "adversarial attack, PGD": ("robustness.pgd_attack",),
+  "randomized smoothing, certified robustness, certify": (
+    "robustness.certify_smoothed", "robustness.certify_votes", "robustness.predict_votes",
+  ),
+  "binomial confidence interval, binomtest": (
+    "robustness.clopper_pearson_interval", "robustness.binomial_test",
+  ),
+  "ACR, average certified radius": ("robustness.average_certified_radius",),
   "plug-and-play, PnP": ("prox.make_prox_from_potential",),
   "LoRA, PEFT, adapters, fine-tuning": ("layers.lora_init", "layers.lora_merge"),
   "linear attention, efficient attention": (

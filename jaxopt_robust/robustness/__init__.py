@@ -1,4 +1,4 @@
-"""Attacks, training losses built on them, unlabelled examples, streams that drift."""
+"""Attacks, certificates by smoothing, training for both; unlabelled examples, drifting streams."""
 
 from jaxopt_robust._deprecations import install_getattr
 from jaxopt_robust.robustness.adversarial import (
@@ -30,7 +30,11 @@ from jaxopt_robust.robustness.log_barrier import (
   log_barrier_attack,
   perturbation_box,
 )
-from jaxopt_robust.robustness.metrics import tail_accuracy
+from jaxopt_robust.robustness.metrics import (
+  average_certified_radius,
+  certified_accuracy,
+  tail_accuracy,
+)
 from jaxopt_robust.robustness.prototypes import (
   calibrate_prototypes,
   class_prototypes,
@@ -41,6 +45,28 @@ from jaxopt_robust.robustness.reweighted import (
   DoneState,
   done_init,
   done_value_and_grad,
+)
+from jaxopt_robust.robustness.smoothing import (
+  Certificate,
+  Prediction,
+  SmoothingVotes,
+  certify_smoothed,
+  certify_votes,
+  predict_votes,
+  smoothing_votes,
+  vote_counts,
+)
+from jaxopt_robust.robustness.smoothing_bounds import (
+  binomial_test,
+  clopper_pearson_interval,
+  clopper_pearson_lower,
+  clopper_pearson_upper,
+  largest_smoothed_radius,
+  smoothed_radius,
+)
+from jaxopt_robust.robustness.smoothing_training import (
+  consistency_smoothing_loss,
+  gaussian_augmentation_loss,
 )
 from jaxopt_robust.robustness.unlabeled import (
   HyperPlane,
@@ -57,31 +83,46 @@ from jaxopt_robust.robustness.wasserstein import (
 )
 
 __all__ = [
+  "Certificate",
   "CsfaState",
   "DoneInfo",
   "DoneState",
   "HyperPlane",
   "PerturbationBox",
+  "Prediction",
   "RssFit",
   "RssInfo",
+  "SmoothingVotes",
   "StreamInfo",
   "StreamState",
   "WassersteinInfo",
+  "average_certified_radius",
+  "binomial_test",
   "calibrate_prototypes",
+  "certified_accuracy",
+  "certify_smoothed",
+  "certify_votes",
   "class_prototypes",
+  "clopper_pearson_interval",
+  "clopper_pearson_lower",
+  "clopper_pearson_upper",
+  "consistency_smoothing_loss",
   "csfa_add_classes",
   "csfa_init",
   "csfa_logits",
   "csfa_stream_step",
   "done_init",
   "done_value_and_grad",
+  "gaussian_augmentation_loss",
   "hyperplane_distance",
   "implicit_direction",
   "implicit_term",
+  "largest_smoothed_radius",
   "log_barrier_attack",
   "perturbation_box",
   "pgd_adversarial_training_loss",
   "pgd_attack",
+  "predict_votes",
   "prediction_entropy",
   "prototype_logits",
   "reliable_mask",
@@ -90,10 +131,13 @@ __all__ = [
   "rss_linear_fit",
   "rss_objective",
   "smooth_adversarial_comp_sum_training_loss",
+  "smoothed_radius",
+  "smoothing_votes",
   "stream_init",
   "stream_step",
   "tail_accuracy",
   "trades_loss",
+  "vote_counts",
   "wasserstein_robust_loss",
 ]
 
