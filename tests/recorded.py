@@ -97,11 +97,13 @@ NOT_UNDER_JIT = {
   "recovery.robust_recover",  # chooses by values; its parts run under jit
   # Certificates are computed in float64.
   "robustness.binomial_test",
+  "robustness.certify_dual_votes",
   "robustness.certify_smoothed",
   "robustness.certify_votes",
   "robustness.clopper_pearson_interval",
   "robustness.clopper_pearson_lower",
   "robustness.clopper_pearson_upper",
+  "robustness.dual_radius",
   "robustness.largest_smoothed_radius",
   "robustness.predict_votes",
   "robustness.smoothed_radius",
@@ -124,6 +126,8 @@ OPAQUE = {
   ("robustness.csfa_init", "x"),
   ("robustness.csfa_logits", "x"),
   ("robustness.csfa_stream_step", "x"),
+  ("robustness.dual_smoothing_loss", "params"),
+  ("robustness.dual_smoothing_votes", "params"),
   ("robustness.gaussian_augmentation_loss", "params"),
   ("robustness.pgd_adversarial_training_loss", "params"),
   ("robustness.rss_objective", "params"),

@@ -49,6 +49,9 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
   "randomized smoothing, certified robustness, certify": (
     "robustness.certify_smoothed", "robustness.certify_votes", "robustness.predict_votes",
   ),
+  "dual randomized smoothing, DRS": (
+    "robustness.dual_smoothing_votes", "robustness.certify_dual_votes",
+  ),
   "binomial confidence interval, binomtest": (
     "robustness.clopper_pearson_interval", "robustness.binomial_test",
   ),

@@ -16,6 +16,14 @@ from jaxopt_robust.robustness.drift import (
   stream_init,
   stream_step,
 )
+from jaxopt_robust.robustness.dual_smoothing import (
+  certify_dual_votes,
+  checkerboard_masks,
+  dual_radius,
+  dual_smoothing_loss,
+  dual_smoothing_votes,
+  sub_image,
+)
 from jaxopt_robust.robustness.incremental import (
   CsfaState,
   csfa_add_classes,
@@ -100,8 +108,10 @@ __all__ = [
   "binomial_test",
   "calibrate_prototypes",
   "certified_accuracy",
+  "certify_dual_votes",
   "certify_smoothed",
   "certify_votes",
+  "checkerboard_masks",
   "class_prototypes",
   "clopper_pearson_interval",
   "clopper_pearson_lower",
@@ -113,6 +123,9 @@ __all__ = [
   "csfa_stream_step",
   "done_init",
   "done_value_and_grad",
+  "dual_radius",
+  "dual_smoothing_loss",
+  "dual_smoothing_votes",
   "gaussian_augmentation_loss",
   "hyperplane_distance",
   "implicit_direction",
@@ -135,6 +148,7 @@ __all__ = [
   "smoothing_votes",
   "stream_init",
   "stream_step",
+  "sub_image",
   "tail_accuracy",
   "trades_loss",
   "vote_counts",
