@@ -130,6 +130,8 @@ OPAQUE = {
   ("robustness.dual_smoothing_votes", "params"),
   ("robustness.gaussian_augmentation_loss", "params"),
   ("robustness.pgd_adversarial_training_loss", "params"),
+  ("robustness.rrcm_loss", "params"),
+  ("robustness.rrcm_loss", "target_params"),
   ("robustness.rss_objective", "params"),
   ("robustness.smooth_adversarial_comp_sum_training_loss", "params"),
   ("robustness.stream_step", "x"),

@@ -52,6 +52,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
   "dual randomized smoothing, DRS": (
     "robustness.dual_smoothing_votes", "robustness.certify_dual_votes",
   ),
+  "rRCM, EDM noise schedule": ("robustness.rrcm_step", "robustness.edm_noise_level"),
   "binomial confidence interval, binomtest": (
     "robustness.clopper_pearson_interval", "robustness.binomial_test",
   ),

@@ -47,8 +47,10 @@ class Config(Settings):
     batch: batch size.
     sigmas: noise levels of smoothing whole images; two sub-images get them divided by sqrt(2).
     raw_sigma: the same of the raw images.
-    rate: learning rate for whole images, decayed by a cosine; see ``dual_rate``.
-    dual_rate: the same for sub-images.
+    rate: learning rate for whole images, decayed by a cosine: of .0003, .001, .003, .01 and .03 the
+      best by average certified radius on 200 held-out training images of development seeds 0 to 2.
+    dual_rate: the same for sub-images, chosen likewise.
+    fill: what sub-images get in addition, as in ``robustness.sub_image``.
     num_samples: votes behind a bound, of whole images and of each sub-image.
     num_selection: votes that name the class.
     alpha: one minus the confidence of a certificate.
@@ -66,8 +68,9 @@ class Config(Settings):
   batch: int = 128
   sigmas: tuple[float, ...] = (0.5, 0.707)
   raw_sigma: float = 0.25
-  rate: float = 1e-3
-  dual_rate: float = 1e-3
+  rate: float = 1e-2
+  dual_rate: float = 1e-2
+  fill: str = "zero"
   num_samples: int = 1000
   num_selection: int = 100
   alpha: float = 0.001
@@ -104,8 +107,9 @@ def make_run(dual: bool, config: Config) -> Any:
     if dual:
       keys = jax.random.split(data.key)
       params = jax.vmap(lambda key: model.init(key, data.x[:1]))(keys)
-      method, vote = robustness.dual_smoothing_loss, robustness.dual_smoothing_votes
-      vote = functools.partial(vote, model.apply)
+      fill = {"fill": config.fill}
+      method = functools.partial(robustness.dual_smoothing_loss, **fill)
+      vote = functools.partial(robustness.dual_smoothing_votes, model.apply, **fill)
     else:
       params = model.init(data.key, data.x[:1])
       method = robustness.gaussian_augmentation_loss

@@ -7,6 +7,14 @@ from jaxopt_robust.robustness.adversarial import (
   trades_loss,
 )
 from jaxopt_robust.robustness.attacks import pgd_attack
+from jaxopt_robust.robustness.consistency import (
+  RrcmInfo,
+  RrcmState,
+  representation_nce_loss,
+  rrcm_init,
+  rrcm_loss,
+  rrcm_step,
+)
 from jaxopt_robust.robustness.drift import (
   StreamInfo,
   StreamState,
@@ -42,6 +50,12 @@ from jaxopt_robust.robustness.metrics import (
   average_certified_radius,
   certified_accuracy,
   tail_accuracy,
+)
+from jaxopt_robust.robustness.noise_levels import (
+  edm_noise_level,
+  noise_level_embedding,
+  num_noise_levels,
+  sigmoid_ema_rate,
 )
 from jaxopt_robust.robustness.prototypes import (
   calibrate_prototypes,
@@ -98,6 +112,8 @@ __all__ = [
   "HyperPlane",
   "PerturbationBox",
   "Prediction",
+  "RrcmInfo",
+  "RrcmState",
   "RssFit",
   "RssInfo",
   "SmoothingVotes",
@@ -126,12 +142,15 @@ __all__ = [
   "dual_radius",
   "dual_smoothing_loss",
   "dual_smoothing_votes",
+  "edm_noise_level",
   "gaussian_augmentation_loss",
   "hyperplane_distance",
   "implicit_direction",
   "implicit_term",
   "largest_smoothed_radius",
   "log_barrier_attack",
+  "noise_level_embedding",
+  "num_noise_levels",
   "perturbation_box",
   "pgd_adversarial_training_loss",
   "pgd_attack",
@@ -139,10 +158,15 @@ __all__ = [
   "prediction_entropy",
   "prototype_logits",
   "reliable_mask",
+  "representation_nce_loss",
   "robust_zero_one_loss",
+  "rrcm_init",
+  "rrcm_loss",
+  "rrcm_step",
   "rsgs_losses",
   "rss_linear_fit",
   "rss_objective",
+  "sigmoid_ema_rate",
   "smooth_adversarial_comp_sum_training_loss",
   "smoothed_radius",
   "smoothing_votes",
