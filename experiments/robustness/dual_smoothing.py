@@ -50,7 +50,8 @@ class Config(Settings):
     rate: learning rate for whole images, decayed by a cosine: of .0003, .001, .003, .01 and .03 the
       best by average certified radius on 200 held-out training images of development seeds 0 to 2.
     dual_rate: the same for sub-images, chosen likewise.
-    fill: what sub-images get in addition, as in ``robustness.sub_image``.
+    fill: what sub-images get in addition, as in ``robustness.sub_image``: "block_max", which the
+      authors use, was worse by .015 to .05 on the same development seeds.
     num_samples: votes behind a bound, of whole images and of each sub-image.
     num_selection: votes that name the class.
     alpha: one minus the confidence of a certificate.
