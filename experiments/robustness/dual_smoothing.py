@@ -261,8 +261,9 @@ def figure(record: dict[str, Any]) -> Any:
              (name_of(False, sigma), name_of(True, sigma))}  # fmt: skip
     _figures.curves(ax, lines, settings["radii"], xlabel="l2 radius", ylabel="certified accuracy",
                     title=f"{kind}, noise {sigma:g} on whole images")  # fmt: skip
+  short = lambda kind, sigma: f"{kind.replace('pixels', '').strip()}, {sigma:g}"
   groups = {
-    title: {f"{kind}, {s:g}": metrics[kind][name_of(dual, s)]["acr"] for kind, s in panels}
+    title: {short(kind, s): metrics[kind][name_of(dual, s)]["acr"] for kind, s in panels}
     for title, dual in (("whole image", False), ("two sub-images", True))
   }
   _figures.dots(axes[-1], groups, ylabel="average certified radius", title="Average")
