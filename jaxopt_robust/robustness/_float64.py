@@ -145,6 +145,4 @@ def fair_coin(k: Any, n: Any, known: bool) -> Any:
     tail = special.betainc(larger, rest, 0.5)
   else:
     tail = jax.scipy.special.betainc(larger, rest, jnp.full_like(larger, 0.5))
-  # The classical test sums all outcomes that are no likelier: at k = n / 2 all of them.
-  value = lib.where(2 * k == n, 1.0, lib.minimum(1.0, 2 * tail))
-  return lib.where((k >= 0) & (k <= n), value, lib.nan)
+  return lib.where((k >= 0) & (k <= n), lib.minimum(1.0, 2 * tail), lib.nan)
