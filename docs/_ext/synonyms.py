@@ -74,6 +74,17 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
   ),
   "FMR, foundation model oriented robustness": ("robustness.fmr_generate",),
   "Carlini-Wagner, CW, DLR": ("robustness.margin_attack_loss", "robustness.dlr_attack_loss"),
+  "randomized smoothing, certified robustness, certify": (
+    "robustness.certify_smoothed", "robustness.certify_votes", "robustness.predict_votes",
+  ),
+  "dual randomized smoothing, DRS": (
+    "robustness.dual_smoothing_votes", "robustness.certify_dual_votes",
+  ),
+  "rRCM, EDM noise schedule": ("robustness.rrcm_step", "robustness.edm_noise_level"),
+  "binomial confidence interval, binomtest": (
+    "robustness.clopper_pearson_interval", "robustness.binomial_test",
+  ),
+  "ACR, average certified radius": ("robustness.average_certified_radius",),
   "plug-and-play, PnP": ("prox.make_prox_from_potential",),
   "LoRA, PEFT, adapters, fine-tuning": ("layers.lora_init", "layers.lora_merge"),
   "linear attention, efficient attention": (

@@ -21,6 +21,7 @@ from jaxopt_robust.losses.comp_sum import (
 from jaxopt_robust.losses.consistency import (
   adaptive_consistency_loss,
   feature_consistency_loss,
+  prediction_consistency_loss,
   soft_dice_loss,
 )
 from jaxopt_robust.losses.consistency_bounds import (
@@ -192,6 +193,7 @@ __all__ = [
   "phi_divergence_dro",
   "phi_divergence_dro_threshold",
   "phi_divergence_dro_weights",
+  "prediction_consistency_loss",
   "recall_at_1",
   "robust_contrastive_temperatures",
   "robust_global_contrastive_loss",

@@ -1,4 +1,4 @@
-"""Losses of segmentation with augmented copies: consistency of features, soft Dice, their mixture.
+"""Losses of augmented copies: consistency of features or predictions, soft Dice, their mixture.
 
 One value an example: the mean over features or pixels is taken, the mean over the batch is not.
 """
@@ -10,7 +10,12 @@ from jaxopt_robust import _checks, numerics
 from jaxopt_robust.losses import _classification as base
 from jaxopt_robust.typing import Array, ArrayLike
 
-__all__ = ["adaptive_consistency_loss", "feature_consistency_loss", "soft_dice_loss"]
+__all__ = [
+  "adaptive_consistency_loss",
+  "feature_consistency_loss",
+  "prediction_consistency_loss",
+  "soft_dice_loss",
+]
 
 
 def feature_consistency_loss(
@@ -54,6 +59,64 @@ def feature_consistency_loss(
   if mask is not None:
     difference = jnp.where(mask[:, None], difference, 0)
   return jnp.mean(difference * difference, axis=1).astype(one.dtype)
+
+
+def prediction_consistency_loss(
+  logits: ArrayLike,
+  *,
+  kl_weight: ArrayLike = 10.0,
+  entropy_weight: ArrayLike = 0.5,
+  where: ArrayLike | None = None,
+) -> Array:
+  r"""Distance of the predictions for several copies of an example from their mean, and its entropy.
+
+  Computes lam (1/m) sum_i KL(q, q_i) + eta H(q) for each example, q_i the softmax of the scores of
+  copy i, q = (1/m) sum_i q_i, KL(q, q_i) = sum_c q_c log(q_c / q_ic), H(q) = -sum_c q_c log q_c,
+  lam = kl_weight and eta = entropy_weight.
+
+  Args:
+    logits: float[copies, ..., classes], the m copies first, at least two classes.
+    kl_weight: >= 0, lam, a scalar; may be traced.
+    entropy_weight: >= 0, eta, a scalar; may be traced.
+    where: bool[...] without the axes of copies and classes; examples where it is false have value 0
+      and gradient 0, whatever they hold.
+
+  Returns:
+    float[...] one value an example, in the dtype of ``logits``; eta H(q) where all copies agree.
+
+  Raises:
+    ValueError: there are no copies or classes, the mask has another shape, or a weight is negative.
+    TypeError: logits are not floating-point, or the mask is not boolean.
+
+  Example:
+    >>> logits = jnp.log(jnp.array([[[0.9, 0.1]], [[0.5, 0.5]]]))
+    >>> values = prediction_consistency_loss(logits, kl_weight=1.0, entropy_weight=0.0)
+    >>> print(f"{values[0]:.3f}")
+    0.118
+
+  Reference:
+    Jeong and Shin, Consistency regularization for certified robustness of smoothed classifiers,
+    2020; the direction of KL as in the code of Lei, Wang, Chen, Ba, Ren, Zhu and Anandkumar, Robust
+    representation consistency model via contrastive denoising, 2025.
+  """
+  scores = _checks.check_float_array("logits", logits, min_rank=2)
+  if scores.shape[-1] < 2:
+    raise ValueError(f"logits must have at least two classes; got shape {scores.shape}.")
+  mask = _checks.check_mask("where", where, shape=scores.shape[1:-1])
+  wide = numerics.upcast(scores)
+  if mask is not None:
+    wide = jnp.where(mask[None, ..., None], wide, 0)
+  weights = []
+  for name, weight in (("kl_weight", kl_weight), ("entropy_weight", entropy_weight)):
+    _checks.check_non_negative(name, weight, scalar=True)
+    weights.append(jnp.asarray(weight, wide.dtype))
+  log_each = jax.nn.log_softmax(wide, axis=-1)
+  log_mean = numerics.log_mean_exp(log_each, axis=0)
+  mean = jnp.exp(log_mean)
+  apart = jnp.sum(mean * (log_mean - jnp.mean(log_each, axis=0)), axis=-1)
+  entropy = -jnp.sum(mean * log_mean, axis=-1)
+  value = weights[0] * apart + weights[1] * entropy
+  return (value if mask is None else jnp.where(mask, value, 0)).astype(scores.dtype)
 
 
 def soft_dice_loss(

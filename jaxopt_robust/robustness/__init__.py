@@ -1,12 +1,18 @@
-"""Attacks, training losses built on them, unlabelled examples, streams that drift."""
+"""Attacks, certificates by smoothing, training for both; unlabelled examples, drifting streams."""
 
-from jaxopt_robust._deprecations import install_getattr
+from jaxopt_robust._deprecations import (
+  install_getattr,
+)
 from jaxopt_robust.robustness.adversarial import (
   pgd_adversarial_training_loss,
   smooth_adversarial_comp_sum_training_loss,
   trades_loss,
 )
-from jaxopt_robust.robustness.apgd import RobustnessInfo, apgd_attack, robust_accuracy
+from jaxopt_robust.robustness.apgd import (
+  RobustnessInfo,
+  apgd_attack,
+  robust_accuracy,
+)
 from jaxopt_robust.robustness.attack_losses import (
   cross_entropy_attack_loss,
   dlr_attack_loss,
@@ -20,6 +26,14 @@ from jaxopt_robust.robustness.attacks import (
   pgd_attack,
   pgd_worst_case,
 )
+from jaxopt_robust.robustness.consistency import (
+  RrcmInfo,
+  RrcmState,
+  representation_nce_loss,
+  rrcm_init,
+  rrcm_loss,
+  rrcm_step,
+)
 from jaxopt_robust.robustness.drift import (
   StreamInfo,
   StreamState,
@@ -28,6 +42,14 @@ from jaxopt_robust.robustness.drift import (
   rsgs_losses,
   stream_init,
   stream_step,
+)
+from jaxopt_robust.robustness.dual_smoothing import (
+  certify_dual_votes,
+  checkerboard_masks,
+  dual_radius,
+  dual_smoothing_loss,
+  dual_smoothing_votes,
+  sub_image,
 )
 from jaxopt_robust.robustness.evaluation import (
   FmrImages,
@@ -50,7 +72,11 @@ from jaxopt_robust.robustness.log_barrier import (
   log_barrier_attack,
   perturbation_box,
 )
-from jaxopt_robust.robustness.metrics import tail_accuracy
+from jaxopt_robust.robustness.metrics import (
+  average_certified_radius,
+  certified_accuracy,
+  tail_accuracy,
+)
 from jaxopt_robust.robustness.mixing import (
   TradeoffCurve,
   alpha_for_margin,
@@ -62,6 +88,12 @@ from jaxopt_robust.robustness.mixing import (
   smoothed_lipschitz,
   tradeoff_curve,
 )
+from jaxopt_robust.robustness.noise_levels import (
+  edm_noise_level,
+  noise_level_embedding,
+  num_noise_levels,
+  sigmoid_ema_rate,
+)
 from jaxopt_robust.robustness.prototypes import (
   calibrate_prototypes,
   class_prototypes,
@@ -72,6 +104,28 @@ from jaxopt_robust.robustness.reweighted import (
   DoneState,
   done_init,
   done_value_and_grad,
+)
+from jaxopt_robust.robustness.smoothing import (
+  Certificate,
+  Prediction,
+  SmoothingVotes,
+  certify_smoothed,
+  certify_votes,
+  predict_votes,
+  smoothing_votes,
+  vote_counts,
+)
+from jaxopt_robust.robustness.smoothing_bounds import (
+  binomial_test,
+  clopper_pearson_interval,
+  clopper_pearson_lower,
+  clopper_pearson_upper,
+  largest_smoothed_radius,
+  smoothed_radius,
+)
+from jaxopt_robust.robustness.smoothing_training import (
+  consistency_smoothing_loss,
+  gaussian_augmentation_loss,
 )
 from jaxopt_robust.robustness.unlabeled import (
   HyperPlane,
@@ -89,6 +143,7 @@ from jaxopt_robust.robustness.wasserstein import (
 
 __all__ = [
   "AttackInfo",
+  "Certificate",
   "CsfaState",
   "DoneInfo",
   "DoneState",
@@ -96,17 +151,32 @@ __all__ = [
   "FmrScore",
   "HyperPlane",
   "PerturbationBox",
+  "Prediction",
   "RobustnessInfo",
+  "RrcmInfo",
+  "RrcmState",
   "RssFit",
   "RssInfo",
+  "SmoothingVotes",
   "StreamInfo",
   "StreamState",
   "TradeoffCurve",
   "WassersteinInfo",
   "alpha_for_margin",
   "apgd_attack",
+  "average_certified_radius",
+  "binomial_test",
   "calibrate_prototypes",
+  "certified_accuracy",
+  "certify_dual_votes",
+  "certify_smoothed",
+  "certify_votes",
+  "checkerboard_masks",
   "class_prototypes",
+  "clopper_pearson_interval",
+  "clopper_pearson_lower",
+  "clopper_pearson_upper",
+  "consistency_smoothing_loss",
   "cross_entropy_attack_loss",
   "csfa_add_classes",
   "csfa_init",
@@ -115,12 +185,18 @@ __all__ = [
   "dlr_attack_loss",
   "done_init",
   "done_value_and_grad",
+  "dual_radius",
+  "dual_smoothing_loss",
+  "dual_smoothing_votes",
+  "edm_noise_level",
   "fgsm_attack",
   "fmr_generate",
   "fmr_score",
+  "gaussian_augmentation_loss",
   "hyperplane_distance",
   "implicit_direction",
   "implicit_term",
+  "largest_smoothed_radius",
   "log_barrier_attack",
   "margin_attack_loss",
   "margin_for_alpha",
@@ -128,28 +204,40 @@ __all__ = [
   "mixed_radius_lipschitz",
   "mixed_radius_smoothing",
   "mixing_loss",
+  "noise_level_embedding",
+  "num_noise_levels",
   "oracle_ensemble",
   "perturbation_box",
   "pgd_adversarial_training_loss",
   "pgd_attack",
   "pgd_worst_case",
+  "predict_votes",
   "prediction_entropy",
   "prototype_logits",
   "reliable_mask",
+  "representation_nce_loss",
   "robust_accuracy",
   "robust_zero_one_loss",
+  "rrcm_init",
+  "rrcm_loss",
+  "rrcm_step",
   "rsgs_losses",
   "rss_linear_fit",
   "rss_objective",
+  "sigmoid_ema_rate",
   "smooth_adversarial_comp_sum_training_loss",
   "smoothed_lipschitz",
+  "smoothed_radius",
+  "smoothing_votes",
   "stream_init",
   "stream_step",
+  "sub_image",
   "tail_accuracy",
   "targeted_dlr_attack_loss",
   "targeted_margin_attack_loss",
   "tradeoff_curve",
   "trades_loss",
+  "vote_counts",
   "wasserstein_robust_loss",
 ]
 

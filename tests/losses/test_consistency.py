@@ -153,3 +153,58 @@ def test_vmap_equals_a_loop(x):
   dice = jax.jit(jax.vmap(losses.soft_dice_loss))(jnp.stack([x, 2 * x]), np.stack([LABELS] * 2))
   one = compiled("dice")(2 * x, np.ones(SHAPE, bool))[0]
   np.testing.assert_allclose(dice[1], one, rtol=1e-6)
+
+
+def test_predictions_that_agree_leave_the_entropy(rng):
+  """All copies alike: eta H(q); alike and certain: 0; the value does not depend on their order."""
+  one = jnp.asarray(rng.normal(size=(BATCH, CLASSES)), jnp.float32)
+  copies = jnp.stack([one] * 5)
+  q = np.asarray(jax.nn.softmax(one), np.float64)
+  entropy = -np.sum(q * np.log(q), axis=-1)
+  values = losses.prediction_consistency_loss(copies, kl_weight=20.0, entropy_weight=0.5)
+  np.testing.assert_allclose(values, 0.5 * entropy, rtol=1e-5, atol=1e-5)
+  certain = 1e4 * jax.nn.one_hot(jnp.array([[0, 1, 2, 1]] * 5), CLASSES)
+  np.testing.assert_array_equal(losses.prediction_consistency_loss(certain), 0)
+  mixed = jnp.asarray(rng.normal(size=(5, BATCH, CLASSES)), jnp.float32)
+  np.testing.assert_allclose(
+    losses.prediction_consistency_loss(mixed),
+    losses.prediction_consistency_loss(mixed[::-1]),
+    rtol=1e-5,
+  )
+
+
+def test_predictions_against_scipy(rng):
+  import scipy.special
+
+  logits = rng.normal(size=(3, BATCH, 2, CLASSES))
+  q = scipy.special.softmax(logits, axis=-1)
+  mean = q.mean(0)
+  apart = scipy.special.rel_entr(mean[None], q).sum(-1).mean(0)
+  entropy = scipy.special.entr(mean).sum(-1)
+  values = losses.prediction_consistency_loss(
+    jnp.asarray(logits, jnp.float32), kl_weight=3.0, entropy_weight=0.7
+  )
+  np.testing.assert_allclose(values, 3 * apart + 0.7 * entropy, rtol=1e-5)
+
+
+@pytest.mark.x64
+def test_predictions_gradients_masks_and_extremes(rng):
+  logits = jnp.asarray(rng.normal(size=(3, 2, CLASSES)))
+  where = jnp.array([True, False])
+  total = jax.jit(
+    jax.value_and_grad(lambda z: jnp.sum(losses.prediction_consistency_loss(z, where=where)))
+  )
+  value, grads = total(logits)
+  np.testing.assert_allclose(
+    grads, central_difference(lambda z: total(jnp.asarray(z))[0], logits), atol=1e-8
+  )
+  np.testing.assert_array_equal(grads[:, 1], 0)
+  np.testing.assert_allclose(value, losses.prediction_consistency_loss(logits)[0], rtol=1e-12)
+  assert not np.any(np.isnan(total(logits.at[:, 1].set(jnp.nan))[1]))
+  far, slope = total(1e4 * jnp.sign(logits))
+  assert np.isfinite(far) and np.all(np.isfinite(slope))
+  half = losses.prediction_consistency_loss(logits.astype(jnp.bfloat16))
+  assert half.dtype == jnp.bfloat16
+  np.testing.assert_allclose(
+    half.astype(jnp.float64), losses.prediction_consistency_loss(logits), rtol=0.05
+  )

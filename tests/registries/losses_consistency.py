@@ -5,7 +5,12 @@ import jax.numpy as jnp
 from jaxopt_robust import losses
 from tests.helpers import BadInput
 
-COVERED = {"adaptive_consistency_loss", "feature_consistency_loss", "soft_dice_loss"}
+COVERED = {
+  "adaptive_consistency_loss",
+  "feature_consistency_loss",
+  "prediction_consistency_loss",
+  "soft_dice_loss",
+}
 
 _PIXELS = jnp.zeros((2, 4), jnp.int32)
 _LOGITS = jnp.zeros((2, 4, 3))
@@ -101,5 +106,33 @@ BAD_INPUTS = [
     lambda: losses.adaptive_consistency_loss(jnp.zeros(2), jnp.zeros(2), jnp.zeros(3)),
     ValueError,
     "weight must be a scalar or have shape",
+  ),
+  _case(
+    "prediction_consistency_loss",
+    "rank",
+    lambda: losses.prediction_consistency_loss(jnp.zeros(3)),
+    ValueError,
+    "logits must have rank at least 2",
+  ),
+  _case(
+    "prediction_consistency_loss",
+    "classes",
+    lambda: losses.prediction_consistency_loss(jnp.zeros((2, 3, 1))),
+    ValueError,
+    "logits must have at least two classes",
+  ),
+  _case(
+    "prediction_consistency_loss",
+    "weight",
+    lambda: losses.prediction_consistency_loss(_LOGITS, kl_weight=-1.0),
+    ValueError,
+    "kl_weight must be >= 0",
+  ),
+  _case(
+    "prediction_consistency_loss",
+    "mask",
+    lambda: losses.prediction_consistency_loss(_LOGITS, where=jnp.ones(4)),
+    TypeError,
+    "where must be a boolean mask",
   ),
 ]
