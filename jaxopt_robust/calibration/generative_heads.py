@@ -33,7 +33,7 @@ class NaiveBayesStats(NamedTuple):
     deviations: float[classes, features], the sum of the squared deviations from that mean.
   """
 
-  count: Array
+  count: Array  # type: ignore[assignment]
   mean: Array
   deviations: Array
 
