@@ -213,11 +213,16 @@ def test_tradeoff_curve_is_each_mixture_attacked(rng, key):
   )
   curve = run(params, alphas)
   assert curve.right.shape == (3, 20) and curve.clean[-1] == 1
+
+  @jax.jit
+  def alone(alpha):
+    f = lambda p, x: robustness.mix_log_probs(*both(p, x), alpha, scale_h=2.0)
+    return attack(f, params, x, labels, key)[1].broken, jnp.argmax(f(params, x), axis=1)
+
   for i, alpha in enumerate(alphas):
-    f = lambda p, x, a=alpha: robustness.mix_log_probs(*both(p, x), a, scale_h=2.0)
-    _, info = attack(f, params, x, labels, key)
-    np.testing.assert_array_equal(curve.survives[i], ~info.broken)
-    np.testing.assert_allclose(curve.clean[i], np.mean(np.argmax(f(params, x), 1) == labels))
+    broken, answer = alone(alpha)
+    np.testing.assert_array_equal(curve.survives[i], ~broken)
+    np.testing.assert_allclose(curve.clean[i], np.mean(answer == labels))
   assert np.all(curve.robust <= curve.clean)
 
 
@@ -228,24 +233,32 @@ def test_mixing_net_trains_and_its_statistics_freeze(rng, key, image):
   shallow = [rng.normal(size=(16, *places, n)).astype(np.float32) for n in (5, 6)]
   deep = [rng.normal(size=(16, *coarse, n)).astype(np.float32) for n in (7, 7)]
   model = nets.MixingNet(width=8, blocks=1)
-  variables = model.init(key, shallow, deep)
-  (gamma, alpha), new = model.apply(variables, shallow, deep, train=True, mutable=["batch_stats"])
+  variables = jax.jit(model.init)(key, shallow, deep)
+
+  @jax.jit
+  def train(params, first):
+    rest = {"params": params, "batch_stats": variables["batch_stats"]}
+
+    def value(params, first):
+      out, new = model.apply(
+        {**rest, "params": params}, [first, shallow[1]], deep, train=True, mutable=["batch_stats"]
+      )
+      return jnp.sum(out[0] ** 2), (out, new)
+
+    slopes, kept = jax.grad(value, argnums=(0, 1), has_aux=True)(params, first)
+    return jax.tree.leaves(slopes), *kept
+
+  answer = jax.jit(model.apply)
+  slopes, (gamma, alpha), new = train(variables["params"], shallow[0])
   assert gamma.shape == alpha.shape == (16,)
   np.testing.assert_allclose(alpha, 1 / (1 + np.exp(-gamma)), rtol=1e-5)
   np.testing.assert_allclose(np.mean(gamma), 0.4, atol=1e-4)  # normalised: the bias
   assert np.any(jax.tree.leaves(new["batch_stats"])[0] != 0)
-  gamma, alpha = model.apply(variables, shallow, deep)
+  assert all(np.all(np.isfinite(s)) for s in slopes) and np.any(slopes[-1] != 0)
+  flat = train(jax.tree.map(np.zeros_like, variables["params"]), shallow[0])[0]
+  assert np.all(flat[-1] == 0) and all(np.all(np.isfinite(s)) for s in flat)
+  gamma, alpha = answer(variables, shallow, deep)
   np.testing.assert_allclose(alpha, 0.84 / (1 + np.exp(-gamma)) + 0.15, rtol=1e-5)
   # In evaluation an example does not depend on the others.
-  alone, _ = model.apply(variables, [a[:1] for a in shallow], [a[:1] for a in deep])
-  np.testing.assert_allclose(alone, gamma[:1], rtol=1e-4, atol=1e-5)
-
-  def value(params, first):
-    rest = {"params": params, "batch_stats": variables["batch_stats"]}
-    out, _ = model.apply(rest, [first, shallow[1]], deep, train=True, mutable=["batch_stats"])
-    return jnp.sum(out[0] ** 2)
-
-  slopes = jax.tree.leaves(jax.grad(value, argnums=(0, 1))(variables["params"], shallow[0]))
-  assert all(np.all(np.isfinite(s)) for s in slopes) and np.any(slopes[-1] != 0)
-  flat = jax.grad(value, argnums=1)(jax.tree.map(jnp.zeros_like, variables["params"]), shallow[0])
-  assert np.all(flat == 0)
+  other = [np.concatenate([a[:1], 3 * a[1:]]) for a in shallow]
+  np.testing.assert_allclose(answer(variables, other, deep)[0][0], gamma[0], rtol=1e-4, atol=1e-5)
