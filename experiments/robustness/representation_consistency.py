@@ -254,15 +254,19 @@ def table(metrics: dict[str, Any], config: Config) -> list[Row]:
 
 
 def figure(record: dict[str, Any]) -> Any:
-  """Certified accuracy over the radius in each cell, and the average radii."""
+  """Average radii, what is gained over training from scratch, certified accuracy in two cells."""
   metrics, settings = record["metrics"], record["settings"]
-  fig, axes = new_figure(1, len(metrics) + 1, width=4.0)
-  for ax, (where, found) in zip(axes, metrics.items(), strict=False):
-    lines = {method: cell["curve"] for method, cell in found.items()}
+  fig, axes = new_figure(2, 2, width=5.0)
+  acr = {where: {m: np.asarray(v["acr"], float) for m, v in found.items()}
+         for where, found in metrics.items()}  # fmt: skip
+  groups = {m: {where: v[m] for where, v in acr.items()} for m in settings["methods"]}
+  _figures.dots(axes[0], groups, ylabel="average certified radius", title="Average radius")
+  gains = {m: {where: v[m] - v[SCRATCH] for where, v in acr.items()} for m in groups}
+  _figures.dots(axes[1], gains, ylabel="difference", title=f"Average radius over {SCRATCH}")
+  axes[1].margins(y=0.8)  # room for the legend
+  last = list(metrics.items())[-len(settings["sigmas"]) :]  # most labels
+  for ax, (where, found) in zip(axes[2:], (last[0], last[-1]), strict=True):
+    lines = {method: np.mean(cell["curve"], axis=0) for method, cell in found.items()}
     _figures.curves(ax, lines, settings["radii"], xlabel="l2 radius", ylabel="certified accuracy",
-                    title=where)  # fmt: skip
-  groups = {
-    m: {where: found[m]["acr"] for where, found in metrics.items()} for m in settings["methods"]
-  }
-  _figures.dots(axes[-1], groups, ylabel="average certified radius", title="Average")
+                    title=f"{where} of noise")  # fmt: skip
   return fig

@@ -177,6 +177,17 @@ def test_prediction_is_wrong_at_most_in_the_share_alpha(key):
   np.testing.assert_array_equal(sure.label, 0)
 
 
+def test_prediction_abstains_by_the_p_value_alone():
+  counts = jnp.array([[3, 9, 1], [8, 4, 0], [0, 0, 12]])
+  p_value = np.asarray(robustness.binomial_test([9, 8, 12], [12, 12, 12]))
+  for alpha in (0.9 * p_value[0], 1.1 * p_value[0], 0.9, 1e-5):
+    guess = robustness.predict_votes(counts, alpha=alpha)
+    expected = np.where(p_value <= alpha, [1, 0, 2], -1)
+    np.testing.assert_array_equal(guess.label, expected)
+    np.testing.assert_array_equal(guess.p_value, p_value)
+    np.testing.assert_allclose(guess.confidence, 1 - alpha, rtol=1e-6)
+
+
 def test_no_attack_inside_the_radius_succeeds_more_often_than_allowed(key):
   """10,000 random moves of the certified length: the smoothed classifier is known exactly."""
   alpha, keys = 0.05, jax.random.split(key, REPEATS)
