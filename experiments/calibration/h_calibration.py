@@ -204,4 +204,5 @@ def figure(record: dict[str, Any]) -> Any:
     }
     title = "Errors (without raw and histogram)"
     _figures.dots(ax, errors, ylabel=what.replace("ece", "ECE"), title=title)
+  axes[2].get_legend().remove()  # the same as beside it, and in the way
   return fig
