@@ -40,6 +40,10 @@ PAPER = Paper(
 class Config(Settings):
   """Settings.
 
+  Chosen by the class-wise ECE of fresh distorted logits on development seeds, 4 to 6 values each:
+  segments, members, rates, the selector and the strength. The number of bins by the Brier score:
+  one bin is calibrated and says nothing.
+
   Attributes:
     calibration: synthetic calibration examples, of 10 classes.
     test: synthetic test examples.
@@ -57,19 +61,19 @@ class Config(Settings):
     baselines: maps that are not fitted by the h-loss; temperature is one of them.
   """
 
-  seeds: int = 10
+  seeds: int = 8
   calibration: int = 2000
   test: int = 20_000
   data: tuple[str, ...] = ("digits",)
   train: tuple[int, ...] = (300,)
   epochs: tuple[int, ...] = (100,)
   steps: int = 400
-  segments: tuple[int, ...] = (20, 20)
-  members: tuple[int, ...] = (8, 8)
-  rates: tuple[float, ...] = (0.01, 0.01)
-  selector: str = "class-wise"
+  segments: tuple[int, ...] = (40, 20)
+  members: tuple[int, ...] = (16, 8)
+  rates: tuple[float, ...] = (0.003, 0.01)
+  selector: str = "loss"
   bins: int = 15
-  matrix_strength: float = 0.0
+  matrix_strength: float = 0.001
   baselines: tuple[str, ...] = BASELINES
 
 
@@ -200,4 +204,5 @@ def figure(record: dict[str, Any]) -> Any:
     }
     title = "Errors (without raw and histogram)"
     _figures.dots(ax, errors, ylabel=what.replace("ece", "ECE"), title=title)
+  axes[2].get_legend().remove()  # the same as beside it, and in the way
   return fig

@@ -44,22 +44,23 @@ class Config(Settings):
     train: training images.
     test: test images.
     side: pixels a side.
-    steps: updates of Adam, whose rate falls to 0.
+    steps: updates of Adam, whose rate falls to 0; enough for cross-entropy to be too sure.
     batch: images of an update.
     width: channels of the first level of the network.
     methods: losses; cross-entropy and NACL are two of them.
-    rates: learning rate of each of them.
+    rates: learning rate of each of them: of .003, .01, .03, .1 (and .3 for the focal loss) the best
+      by Dice on other images of development seeds 0 and 1.
   """
 
   seeds: int = 8
   train: int = 12
   test: int = 100
   side: int = 32
-  steps: int = 300
+  steps: int = 600
   batch: int = 4
   width: int = 8
   methods: tuple[str, ...] = tuple(METHODS)
-  rates: tuple[float, ...] = (0.01,) * 8
+  rates: tuple[float, ...] = (0.01, 0.01, 0.01, 0.01, 0.01, 0.1, 0.01, 0.01)
 
 
 OURS = "Noisy ellipses of 32 x 32 pixels and a small U-Net instead of medical images."
