@@ -56,8 +56,7 @@ def checkerboard_masks(height: int, width: int) -> Array:
 
   Reference:
     Xia, Yu, Jiang and Ding, Mitigating the curse of dimensionality for certified robustness via
-    dual randomized smoothing, 2024, section on partitioning; the parity is the same in every column
-    here, unlike in the authors' code.
+    dual randomized smoothing, 2024; the same parity in every column, unlike in the authors' code.
   """
   height = _checks.check_int("height", height, minimum=1)
   width = _checks.check_int("width", width, minimum=1)
@@ -181,8 +180,7 @@ def dual_smoothing_votes(
     TypeError: x is not floating-point, key is not a typed key, or apply_fn is not callable.
 
   Note:
-    For two different networks call ``smoothing_votes`` on each sub-image with its own key and stack
-    the counts. More than two parts have no such certificate.
+    For two different networks stack ``smoothing_votes`` of each sub-image, from their own keys.
 
   Example:
     >>> def mean(scale, x):
