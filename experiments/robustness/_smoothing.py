@@ -34,6 +34,7 @@ def load_images(name: str, repeat: int) -> tuple[np.ndarray, np.ndarray]:
     x, y = data["x"].reshape(-1, 8, 8) / 16, data["y"]
   else:
     x, y = (np.concatenate([data[f"{k}_train"], data[f"{k}_test"]]) for k in "xy")
+    x = x.reshape(-1, 28, 28)
   x = np.float32(x).repeat(repeat, axis=1).repeat(repeat, axis=2)
   return x[..., None], np.asarray(y, np.int32)
 

@@ -176,10 +176,15 @@ def run_images(repeat: int, sigmas: tuple[float, ...], config: Config, progress:
 
 def run(config: Config, progress: Progress) -> dict[str, Any]:
   """Images with redundancy; with repeated pixels also the raw ones."""
-  metrics = {REPEATED: run_images(config.repeat, config.sigmas, config, progress)}
+  metrics = {kind_of(config.repeat): run_images(config.repeat, config.sigmas, config, progress)}
   if config.repeat > 1:
     metrics[RAW] = run_images(1, (config.raw_sigma,), config, progress)
   return metrics
+
+
+def kind_of(repeat: int) -> str:
+  """Kind of the images that the method is for."""
+  return REPEATED if repeat > 1 else RAW
 
 
 def _pair(metrics: dict[str, Any], kind: str, sigma: float, key: str) -> tuple[Side, Side]:
@@ -191,7 +196,7 @@ def _pair(metrics: dict[str, Any], kind: str, sigma: float, key: str) -> tuple[S
 
 def _at(metrics: dict[str, Any], config: Config, sigma: float, radius: float) -> tuple[Side, Side]:
   place = config.radii.index(radius)
-  ours, base = _pair(metrics, REPEATED, sigma, "curve")
+  ours, base = _pair(metrics, kind_of(config.repeat), sigma, "curve")
   pick = lambda side: Side(side.name, np.asarray(side.values, float)[:, place])
   return pick(ours), pick(base)
 
@@ -202,7 +207,7 @@ def claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
   for i, sigma in enumerate(config.sigmas):
     where = f"largest radius of noise {sigma:g} on whole images"
     text = f"Two sub-images have the larger average certified radius, {where}."
-    sides = _pair(metrics, REPEATED, sigma, "acr")
+    sides = _pair(metrics, kind_of(config.repeat), sigma, "acr")
     made.append(Claim(f"acr_{i}", text, "paper", "average certified radius", *sides))
     text = f"Two sub-images answer at most one point fewer images rightly at radius 0, {where}."
     sides = _at(metrics, config, sigma, 0.0)
@@ -214,11 +219,11 @@ def claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
     sides = _at(metrics, config, sigma, half)
     made.append(Claim(f"middle_{i}", text, "paper", "certified accuracy", *sides))
   name = name_of(True, config.sigmas[0])
-  cell = metrics[REPEATED][name]
+  cell = metrics[kind_of(config.repeat)][name]
   text = "The root of the sum of squared single radii, which is no certificate, claims more."
   sides = Side("root of squares", cell["root_rule"]), Side("theorem", cell["acr"])
   made.append(Claim("root_rule", text, "theory", f"mean claimed radius, {name}", *sides))
-  if RAW in metrics:
+  if config.repeat > 1:
     text = "On raw digits, without redundancy, two sub-images differ by less than .04 in ACR."
     metric, sides = "average certified radius", _pair(metrics, RAW, config.raw_sigma, "acr")
     made.append(Claim("raw", text, "control", metric, *sides, margin=0.04))
@@ -230,7 +235,7 @@ def claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
 def table(metrics: dict[str, Any], config: Config) -> list[Row]:
   """ACR and certified accuracy of both methods, at matched largest radii."""
   rows = []
-  kinds = {REPEATED: config.sigmas, RAW: (config.raw_sigma,)}
+  kinds = {RAW: (config.raw_sigma,), kind_of(config.repeat): config.sigmas}
   for kind, found in metrics.items():
     for sigma in kinds[kind]:
       where = f"{config.data}, {kind}, sigma {sigma:g}"
@@ -253,8 +258,8 @@ def table(metrics: dict[str, Any], config: Config) -> list[Row]:
 def figure(record: dict[str, Any]) -> Any:
   """Certified accuracy over the radius, a panel a noise level, and the average radii."""
   metrics, settings = record["metrics"], record["settings"]
-  panels = [(REPEATED, s) for s in settings["sigmas"]]
-  panels += [(RAW, settings["raw_sigma"])] if RAW in metrics else []
+  panels = [(kind_of(settings["repeat"]), s) for s in settings["sigmas"]]
+  panels += [(RAW, settings["raw_sigma"])] if settings["repeat"] > 1 else []
   fig, axes = new_figure(1, len(panels) + 1, width=4.2)
   for ax, (kind, sigma) in zip(axes, panels, strict=False):
     lines = {name: metrics[kind][name]["curve"] for name in

@@ -56,8 +56,7 @@ def checkerboard_masks(height: int, width: int) -> Array:
 
   Reference:
     Xia, Yu, Jiang and Ding, Mitigating the curse of dimensionality for certified robustness via
-    dual randomized smoothing, 2024, section on partitioning; the parity is the same in every column
-    here, unlike in the authors' code.
+    dual randomized smoothing, 2024; the same parity in every column, unlike in the authors' code.
   """
   height = _checks.check_int("height", height, minimum=1)
   width = _checks.check_int("width", width, minimum=1)
@@ -97,10 +96,9 @@ def sub_image(x: ArrayLike, mask: ArrayLike, *, fill: str = "zero") -> Array:
   """
   image = _checks.check_float_array("x", x, min_rank=3, non_empty=False)
   _arguments.check_option("fill", fill, _FILLS)
-  if mask is None:
-    raise TypeError("mask must be a boolean mask; got None.")
   where = _checks.check_mask("mask", mask, shape=image.shape[-3:-1])
-  assert where is not None
+  if where is None:
+    raise TypeError("mask must be a boolean mask; got None.")
   where = jnp.broadcast_to(where[..., None], image.shape)
   kept = jnp.where(where, image, 0)
   if fill == "zero":
@@ -134,10 +132,7 @@ def _check_sigma(sigma: ArrayLike) -> None:
 def _check_params(params: PyTree) -> PyTree:
   shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
   if any(shape[:1] != (2,) for shape in shapes):
-    raise ValueError(
-      "params must have a leading axis of the two sub-images in every array; got shapes "
-      f"{', '.join(map(str, shapes))}."
-    )
+    raise ValueError(f"params must have a leading axis of the two sub-images; got shapes {shapes}.")
   return params
 
 
@@ -185,8 +180,7 @@ def dual_smoothing_votes(
     TypeError: x is not floating-point, key is not a typed key, or apply_fn is not callable.
 
   Note:
-    For two different networks call ``smoothing_votes`` on each sub-image with its own key and stack
-    the counts. More than two parts have no such certificate.
+    For two different networks stack ``smoothing_votes`` of each sub-image, from their own keys.
 
   Example:
     >>> def mean(scale, x):
@@ -286,8 +280,7 @@ def certify_dual_votes(
       keys.
     num_samples: static integer >= 1, the draws behind ``counts`` of each sub-image.
     sigma: > 0, standard deviation of the noise, a scalar or float[2], one a sub-image.
-    alpha: in (0, 1), the probability of a wrong certificate that is accepted, for each image; a
-      scalar.
+    alpha: in (0, 1), the probability of a wrong certificate for each image, a scalar.
 
   Returns:
     ``Certificate`` of arrays of the votes' leading shape, ``lower`` with the two bounds.
@@ -342,8 +335,8 @@ def dual_smoothing_loss(
 ) -> Array:
   r"""Training loss of the two classifiers, each on its noisy sub-images.
 
-  Computes the sum over both sub-images s of ``consistency_smoothing_loss`` of f_s at S_s(x) under
-  noise of deviation sigma_s; the parameters of f_1 and f_2 do not meet in it.
+  Computes the sum over both sub-images s of ``consistency_smoothing_loss`` of f_s at S_s(x), under
+  noise of deviation sigma_s.
 
   Args:
     apply_fn: ``apply_fn(params_s, images) -> float[rows, classes]``.
