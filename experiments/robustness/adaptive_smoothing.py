@@ -12,13 +12,7 @@ from experiments import _figures
 from experiments._claims import Claim, Side
 from experiments._protocol import Paper, Progress, Row, Settings, Size, new_figure
 from experiments._training import train_all
-from experiments.robustness._mixing import (
-  all_of,
-  make_apgd,
-  make_evaluation,
-  prepare,
-  settings,
-)
+from experiments.robustness._mixing import all_of, make_apgd, make_evaluation, prepare, settings
 from jaxopt_robust import robustness
 
 PAPER = Paper(
@@ -223,7 +217,8 @@ def claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
     for key, text, kind, a, b, margin in rows
   ]
   at = functools.partial(_at, metrics, config)
-  regained = (at(0.9, "clean") - at(1.0, "clean")) / (at(0.0, "clean") - at(1.0, "clean"))
+  gap = at(0.0, "clean") - at(1.0, "clean")
+  regained = (at(0.9, "clean") - at(1.0, "clean")) / np.where(gap == 0, np.nan, gap)
   text = "At alpha = .9 at least half of the clean accuracy that h lost is regained."
   made.append(
     Claim("regained", text, "paper", "share of the clean gap", Side("alpha .9", regained.tolist()),

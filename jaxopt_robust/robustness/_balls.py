@@ -48,6 +48,7 @@ def make_ball(x: ArrayLike, radius: ArrayLike, norm: str, bounds: Any) -> Ball:
   def confine(point: Array) -> Array:
     # Ball, then box: for "linf" this is the projection on both, otherwise a point of both.
     point = clean + project(point - clean, length)
+    point = jnp.where(length >= 0, point, jnp.nan)  # a traced radius that is negative or NaN
     return point if limits is None else jnp.clip(point, *limits)
 
   def direction(gradient: Array, point: Array) -> Array:

@@ -95,7 +95,12 @@ def _weight(alpha: ArrayLike, shape: tuple[int, ...], dtype: Any) -> Array:
   _checks.check_interval("alpha", alpha, 0, 1)
   if array.ndim and array.shape != shape:
     raise ValueError(f"alpha must be a scalar or have shape {shape}; got {array.shape}.")
-  return jnp.broadcast_to(array.astype(dtype), shape)
+  return jnp.broadcast_to(_or_nan(array.astype(dtype), (array >= 0) & (array <= 1)), shape)
+
+
+def _or_nan(array: Array, is_good: Array) -> Array:
+  """NaN where a traced number is out of range: no certificate comes of it."""
+  return jnp.where(is_good, array, jnp.nan)
 
 
 @jax.custom_jvp
@@ -145,7 +150,7 @@ def alpha_for_margin(margin: ArrayLike) -> Array:
   """
   array = _checks.check_float_array("margin", margin)
   _checks.check_interval("margin", margin, 0, 1)
-  return 1 / (1 + array)
+  return 1 / (1 + _or_nan(array, (array >= 0) & (array <= 1)))
 
 
 def margin_for_alpha(alpha: ArrayLike) -> Array:
@@ -171,6 +176,7 @@ def margin_for_alpha(alpha: ArrayLike) -> Array:
   """
   array = _checks.check_float_array("alpha", alpha)
   _checks.check_interval("alpha", alpha, 0, 1)
+  array = _or_nan(array, (array >= 0) & (array <= 1))
   return numerics.safe_divide(1 - array, array, default=jnp.inf)
 
 
@@ -206,6 +212,7 @@ def smoothed_lipschitz(sigma: ArrayLike, *, constant: str = "sharp") -> Array:
   _checks.check_positive("sigma", sigma)
   _arguments.check_option("constant", constant, ("sharp", "published"))
   factor = 1.0 if constant == "sharp" else 2.0
+  array = _or_nan(array, array > 0)
   return factor / (array * jnp.sqrt(2 * jnp.pi).astype(array.dtype))
 
 
@@ -225,7 +232,7 @@ def mixed_radius_lipschitz(
 
   Returns:
     float[...] radius in the dtype of ``probabilities``, at least float32; 0 where nothing is
-    certified, as for alpha <= 1/2 and ties.
+    certified, as for alpha <= 1/2 and ties; NaN where a traced number is out of range.
 
   Raises:
     ValueError: fewer than two classes, a number out of range, or shapes do not agree.
@@ -252,7 +259,7 @@ def mixed_radius_lipschitz(
   _checks.check_positive("lipschitz", lipschitz)
   if slope.shape not in ((), (classes,)):
     raise ValueError(f"lipschitz must be a scalar or have shape {(classes,)}; got {slope.shape}.")
-  slope = jnp.broadcast_to(slope.astype(h.dtype), h.shape)
+  slope = jnp.broadcast_to(_or_nan(slope, slope > 0).astype(h.dtype), h.shape)
   weight = _weight(alpha, h.shape[:-1], h.dtype)[..., None]
   place = jnp.argmax(h, axis=-1, keepdims=True)
   lead = jnp.take_along_axis(h, place, axis=-1) - h - _ROUNDINGS * jnp.finfo(h.dtype).eps
@@ -260,8 +267,8 @@ def mixed_radius_lipschitz(
   needed = numerics.safe_divide(1 - weight, weight, default=jnp.inf)
   radius = jax.nn.relu(lead - needed) / (jnp.take_along_axis(slope, place, axis=-1) + slope)
   is_label = jax.lax.broadcasted_iota(place.dtype, h.shape, h.ndim - 1) == place
-  nothing = jnp.isnan(h).any(axis=-1) | jnp.isnan(weight[..., 0])
-  return jnp.where(nothing, jnp.nan, jnp.min(jnp.where(is_label, jnp.inf, radius), axis=-1))
+  unknown = jnp.isnan(h + slope).any(axis=-1) | jnp.isnan(weight[..., 0])
+  return jnp.where(unknown, jnp.nan, jnp.min(jnp.where(is_label, jnp.inf, radius), axis=-1))
 
 
 def mixed_radius_smoothing(
@@ -279,7 +286,8 @@ def mixed_radius_smoothing(
     sigma: > 0, standard deviation of the noise, a scalar; may be traced.
 
   Returns:
-    float[...] radius, at least float32; 0 where nothing is certified, as for alpha <= 1/2.
+    float[...] radius, at least float32; 0 where nothing is certified, as for alpha <= 1/2; NaN
+    where a traced number is out of range.
 
   Raises:
     ValueError: a number out of range or shapes that do not agree.
@@ -313,13 +321,15 @@ def mixed_radius_smoothing(
   own = quantile(weight * first * (1 - slack))
   other = quantile(weight * second + (1 - weight) + slack)
   gap = jnp.where(own > -jnp.inf, own - other, jnp.where(jnp.isnan(own), own, 0))
-  return 0.5 * jnp.asarray(sigma, dtype) * jax.nn.relu(gap)
+  noise = jnp.asarray(sigma, dtype)
+  return 0.5 * _or_nan(noise, noise > 0) * jax.nn.relu(gap)
 
 
 def _probability(name: str, value: ArrayLike, *, min_rank: int = 0) -> Array:
   array = _checks.check_float_array(name, value, min_rank=min_rank)
   _checks.check_interval(name, value, 0, 1)
-  return jax.lax.stop_gradient(numerics.upcast(array))
+  wide = numerics.upcast(array)
+  return jax.lax.stop_gradient(_or_nan(wide, (wide >= 0) & (wide <= 1)))
 
 
 def mixing_loss(

@@ -102,6 +102,15 @@ def test_examples_are_independent(data, key):
   np.testing.assert_allclose(changed[0], whole[0], atol=1e-6)
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_traced_radius_that_is_negative_has_no_answer(data, key, norm):
+  weights, x = data
+  radius = np.where(np.arange(BATCH) == 2, -0.1, 0.1).astype(np.float32)
+  found = attack_linear(weights, x, key, radius, 0.1, num_steps=2, norm=norm)
+  np.testing.assert_array_equal(np.isnan(found).all(axis=1), radius < 0)
+  assert np.isfinite(found[radius > 0]).all()
+
+
 def test_gradients_that_are_not_finite_are_ignored(key):
   x = jnp.array([[0.0, 0.0], [1.0, 1.0]])
   slopes = jnp.array([[jnp.inf, jnp.nan], [1.0, 1.0]])

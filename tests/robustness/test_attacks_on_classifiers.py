@@ -12,7 +12,8 @@ from sklearn.datasets import load_digits
 
 from jaxopt_robust import losses, nets, robustness
 from jaxopt_robust.debug import count_traces
-from jaxopt_robust.robustness.apgd import _windows
+from jaxopt_robust.robustness._balls import make_ball
+from jaxopt_robust.robustness.apgd import _make_rule, _Memory, _windows
 from tests.helpers import central_difference
 
 BATCH, SIZE, CLASSES = 12, 10, 4
@@ -193,11 +194,43 @@ def reference(gradient_of, x, start, radius, steps, norm):
   return top
 
 
+def test_steps_are_halved_by_both_conditions(rng):
+  """The bookkeeping alone, on losses that rise in four of five steps."""
+  steps, rows = 100, 200
+  size, chance = rng.uniform(size=(2, steps + 1, rows))
+  values = np.float32(np.cumsum(size * np.where(chance < 0.8, 1, -3), axis=0))
+  ball = make_ball(jnp.zeros((rows, 1)), 1.0, "linf", None)
+  zero, count = jnp.zeros(rows), jnp.zeros(rows, jnp.int32)
+  point = jnp.zeros((rows, 1))
+  memory = _Memory(point, point, point, zero, 2 * ball.radius, zero, count, zero, count == 0)
+  ends, lengths = _windows(steps)
+  rule = jax.jit(_make_rule(ball))
+  found = []
+  for k in range(steps + 1):  # what step k left behind is judged as the next one begins
+    x = (k == 0, bool(k and ends[k - 1]), np.int32(lengths[max(k - 1, 0)]))
+    memory = rule(point, values[k], point, memory, x)[1]
+    found.append(memory.stepsize[:, 0])
+  reasons = np.zeros(2, int)
+  for row in range(rows):
+    size, halved, at_check, start = 2.0, True, values[0, row], 0
+    for k in range(1, steps + 1):
+      if ends[k - 1]:
+        window = values[start : k + 1, row]
+        poor = np.sum(np.diff(window) > 0) <= 0.75 * (k - start)
+        top = values[: k + 1, row].max()
+        idle = not halved and at_check >= top
+        reasons += poor, idle and not poor
+        halved, at_check, start = poor or idle, top, k
+        size = size / 2 if halved else size
+      assert found[k][row] == size
+  assert np.all(reasons > 5)
+
+
 @pytest.mark.x64
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_apgd_is_its_algorithm(data, key, norm):
+@pytest.mark.parametrize(("norm", "steps"), [("linf", 60), ("l2", 60)])
+def test_apgd_is_its_algorithm(data, key, norm, steps):
   params, x, labels = jax.tree.map(np.float64, data[0]), np.float64(data[1]), data[2]
-  steps, radius = 60, 0.3
+  radius = 0.3
   loss = robustness.margin_attack_loss
   _, info = run(
     network, params, x, labels, key, radius, attack=robustness.apgd_attack, num_steps=steps,

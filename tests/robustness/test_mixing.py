@@ -162,8 +162,25 @@ def test_float32_claims_no_more_than_float64(rng):
     assert np.all(single <= np.maximum(exact, 0) * (1 + 1e-6) + 1e-7)
   extreme = robustness.mixed_radius_smoothing(jnp.array([1.0, 0.0]), jnp.zeros(2), 1.0, sigma=1.0)
   assert np.isfinite(extreme[0]) and extreme[0] > 4 and extreme[1] == 0
-  late = jax.jit(functools.partial(robustness.mixed_radius_smoothing, sigma=1.0))
-  assert np.isnan(late(jnp.nan, 0.1, 0.9))
+
+
+def test_no_radius_comes_of_traced_numbers_out_of_range():
+  @jax.jit
+  def radii(p, alpha, scale):
+    h = jnp.stack([p, 1 - p])
+    return jnp.stack([
+      robustness.mixed_radius_smoothing(p, 1 - p, alpha, sigma=scale),
+      robustness.mixed_radius_lipschitz(h, alpha, scale),
+      robustness.mixed_radius_lipschitz(h, alpha, robustness.smoothed_lipschitz(scale)),
+      robustness.alpha_for_margin(2 * p - 1) + robustness.margin_for_alpha(alpha) + 0 * scale,
+    ])  # fmt: skip
+
+  assert np.all(radii(0.9, 0.9, 0.5) > 0)
+  for p, alpha in ((1.1, 0.9), (jnp.nan, 0.9), (0.9, 1.1), (0.9, -0.1)):
+    assert np.all(np.isnan(radii(p, alpha, 0.5)))
+  for scale in (0.0, -1.0):
+    assert np.all(np.isnan(radii(0.9, 0.9, scale)[:3]))
+  assert np.isnan(jax.jit(robustness.mix_log_probs)(np.zeros(2), np.zeros(2), 1.5)).all()
 
 
 def test_margins_and_alphas_are_inverse():
