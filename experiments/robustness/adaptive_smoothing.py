@@ -30,9 +30,8 @@ NETWORK, CHOICE = "mixing network", "random choice"
 METHODS = (PROBABILITY, SHARP, LOGITS, NETWORK)
 
 TWICE = (
-  "Recorded twice on the report seeds: the first time a mixture that did not flip within the range "
-  "of the search counted as one that flips at 0, which left both claims on radii open. Nothing "
-  "else changed."
+  "Recorded twice on the report seeds: at first a mixture that did not flip within the range of the "
+  "search counted as one that flips at 0, so that both claims on radii were open; all else is the same."
 )
 
 
@@ -296,7 +295,6 @@ def figure(record: dict[str, Any]) -> Any:
     name: {part: metrics["lead"][f"{part}, {name}"] for part in ("clean", "attacked")}
     for name in ("right", "wrong")
   }
-  _figures.dots(
-    axes[2], parts, ylabel="lead of the likeliest class", title="Where h is right and wrong"
-  )
+  title = "Where h is right and wrong"
+  _figures.dots(axes[2], parts, ylabel="lead of the likeliest class", title=title)
   return fig
