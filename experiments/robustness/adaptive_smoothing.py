@@ -30,7 +30,7 @@ NETWORK, CHOICE = "mixing network", "random choice"
 METHODS = (PROBABILITY, SHARP, LOGITS, NETWORK)
 
 TWICE = (
-  "Recorded twice on the report seeds: at first a mixture without a flip in the range of the search "
+  "Recorded twice on the report seeds: at first a mixture without a flip in the range searched "
   "counted as one that flips at 0, so that both claims on radii were open; all else is the same."
 )
 
