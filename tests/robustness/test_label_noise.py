@@ -1,0 +1,202 @@
+"""Detection of wrong labels: invariances, peers, limits, the schedule of the detectors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sklearn.linear_model
+
+from jaxopt_robust import robustness
+from jaxopt_robust.robustness import (
+  cotrain_merge,
+  detect_noise,
+  linear_separation,
+  noise_init,
+  pseudo_label_weights,
+  small_loss_mask,
+)
+
+N, D = 120, 4
+separate = jax.jit(linear_separation)
+
+
+@pytest.fixture
+def losses(rng):
+  upper = rng.random(N) < 0.3
+  return np.abs(rng.normal(0.3, 0.2, N)) + 3 * upper, upper
+
+
+@pytest.fixture
+def clouds(rng):
+  """Features of two clouds that overlap, one column larger and one constant."""
+  side = rng.random(N) < 0.3
+  x = rng.normal(size=(N, D)) + side[:, None]
+  x[:, 1], x[:, 3] = 1000 * x[:, 1] + 5e4, 7.0
+  return x, side
+
+
+@pytest.mark.x64
+def test_large_losses_are_flagged_whatever_their_units(losses):
+  values, upper = losses
+  noisy, probability = small_loss_mask(values)
+  np.testing.assert_array_equal(noisy, upper)
+  np.testing.assert_array_equal(noisy, probability > 0.95)
+  for other in (17 * values, values - 4, 1e-9 * values):
+    again, same = small_loss_mask(other)
+    np.testing.assert_array_equal(again, noisy)
+    np.testing.assert_allclose(same, probability, atol=1e-9)
+
+
+def test_the_threshold_is_that_of_the_posterior():
+  values = jnp.linspace(0.0, 1.0, N)
+  counts = [int(small_loss_mask(values, threshold=t)[0].sum()) for t in (0.0, 0.5, 0.95, 1.0)]
+  assert counts[0] > counts[1] > counts[2] > counts[3] == 0
+
+
+def test_masked_equal_and_unknown_losses(losses):
+  values, upper = losses
+  used = np.arange(N) >= 20
+  noisy, probability = small_loss_mask(np.where(used, values, np.nan), where=used)
+  np.testing.assert_array_equal(noisy, upper & used)
+  assert not np.any(probability[:20])
+  assert not np.any(small_loss_mask(jnp.ones(N))[0])
+  values[3] = np.nan
+  noisy, probability = small_loss_mask(values)
+  assert not np.any(noisy) and np.all(np.isnan(probability))
+
+
+@pytest.mark.x64
+def test_the_plane_is_that_of_scikit_learn(clouds):
+  x, side = clouds
+  ridge = 1e-2
+  weights = np.where(side, 0.5 / side.sum(), 0.5 / (~side).sum())
+  centred = x - weights @ x
+  deviation = np.sqrt(weights @ centred**2)
+  z = (centred / np.where(deviation < 1e-6, np.inf, deviation)).round(14)
+  peer = sklearn.linear_model.LogisticRegression(
+    C=1 / (ridge * N), class_weight="balanced", tol=1e-12, max_iter=10_000
+  ).fit(z, side)
+  noisy, probability, info = separate(x, jnp.asarray(side), ridge=ridge, tol=1e-10)
+  assert int(info.status) == 0
+  np.testing.assert_allclose(probability, peer.predict_proba(z)[:, 1], atol=1e-6)
+  np.testing.assert_array_equal(noisy, probability > 0.5)
+  assert 0 < np.sum(np.asarray(noisy) != side) < N // 3  # labels are not simply returned
+
+
+@pytest.mark.x64
+def test_separable_sides_are_separated(rng):
+  x = rng.normal(size=(N, D))
+  side = x @ np.array([1.0, -2.0, 0.5, 0.0]) > 0.3
+  found = separate(x, jnp.asarray(side), ridge=1e-8)
+  np.testing.assert_array_equal(found[0], side)
+  certain = np.abs(np.asarray(found[1]) - 0.5)
+  assert np.mean(certain > 0.49) > np.mean(
+    np.abs(np.asarray(separate(x, jnp.asarray(side), ridge=1e-2)[1]) - 0.5) > 0.49
+  )
+
+
+@pytest.mark.x64
+def test_repeating_a_side_or_changing_units_changes_nothing(clouds):
+  x, side = clouds
+  options = {"ridge": 1e-2, "tol": 1e-9}
+  _, probability, _ = separate(x, jnp.asarray(side), **options)
+  rows = np.concatenate([np.arange(N), *[np.flatnonzero(side)] * 3])
+  _, again, _ = linear_separation(x[rows], jnp.asarray(side[rows]), **options)
+  np.testing.assert_allclose(again[:N], probability, atol=1e-7)
+  _, scaled, _ = separate(x * np.array([1e-9, 1, 1e6, -3]), jnp.asarray(side), **options)
+  np.testing.assert_allclose(scaled, probability, atol=1e-7)
+
+
+@pytest.mark.x64
+def test_rows_that_do_not_count(clouds):
+  x, side = clouds
+  used = np.arange(N) % 3 > 0
+  spoilt = np.where(used[:, None], x, np.nan)
+  noisy, probability, _ = linear_separation(spoilt, side, where=used, ridge=1e-2, tol=1e-9)
+  _, expected, _ = linear_separation(x[used], side[used], ridge=1e-2, tol=1e-9)
+  np.testing.assert_allclose(probability[used], expected, atol=1e-7)
+  assert not np.any(noisy[~used]) and not np.any(probability[~used])
+
+
+@pytest.mark.parametrize("flag", [False, True])
+def test_one_side_alone_is_returned(clouds, flag):
+  noisy, probability, _ = separate(jnp.asarray(clouds[0], jnp.float32), jnp.full(N, flag))
+  np.testing.assert_array_equal(noisy, flag)
+  np.testing.assert_array_equal(probability, float(flag))
+
+
+def test_weights_of_pseudo_labels(losses, rng):
+  values, noisy = losses[0], rng.random(N) < 0.6
+  weights = np.asarray(pseudo_label_weights(values, noisy))
+  assert np.all((weights >= 0) & (weights <= 1)) and np.all(weights[~noisy] == 1)
+  order = weights[noisy & (values > 2)].max(), weights[noisy & (values < 1)].min()
+  assert order[0] < 0.01 and order[1] > 0.9
+  mixture = robustness.gmm2_fit(values[noisy])
+  expected = 1 - robustness.gmm2_posterior(mixture, values[noisy])
+  np.testing.assert_allclose(weights[noisy], expected, atol=1e-5)
+
+
+def test_pseudo_losses_that_tell_nothing(losses):
+  values = jnp.asarray(losses[0], jnp.float32)
+  weigh = jax.jit(pseudo_label_weights)
+  few, all_ = jnp.zeros(N, bool).at[:2].set(True), jnp.ones(N, bool)
+  for pseudo, noisy in ((values, few), (jnp.ones(N), all_), (values.at[0].set(jnp.nan), all_)):
+    np.testing.assert_array_equal(weigh(pseudo, noisy), 1)
+  three = few.at[2].set(True)  # one more is enough
+  assert float(weigh(jnp.zeros(N).at[2].set(1.0), three)[2]) < 0.01
+  infinite = weigh(values.at[0].set(jnp.inf), all_)
+  np.testing.assert_allclose(infinite, weigh(values.at[0].set(values.max()), all_), atol=1e-5)
+
+
+@pytest.fixture
+def start():
+  return noise_init(jnp.arange(N) % 3, num_classes=3)
+
+
+def test_the_first_state(start):
+  assert not np.any(start.noisy) and np.all(start.weights == 1) and int(start.epoch) == 0
+  np.testing.assert_array_equal(jnp.argmax(start.guesses, 1), np.arange(N) % 3)
+  np.testing.assert_array_equal(jnp.sum(start.guesses, 1), 1)
+
+
+def test_detectors_take_turns(start, losses, clouds, rng):
+  values, x = jnp.asarray(losses[0], jnp.float32), jnp.asarray(clouds[0][:, ::2], jnp.float32)
+  pseudo = jnp.asarray(rng.random(N), jnp.float32)
+  detect = jax.jit(lambda state: detect_noise(state, values, pseudo, features=x))
+  z, _ = small_loss_mask(values)
+  rows = x / jnp.linalg.norm(x, axis=1, keepdims=True)
+  w, _, _ = linear_separation(rows, z)
+  assert np.any(z != w)
+  state = start
+  for epoch, mask in enumerate((w, z, w)):
+    state, info = detect(state)
+    np.testing.assert_array_equal(state.noisy, mask)
+    np.testing.assert_allclose(state.weights, pseudo_label_weights(pseudo, mask), atol=1e-5)
+    np.testing.assert_allclose(float(info.flagged), float(jnp.mean(mask)), rtol=1e-6)
+    assert int(state.epoch) == epoch + 1
+  np.testing.assert_array_equal(state.guesses, start.guesses)
+  only = detect_noise(start, values, pseudo, which="small_loss")[0]
+  np.testing.assert_array_equal(only.noisy, z)
+  plane = detect_noise(state, values, pseudo, features=x, which="linear")[0]
+  np.testing.assert_array_equal(plane.noisy, w)
+
+
+def test_unknown_losses_flag_nothing_and_say_so(start, losses):
+  values = jnp.asarray(losses[0]).at[0].set(jnp.nan)
+  state, info = detect_noise(start, values, values, which="small_loss")
+  assert int(info.status) == 2 and not np.any(state.noisy) and np.all(state.weights == 1)
+
+
+def test_two_networks_agree(rng):
+  n = 6
+  make = lambda: noise_init(jnp.zeros(n, int), num_classes=2)._replace(
+    noisy=jnp.asarray(rng.random(n) < 0.6), weights=jnp.asarray(rng.random(n), jnp.float32),
+    guesses=jnp.asarray(rng.dirichlet([1, 1], n), jnp.float32),
+  )  # fmt: skip
+  a, b = make()._replace(epoch=jnp.int32(3)), make()
+  merged = cotrain_merge(a, b)
+  both = np.asarray(a.noisy) & np.asarray(b.noisy)
+  np.testing.assert_array_equal(merged.noisy, both)
+  np.testing.assert_allclose(merged.weights, np.where(both, (a.weights + b.weights) / 2, 1))
+  np.testing.assert_allclose(merged.guesses, (a.guesses + b.guesses) / 2, rtol=1e-6)
+  assert int(merged.epoch) == 3
