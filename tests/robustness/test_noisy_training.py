@@ -41,15 +41,15 @@ def test_sharpening(rng):
 
 def test_mixup_is_a_mixture_with_the_larger_share_its_own(key):
   x = jnp.arange(12.0).reshape(6, 2)
-  draw = jax.jit(jax.vmap(lambda key: mixup(key, x)))
-  mixed = draw(jax.random.split(key, 500))
+  draw = jax.jit(jax.vmap(lambda key, alpha: mixup(key, x, alpha=alpha), (0, None)))
+  mixed = draw(jax.random.split(key, 500), 1.0)
   expected = jax.vmap(lambda lam, o: lam * x + (1 - lam) * x[o])(mixed.lam, mixed.perm)
   np.testing.assert_allclose(mixed.x, expected, rtol=1e-5)
   np.testing.assert_array_equal(jnp.sort(mixed.perm, axis=1), np.tile(np.arange(6), (500, 1)))
   assert mixed.lam.min() >= 0.5
   # max(b, 1 - b) of uniform b is uniform on [1/2, 1]: mean .75, deviation .144 / sqrt(500)
   assert abs(float(mixed.lam.mean()) - 0.75) < 4 * 0.00646
-  near = jax.vmap(lambda key: mixup(key, x, alpha=200.0).lam)(jax.random.split(key, 50))
+  near = draw(jax.random.split(key, 500), 200.0).lam
   assert float(near.max()) < 0.65
 
 
