@@ -15,11 +15,23 @@ from jaxopt_robust.robustness import (
   small_loss_mask,
 )
 
+pytestmark = pytest.mark.x64  # one precision: every program is compiled once
 N, D = 120, 4
-separate = jax.jit(linear_separation)
-separate_some = jax.jit(lambda x, side, where, **o: linear_separation(x, side, where=where, **o))
-flag = jax.jit(small_loss_mask)
-weigh = jax.jit(pseudo_label_weights)
+ALL = np.ones(N, bool)
+_flag, _weigh = jax.jit(small_loss_mask), jax.jit(pseudo_label_weights)
+_separate, _detect = jax.jit(linear_separation), jax.jit(detect_noise, static_argnames="which")
+
+
+def flag(values, threshold=0.95, where=ALL):
+  return _flag(values, threshold=threshold, where=where)
+
+
+def weigh(values, noisy):
+  return _weigh(jnp.asarray(values), jnp.asarray(noisy))
+
+
+def separate(x, side, ridge=1e-2, tol=1e-9, where=ALL):
+  return _separate(jnp.asarray(x), jnp.asarray(side), ridge=ridge, tol=tol, where=where)
 
 
 @pytest.fixture
@@ -37,7 +49,6 @@ def clouds(rng):
   return x, side
 
 
-@pytest.mark.x64
 def test_large_losses_are_flagged_whatever_their_units(losses):
   values, upper = losses
   noisy, probability = flag(values)
@@ -67,7 +78,6 @@ def test_masked_equal_and_unknown_losses(losses):
   assert not np.any(noisy) and np.all(np.isnan(probability[used]))
 
 
-@pytest.mark.x64
 def test_the_plane_is_that_of_scikit_learn(clouds):
   x, side = clouds
   ridge = 1e-2
@@ -85,7 +95,6 @@ def test_the_plane_is_that_of_scikit_learn(clouds):
   assert 0 < np.sum(np.asarray(noisy) != side) < N // 3  # labels are not simply returned
 
 
-@pytest.mark.x64
 def test_separable_sides_are_separated(rng):
   x = rng.normal(size=(N, D))
   side = x @ np.array([1.0, -2.0, 0.5, 0.0]) > 0.3
@@ -97,53 +106,52 @@ def test_separable_sides_are_separated(rng):
   )
 
 
-@pytest.mark.x64
 def test_repeating_a_side_or_changing_units_changes_nothing(clouds):
   x, side = clouds
-  options = {"ridge": 1e-2, "tol": 1e-9}
-  _, probability, _ = separate(x, jnp.asarray(side), **options)
+  _, probability, _ = separate(x, jnp.asarray(side))
   # half of the rows, one side of them twice: N rows of the shape that is compiled already
   half, ones = np.arange(N // 2), np.flatnonzero(side[: N // 2])
   rows, used = np.resize(np.concatenate([half, ones]), N), np.arange(N) < N // 2 + len(ones)
   few = np.arange(N) < N // 2
-  _, plain, _ = separate_some(x, side, where=few, **options)
-  _, again, _ = separate_some(x[rows], side[rows], where=used, **options)
+  _, plain, _ = separate(x, side, where=few)
+  _, again, _ = separate(x[rows], side[rows], where=used)
   np.testing.assert_allclose(again[: N // 2], plain[: N // 2], atol=1e-7)
-  _, scaled, _ = separate(x * np.array([1e-9, 1, 1e6, -3]), jnp.asarray(side), **options)
+  _, scaled, _ = separate(x * np.array([1e-9, 1, 1e6, -3]), jnp.asarray(side))
   np.testing.assert_allclose(scaled, probability, atol=1e-7)
 
 
-@pytest.mark.x64
 def test_rows_that_do_not_count(clouds):
   x, side = clouds
   used = np.arange(N) % 3 > 0
   spoilt = np.where(used[:, None], x, np.nan)
-  noisy, probability, _ = separate_some(spoilt, side, where=used, ridge=1e-2, tol=1e-9)
-  _, expected, _ = linear_separation(x[used], side[used], ridge=1e-2, tol=1e-9)
-  np.testing.assert_allclose(probability[used], expected, atol=1e-7)
+  noisy, probability, _ = separate(spoilt, side, where=used, ridge=1e-2, tol=1e-9)
+  # the rows that count in front, repeated behind them where they do not
+  cut, first = (lambda v: np.resize(v[used], (N, *v.shape[1:]))), np.arange(N) < used.sum()
+  _, expected, _ = separate(*map(cut, (x, side)), where=first)
+  np.testing.assert_allclose(probability[used], expected[: used.sum()], atol=1e-7)
   assert not np.any(noisy[~used]) and not np.any(probability[~used])
 
 
 @pytest.mark.parametrize("flag", [False, True])
 def test_one_side_alone_is_returned(clouds, flag):
-  noisy, probability, _ = separate(jnp.asarray(clouds[0], jnp.float32), jnp.full(N, flag))
+  noisy, probability, _ = separate(jnp.asarray(clouds[0]), jnp.full(N, flag))
   np.testing.assert_array_equal(noisy, flag)
   np.testing.assert_array_equal(probability, float(flag))
 
 
 def test_weights_of_pseudo_labels(losses, rng):
   values, noisy = losses[0], rng.random(N) < 0.6
-  weights = np.asarray(weigh(jnp.asarray(values, jnp.float32), noisy))
+  weights = np.asarray(weigh(jnp.asarray(values), noisy))
   assert np.all((weights >= 0) & (weights <= 1)) and np.all(weights[~noisy] == 1)
   order = weights[noisy & (values > 2)].max(), weights[noisy & (values < 1)].min()
   assert order[0] < 0.01 and order[1] > 0.9
   # of a mixture of the noisy ones alone
-  _, upper = flag(jnp.asarray(values, jnp.float32), where=noisy)
+  _, upper = flag(jnp.asarray(values), where=noisy)
   np.testing.assert_allclose(weights[noisy], 1 - upper[noisy], atol=1e-5)
 
 
 def test_pseudo_losses_that_tell_nothing(losses):
-  values = jnp.asarray(losses[0], jnp.float32)
+  values = jnp.asarray(losses[0])
   few, all_ = jnp.zeros(N, bool).at[:2].set(True), jnp.ones(N, bool)
   for pseudo, noisy in ((values, few), (jnp.ones(N), all_), (values.at[0].set(jnp.nan), all_)):
     np.testing.assert_array_equal(weigh(pseudo, noisy), 1)
@@ -165,39 +173,36 @@ def test_the_first_state(start):
 
 
 def test_detectors_take_turns(start, losses, clouds, rng):
-  values, x = jnp.asarray(losses[0], jnp.float32), jnp.asarray(clouds[0][:, ::2], jnp.float32)
-  pseudo = jnp.asarray(rng.random(N), jnp.float32)
-  detect = jax.jit(lambda state: detect_noise(state, values, pseudo, features=x))
+  values, x = jnp.asarray(losses[0]), jnp.asarray(clouds[0][:, [0, 2, 2, 0]])
+  pseudo = jnp.asarray(rng.random(N))
   z, _ = flag(values)
   rows = x / jnp.linalg.norm(x, axis=1, keepdims=True)
-  w, _, _ = linear_separation(rows, z)
+  w, _, _ = separate(rows, z, ridge=1e-4, tol=1e-4)
   assert np.any(z != w)
   state = start
   for epoch, mask in enumerate((w, z, w)):
-    state, info = detect(state)
+    state, info = _detect(state, values, pseudo, features=x)
     np.testing.assert_array_equal(state.noisy, mask)
     np.testing.assert_allclose(state.weights, weigh(pseudo, mask), atol=1e-5)
     np.testing.assert_allclose(float(info.flagged), float(jnp.mean(mask)), rtol=1e-6)
     assert int(state.epoch) == epoch + 1
   np.testing.assert_array_equal(state.guesses, start.guesses)
-  every = jax.jit(detect_noise, static_argnames="which")
-  np.testing.assert_array_equal(every(start, values, pseudo, which="small_loss")[0].noisy, z)
-  plane = every(state, values, pseudo, features=x, which="linear")[0]
+  np.testing.assert_array_equal(_detect(start, values, pseudo, which="small_loss")[0].noisy, z)
+  plane = _detect(state, values, pseudo, features=x, which="linear")[0]
   np.testing.assert_array_equal(plane.noisy, w)
 
 
 def test_unknown_losses_flag_nothing_and_say_so(start, losses):
   values = jnp.asarray(losses[0]).at[0].set(jnp.nan)
-  detect = jax.jit(detect_noise, static_argnames="which")
-  state, info = detect(start, values, values, which="small_loss")
+  state, info = _detect(start, values, values, which="small_loss")
   assert int(info.status) == 2 and not np.any(state.noisy) and np.all(state.weights == 1)
 
 
 def test_two_networks_agree(rng):
   n = 6
   make = lambda: noise_init(jnp.zeros(n, int), num_classes=2)._replace(
-    noisy=jnp.asarray(rng.random(n) < 0.6), weights=jnp.asarray(rng.random(n), jnp.float32),
-    guesses=jnp.asarray(rng.dirichlet([1, 1], n), jnp.float32),
+    noisy=jnp.asarray(rng.random(n) < 0.6), weights=jnp.asarray(rng.random(n)),
+    guesses=jnp.asarray(rng.dirichlet([1, 1], n)),
   )  # fmt: skip
   a, b = make()._replace(epoch=jnp.int32(3)), make()
   merged = cotrain_merge(a, b)
