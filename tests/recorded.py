@@ -280,7 +280,8 @@ HAS_A_SCALE = {
 }
 # Zeros are no data here: a temperature of a state, the width of a box, thresholds at infinity, the
 # edge of a domain where a logarithm is infinite, the growth of no signal (inf, as documented), a
-# point that is no probability, the step of a state, an average that has not begun (inf).
+# point that is no probability, the step of a state, an average that has not begun (inf), a mixture
+# without variances.
 NEEDS_NON_ZERO = {
   "compositional.rgcl_bimodal_loss",
   "layers.chess_thresholds",
@@ -290,6 +291,7 @@ NEEDS_NON_ZERO = {
   "prox.penalty_neg_log",
   "prox.penalty_poisson",
   "recovery.growth_factor",
+  "robustness.gmm2_posterior",
   "robustness.log_barrier_attack",
   "robustness.stream_step",
   "solvers.entropic_step",

@@ -1,4 +1,4 @@
-"""Attacks, certificates by smoothing, training for both; unlabelled examples, drifting streams."""
+"""Attacks, certificates by smoothing, training for both; wrong and no labels, drifting streams."""
 
 from jaxopt_robust._deprecations import (
   install_getattr,
@@ -58,12 +58,29 @@ from jaxopt_robust.robustness.evaluation import (
   fmr_score,
   oracle_ensemble,
 )
+from jaxopt_robust.robustness.gaussian_mixture import (
+  GaussianMixture2,
+  gmm2_fit,
+  gmm2_posterior,
+)
 from jaxopt_robust.robustness.incremental import (
   CsfaState,
   csfa_add_classes,
   csfa_init,
   csfa_logits,
   csfa_stream_step,
+)
+from jaxopt_robust.robustness.label_noise import (
+  NoiseInfo,
+  NoiseState,
+  cotrain_merge,
+  detect_noise,
+  noise_init,
+  pseudo_label_weights,
+  small_loss_mask,
+)
+from jaxopt_robust.robustness.linear_separation import (
+  linear_separation,
 )
 from jaxopt_robust.robustness.log_barrier import (
   PerturbationBox,
@@ -93,6 +110,14 @@ from jaxopt_robust.robustness.noise_levels import (
   noise_level_embedding,
   num_noise_levels,
   sigmoid_ema_rate,
+)
+from jaxopt_robust.robustness.noisy_training import (
+  MixedBatch,
+  class_balance_kl,
+  cross_view_contrastive_loss,
+  mixup,
+  mixup_loss,
+  sharpen,
 )
 from jaxopt_robust.robustness.prototypes import (
   calibrate_prototypes,
@@ -149,7 +174,11 @@ __all__ = [
   "DoneState",
   "FmrImages",
   "FmrScore",
+  "GaussianMixture2",
   "HyperPlane",
+  "MixedBatch",
+  "NoiseInfo",
+  "NoiseState",
   "PerturbationBox",
   "Prediction",
   "RobustnessInfo",
@@ -172,16 +201,20 @@ __all__ = [
   "certify_smoothed",
   "certify_votes",
   "checkerboard_masks",
+  "class_balance_kl",
   "class_prototypes",
   "clopper_pearson_interval",
   "clopper_pearson_lower",
   "clopper_pearson_upper",
   "consistency_smoothing_loss",
+  "cotrain_merge",
   "cross_entropy_attack_loss",
+  "cross_view_contrastive_loss",
   "csfa_add_classes",
   "csfa_init",
   "csfa_logits",
   "csfa_stream_step",
+  "detect_noise",
   "dlr_attack_loss",
   "done_init",
   "done_value_and_grad",
@@ -193,10 +226,13 @@ __all__ = [
   "fmr_generate",
   "fmr_score",
   "gaussian_augmentation_loss",
+  "gmm2_fit",
+  "gmm2_posterior",
   "hyperplane_distance",
   "implicit_direction",
   "implicit_term",
   "largest_smoothed_radius",
+  "linear_separation",
   "log_barrier_attack",
   "margin_attack_loss",
   "margin_for_alpha",
@@ -204,6 +240,9 @@ __all__ = [
   "mixed_radius_lipschitz",
   "mixed_radius_smoothing",
   "mixing_loss",
+  "mixup",
+  "mixup_loss",
+  "noise_init",
   "noise_level_embedding",
   "num_noise_levels",
   "oracle_ensemble",
@@ -214,6 +253,7 @@ __all__ = [
   "predict_votes",
   "prediction_entropy",
   "prototype_logits",
+  "pseudo_label_weights",
   "reliable_mask",
   "representation_nce_loss",
   "robust_accuracy",
@@ -224,7 +264,9 @@ __all__ = [
   "rsgs_losses",
   "rss_linear_fit",
   "rss_objective",
+  "sharpen",
   "sigmoid_ema_rate",
+  "small_loss_mask",
   "smooth_adversarial_comp_sum_training_loss",
   "smoothed_lipschitz",
   "smoothed_radius",
