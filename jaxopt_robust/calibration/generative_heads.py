@@ -314,9 +314,10 @@ def logistic_head(
   r"""Multinomial logistic regression with a ridge penalty, by L-BFGS.
 
   Minimises C sum_i CE_i + 1/2 ||W||_F^2 over W and b with C = inverse_strength, the intercepts b
-  without a penalty: scikit-learn's ``LogisticRegression(C=C)``. It is solved divided by C times the
-  number of examples, with the features centred and in units of their root mean square, which
-  changes neither the solution nor what C means.
+  without a penalty: scikit-learn's ``LogisticRegression(C=C)`` for three classes or more, and its
+  ``LogisticRegression(C=2 * C)`` for two, where it penalises W_1 - W_0. It is solved divided by C
+  times the number of examples, with the features centred and in units of their root mean square,
+  which changes neither the solution nor what C means.
 
   Args:
     x: float[n, features].
@@ -330,7 +331,7 @@ def logistic_head(
 
   Returns:
     ``(head, info)``: LinearHead and SolveInfo. The intercepts sum to 0; without any example the
-    head is 0.
+    head is 0. Under ``jit`` a label out of range in a row in use gives status 2.
 
   Raises:
     ValueError: shapes do not agree, a known label is out of range, num_classes < 2,
@@ -374,6 +375,8 @@ def logistic_head(
   # 1/2 ||W||^2 / (C m) of the weights by units.
   decay = safe_divide(1 / (jnp.asarray(inverse_strength, wide.dtype) * unit**2), total)
   decay = jnp.where(unit > 0, decay, 1)
+  is_bad = jnp.any((kept > 0) & ((labels < 0) | (labels >= classes)))
+  weights = weights + jnp.where(is_bad, jnp.nan, 0).astype(weights.dtype)
   labels = jnp.clip(labels, 0, classes - 1)
   start = (jnp.zeros((classes, x.shape[1]), wide.dtype), jnp.zeros(classes, wide.dtype))
   (matrix, intercepts), info = run_until(
