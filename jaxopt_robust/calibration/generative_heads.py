@@ -156,7 +156,8 @@ def naive_bayes_update(
 
   Note:
     Under ``jit`` a label out of range counts as no class. Rows in use that are not finite
-    make the statistics so.
+    make the statistics so. Counts in float32 stop growing one by one at 2^24 = 16,777,216: from
+    there on take larger batches, or float64.
 
   Example:
     >>> stats = naive_bayes_init(num_classes=2, num_features=1)
@@ -209,7 +210,9 @@ def naive_bayes_head(stats: NaiveBayesStats, *, var_smoothing: ArrayLike = 1e-9)
 
   Returns:
     LinearHead. A class without examples has intercept -inf and weights 0: it is never predicted.
-    Features that do not vary at all get weight 0. Without any example all intercepts are 0.
+    Features that do not vary at all get weight 0, and so do, at var_smoothing = 0, those that
+    differ between the classes alone, whose weights would be infinite. Without any example all
+    intercepts are 0.
 
   Raises:
     TypeError: stats is no NaiveBayesStats.
