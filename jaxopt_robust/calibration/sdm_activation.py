@@ -106,17 +106,10 @@ def nearest_agreement(
   right = theirs == labels
   place = jnp.arange(ref.shape[0])
 
-  def one(row: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-    point, prediction, number = row
-    apart = ref - point[None]
-    # In units of the nearest reference that is no copy, so that its square neither overflows nor
-    # vanishes, whatever the other queries and references are.
-    size = jnp.max(jnp.abs(apart), axis=1)
-    if exclude_self:
-      size = jnp.where(place == number, jnp.inf, size)
-    unit = jnp.min(jnp.where(size > 0, size, jnp.inf))
-    unit = _units.power(_units.exponent_of(unit), x.dtype)
-    square = jnp.sum((apart / unit) ** 2, axis=1)
+  def one(row: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
+    point, prediction, number, unit = row
+    apart = (ref - point[None]) * (1 / unit)
+    square = jnp.sum(apart**2, axis=1)
     if exclude_self:
       square = jnp.where(place == number, jnp.inf, square)
     match = right & (theirs == prediction)
@@ -125,9 +118,28 @@ def nearest_agreement(
     distance = unit * jnp.sqrt(jnp.min(square))
     return jnp.minimum(count, limit), jnp.where(jnp.isfinite(point).all(), distance, jnp.nan)
 
-  rows = (x, own, jnp.arange(x.shape[0]))
+  unit = _units_of_queries(x, ref, exclude_self)
+  rows = (x, own, jnp.arange(x.shape[0]), unit)
   similarity, distance = jax.lax.map(one, rows, batch_size=min(block, x.shape[0]))
   return similarity, distance
+
+
+def _units_of_queries(x: Array, ref: Array, exclude_self: bool) -> Array:
+  """A power of two a query near the largest that its nearest distance can be, float[n].
+
+  The square of that distance neither overflows nor vanishes, whatever the other rows are; those
+  of far references may overflow.
+  """
+  size = jnp.max(jnp.abs(ref), axis=1)
+  positive = jnp.min(jnp.where(size > 0, size, jnp.inf))
+  least, first = jnp.min(size), jnp.argmin(size)
+  if exclude_self:
+    place = jnp.arange(ref.shape[0])
+    second = jnp.min(jnp.where(place == first, jnp.inf, size))
+    least = jnp.where(place == first, second, least)
+  own = jnp.max(jnp.abs(x), axis=1)
+  far = jnp.where(jnp.isfinite(least), jnp.maximum(own, least), own)
+  return _units.power(_units.exponent_of(jnp.where(own > 0, far, positive)), x.dtype)
 
 
 def class_ecdf_fit(

@@ -354,3 +354,15 @@ def test_units_of_features_do_not_matter(power):
   other = fit(x * 2.0**power, labels, key, 0.9)
   np.testing.assert_allclose(other.scale / 2.0**power, model.scale, rtol=1e-5)
   np.testing.assert_allclose(other.similarity_threshold, model.similarity_threshold, rtol=1e-3)
+
+
+def test_a_tiny_row_has_its_neighbours_without_itself():
+  x, right = jnp.array([[0.0], [1e-30], [3.0], [5.0], [1e30]]), jnp.zeros(5, int)
+  q, far = near(x, right, x, right, jnp.array([1, 0, 0, 1, 0]), exclude_self=True)
+  np.testing.assert_allclose(far, [1e-30, 1e-30, 2, 2, 1e30], atol=0, rtol=1e-5)
+  np.testing.assert_array_equal(q[1:4], [0, 0, 1])
+  assert 1 <= q[0] <= 2  # 3 and 5 are alike in units of 1e-30: fewer are counted, never more
+  far = near(x[2:4], right[2:4], x[:2], right[:2], right[:2])[1]
+  np.testing.assert_allclose(far, [3, 5], rtol=1e-6)
+  q, far = near(x[1:4], right[1:4], x[2:], right[2:], right[2:], exclude_self=True)
+  assert far[0] == 5 and far[1] == 2  # a tiny row beside rows of size 1 alone
