@@ -364,5 +364,5 @@ def test_a_tiny_row_has_its_neighbours_without_itself():
   assert 1 <= q[0] <= 2  # 3 and 5 are alike in units of 1e-30: fewer are counted, never more
   far = near(x[2:4], right[2:4], x[:2], right[:2], right[:2])[1]
   np.testing.assert_allclose(far, [3, 5], rtol=1e-6)
-  q, far = near(x[1:4], right[1:4], x[2:], right[2:], right[2:], exclude_self=True)
-  assert far[0] == 5 and far[1] == 2  # a tiny row beside rows of size 1 alone
+  _, far = near(x[1:4], right[1:4], x[1:4], right[1:4], right[1:4], exclude_self=True)
+  np.testing.assert_allclose(far, [3, 2, 2], rtol=1e-6)  # tiny beside rows of size 1 alone
