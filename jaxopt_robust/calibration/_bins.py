@@ -9,6 +9,7 @@ from jaxopt_robust.calibration._events import Events
 from jaxopt_robust.typing import Array
 
 BINNINGS = ("width", "mass")
+_BLOCK = 64
 
 
 class Sums(NamedTuple):
@@ -38,9 +39,11 @@ def sort_events(events: Events) -> Events:
   ordered, outcome, keep = jax.lax.sort((last, events.outcome, events.keep), num_keys=1)
   confidence = jnp.where(keep, ordered, 0)
   tie = tie_groups(ordered)
-  total = jax.ops.segment_sum(jnp.where(keep, outcome, 0), tie, num_segments=len(tie))
-  count = jax.ops.segment_sum(jnp.ones_like(outcome), tie, num_segments=len(tie))
-  mean = total[tie] / jnp.maximum(count, 1)[tie]
+  # Outcomes are 0 or 1: whole numbers add up exactly, whatever their number.
+  happened = jnp.where(keep, outcome, 0).astype(jnp.int32)
+  total = jax.ops.segment_sum(happened, tie, num_segments=len(tie))
+  count = jax.ops.segment_sum(jnp.ones_like(happened), tie, num_segments=len(tie))
+  mean = total[tie].astype(outcome.dtype) / jnp.maximum(count, 1)[tie].astype(outcome.dtype)
   return events._replace(confidence=confidence, outcome=jnp.where(keep, mean, 0), keep=keep)
 
 
@@ -68,9 +71,24 @@ def mass_bins(keep: Array, num_bins: int | Array, most: int) -> Array:
 def bin_sums(events: Events, index: Array, num_bins: int) -> Sums:
   """Sums over the kept events of each bin."""
   index = jnp.where(events.keep, index, num_bins)  # out of range: dropped
-  add = lambda v: jax.ops.segment_sum(v, index, num_segments=num_bins)
+  add = lambda v: _blocked_sum(v, index, num_bins)
   ones = jnp.ones_like(events.confidence)
   return Sums(add(ones), add(events.confidence), add(events.outcome))
+
+
+def _blocked_sum(values: Array, index: Array, num_bins: int) -> Array:
+  """Sums by bin of short blocks, then of those: a running sum of 10^6 numbers near 1 in float32
+  rounds every one of them to 1/16."""
+  length = max(_BLOCK, num_bins)
+  blocks = -(-len(values) // length)
+  place = jnp.arange(len(values), dtype=index.dtype) // length * num_bins + index
+  place = jnp.where(index < num_bins, place, blocks * num_bins)  # out of range: dropped
+  sums = jax.ops.segment_sum(values, place, num_segments=blocks * num_bins)
+  sums = sums.reshape(blocks, num_bins)
+  while len(sums) > 1:
+    short = -len(sums) % _BLOCK
+    sums = jnp.pad(sums, ((0, short), (0, 0))).reshape(-1, _BLOCK, num_bins).sum(axis=1)
+  return sums[0]
 
 
 def binned(events: Events, num_bins: int, binning: str) -> Sums:

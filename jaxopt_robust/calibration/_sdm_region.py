@@ -40,7 +40,8 @@ def dkw_epsilon(count: ArrayLike, *, level: ArrayLike = 0.95) -> Array:
   dtype = jnp.promote_types(jnp.result_type(level, float), jnp.float32)
   if jnp.result_type(level) == jnp.float64:
     dtype = jnp.dtype(jnp.float64)
-  rest = 1 - jnp.asarray(level, dtype)
+  # A known level keeps its digits: 1 - 0.999999 is off by a hundredth in float32.
+  rest = jnp.asarray(1 - (jnp.asarray(level, dtype) if _checks.is_jax(level) else level), dtype)
   size = jnp.maximum(n, 1).astype(dtype)
   width = jnp.sqrt(jnp.log(2 / rest) / (2 * size)) * (1 + 8 * jnp.finfo(dtype).eps)
   return jnp.where(n > 0, jnp.minimum(width, 1), 1)

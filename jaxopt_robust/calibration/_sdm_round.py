@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxopt_robust import numerics
+from jaxopt_robust import _units, numerics
 from jaxopt_robust.calibration import _sdm_region
 from jaxopt_robust.calibration.sdm_activation import (
   ClassEcdf,
@@ -154,7 +154,8 @@ def fit_round(
   classes, width, epochs, batch, steps, limit, block = sizes
   key_split, key_init, key_epochs, key_rescaler = jax.random.split(key, 4)
   rows_train, rows_held = _split(key_split, labels)
-  center, scale = jnp.mean(x[rows_train]), jnp.std(x[rows_train], ddof=1)
+  unit = _units.power(_units.exponent_of(jnp.max(jnp.abs(x))), x.dtype)
+  center, scale = jnp.mean(x[rows_train]), unit * jnp.std(x[rows_train] / unit, ddof=1)
   x = (x - center) / jnp.where(scale > 0, scale, 1)
   train, held = (_Part(x[rows], labels[rows]) for rows in (rows_train, rows_held))
   init = jax.nn.initializers.lecun_normal()

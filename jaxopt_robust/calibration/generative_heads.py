@@ -156,7 +156,8 @@ def naive_bayes_update(
 
   Note:
     Under ``jit`` a label out of range counts as no class. Rows in use that are not finite
-    make the statistics so.
+    make the statistics so. Counts in float32 stop growing one by one at 2^24 = 16,777,216: from
+    there on take larger batches, or float64.
 
   Example:
     >>> stats = naive_bayes_init(num_classes=2, num_features=1)
@@ -209,7 +210,9 @@ def naive_bayes_head(stats: NaiveBayesStats, *, var_smoothing: ArrayLike = 1e-9)
 
   Returns:
     LinearHead. A class without examples has intercept -inf and weights 0: it is never predicted.
-    Features that do not vary at all get weight 0. Without any example all intercepts are 0.
+    Features that do not vary at all get weight 0, and so do, at var_smoothing = 0, those that
+    differ between the classes alone, whose weights would be infinite. Without any example all
+    intercepts are 0.
 
   Raises:
     TypeError: stats is no NaiveBayesStats.
@@ -314,9 +317,10 @@ def logistic_head(
   r"""Multinomial logistic regression with a ridge penalty, by L-BFGS.
 
   Minimises C sum_i CE_i + 1/2 ||W||_F^2 over W and b with C = inverse_strength, the intercepts b
-  without a penalty: scikit-learn's ``LogisticRegression(C=C)``. It is solved divided by C times the
-  number of examples, with the features centred and in units of their root mean square, which
-  changes neither the solution nor what C means.
+  without a penalty: scikit-learn's ``LogisticRegression(C=C)`` for three classes or more, and its
+  ``LogisticRegression(C=2 * C)`` for two, where it penalises W_1 - W_0. It is solved divided by C
+  times the number of examples, with the features centred and in units of their root mean square,
+  which changes neither the solution nor what C means.
 
   Args:
     x: float[n, features].
@@ -330,7 +334,7 @@ def logistic_head(
 
   Returns:
     ``(head, info)``: LinearHead and SolveInfo. The intercepts sum to 0; without any example the
-    head is 0.
+    head is 0. Under ``jit`` a label out of range in a row in use gives status 2.
 
   Raises:
     ValueError: shapes do not agree, a known label is out of range, num_classes < 2,
@@ -374,6 +378,8 @@ def logistic_head(
   # 1/2 ||W||^2 / (C m) of the weights by units.
   decay = safe_divide(1 / (jnp.asarray(inverse_strength, wide.dtype) * unit**2), total)
   decay = jnp.where(unit > 0, decay, 1)
+  is_bad = jnp.any((kept > 0) & ((labels < 0) | (labels >= classes)))
+  weights = weights + jnp.where(is_bad, jnp.nan, 0).astype(weights.dtype)
   labels = jnp.clip(labels, 0, classes - 1)
   start = (jnp.zeros((classes, x.shape[1]), wide.dtype), jnp.zeros(classes, wide.dtype))
   (matrix, intercepts), info = run_until(

@@ -98,11 +98,12 @@ def sdm_fit(
     block_size: static integer >= 1, of ``nearest_agreement``.
 
   Returns:
-    SdmModel in the dtype of the features, at least float32.
+    SdmModel in the dtype of the features, at least float32. Under ``jit``, features that are not
+    finite or labels out of range give a model that admits nothing.
 
   Raises:
-    ValueError: shapes do not agree, a known label is out of range, fewer than two examples, or a
-      number is out of range.
+    ValueError: shapes do not agree, a known label is out of range, known features are not finite,
+      fewer than two examples, or a number is out of range.
     TypeError: features are not floating-point, labels no integers or key is no typed key.
 
   Note:
@@ -143,6 +144,9 @@ def sdm_fit(
   )  # fmt: skip
   rounds = _checks.check_int("num_rounds", num_rounds, minimum=1)
   level = jnp.asarray(level, x.dtype)
+  _checks.check_interval("level", level, 0.5, 1, closed="neither")  # after rounding too
+  is_good = jnp.all(jnp.isfinite(x)) & jnp.all((y >= 0) & (y < classes))
+  _checks.check_holds(is_good, "features must be finite; got others: leave such examples out.")
   rates = (jnp.asarray(learning_rate, x.dtype), jnp.asarray(rescaler_rate, x.dtype))
   fit = lambda one: fit_round(one, x, y.astype(jnp.int32), level, rates, sizes)
   found = jax.lax.map(fit, jax.random.split(key, rounds))
@@ -154,7 +158,9 @@ def sdm_fit(
   threshold = model.similarity_threshold + factor * _sdm_region.deviation(least)
   offsets = factor * _sdm_region.deviation(found.medians)
   return model._replace(
-    similarity_threshold=jnp.where(jnp.isfinite(model.similarity_threshold), threshold, jnp.inf),
+    similarity_threshold=jnp.where(
+      is_good & jnp.isfinite(model.similarity_threshold), threshold, jnp.inf
+    ),
     offsets=offsets, round_thresholds=least, round_medians=metric,
   )  # fmt: skip
 

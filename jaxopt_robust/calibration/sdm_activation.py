@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_robust import _arguments, _checks, numerics
+from jaxopt_robust import _arguments, _checks, _units, numerics
 from jaxopt_robust.typing import Array, ArrayLike
 
 __all__ = [
@@ -69,7 +69,8 @@ def nearest_agreement(
 
   Note:
     A reference at the same distance as the nearest one that does not match does not count. No
-    gradient flows. A query that is not finite has similarity 0 and distance NaN.
+    gradient flows. A query that is not finite has similarity 0 and distance NaN; a reference that
+    holds NaN gives every query the distance NaN.
 
   Example:
     >>> references, right = jnp.array([[0.0], [1.0], [2.0], [9.0]]), jnp.array([1, 1, 0, 1])
@@ -86,9 +87,9 @@ def nearest_agreement(
   ref = jax.lax.stop_gradient(ref.astype(x.dtype))
   if x.shape[1] != ref.shape[1]:
     raise ValueError(f"references must have {x.shape[1]} features; got shape {ref.shape}.")
-  own = _checks.check_integers("predictions", predictions)
-  theirs = _checks.check_integers("reference_predictions", reference_predictions)
-  labels = _checks.check_integers("reference_labels", reference_labels)
+  own = _checks.check_integers("predictions", predictions, bool_ok=True)
+  theirs = _checks.check_integers("reference_predictions", reference_predictions, bool_ok=True)
+  labels = _checks.check_integers("reference_labels", reference_labels, bool_ok=True)
   for name, value, shape in (
     ("predictions", own, x.shape[:1]),
     ("reference_predictions", theirs, ref.shape[:1]),
@@ -102,28 +103,43 @@ def nearest_agreement(
     raise ValueError(
       f"exclude_self needs queries that are the references; got shapes {x.shape} and {ref.shape}."
     )
-  # In units of the largest difference from a common point, so that no square overflows.
-  base = ref[0]
-  x, ref = x - base[None], ref - base[None]
-  unit = jnp.maximum(jnp.max(jnp.abs(x)), jnp.max(jnp.abs(ref)))
-  unit = jnp.where((unit > 0) & jnp.isfinite(unit), unit, 1)
-  x, ref = x / unit, ref / unit
   right = theirs == labels
   place = jnp.arange(ref.shape[0])
 
-  def one(row: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-    point, prediction, number = row
-    square = jnp.sum((ref - point[None]) ** 2, axis=1)
+  def one(row: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
+    point, prediction, number, unit = row
+    apart = (ref - point[None]) * (1 / unit)
+    square = jnp.sum(apart**2, axis=1)
     if exclude_self:
       square = jnp.where(place == number, jnp.inf, square)
     match = right & (theirs == prediction)
     end = jnp.min(jnp.where(match, jnp.inf, square))
     count = jnp.sum((square < end) & match, dtype=jnp.int32)
-    return jnp.minimum(count, limit), jnp.sqrt(jnp.min(square))
+    distance = unit * jnp.sqrt(jnp.min(square))
+    return jnp.minimum(count, limit), jnp.where(jnp.isfinite(point).all(), distance, jnp.nan)
 
-  rows = (x, own, jnp.arange(x.shape[0]))
+  unit = _units_of_queries(x, ref, exclude_self)
+  rows = (x, own, jnp.arange(x.shape[0]), unit)
   similarity, distance = jax.lax.map(one, rows, batch_size=min(block, x.shape[0]))
-  return similarity, distance * unit
+  return similarity, distance
+
+
+def _units_of_queries(x: Array, ref: Array, exclude_self: bool) -> Array:
+  """A power of two a query near the largest that its nearest distance can be, float[n].
+
+  The square of that distance neither overflows nor vanishes, whatever the other rows are; those
+  of far references may overflow.
+  """
+  size = jnp.max(jnp.abs(ref), axis=1)
+  positive = jnp.min(jnp.where(size > 0, size, jnp.inf))
+  least, first = jnp.min(size), jnp.argmin(size)
+  if exclude_self:
+    place = jnp.arange(ref.shape[0])
+    second = jnp.min(jnp.where(place == first, jnp.inf, size))
+    least = jnp.where(place == first, second, least)
+  own = jnp.max(jnp.abs(x), axis=1)
+  far = jnp.where(jnp.isfinite(least), jnp.maximum(own, least), own)
+  return _units.power(_units.exponent_of(jnp.where(own > 0, far, positive)), x.dtype)
 
 
 def class_ecdf_fit(
@@ -212,8 +228,9 @@ def _below(ecdf: ClassEcdf, values: ArrayLike) -> Array:
   classes = ecdf.values.shape[0]
   if array.shape[-1] != classes:
     raise ValueError(f"values must have {classes} classes; got shape {array.shape}.")
-  flat = jax.lax.stop_gradient(array.astype(ecdf.values.dtype).reshape(-1, classes))
-  find = lambda stored, v: jnp.searchsorted(stored, v, side="left")
+  wide = jnp.promote_types(array.dtype, ecdf.values.dtype)  # of the two, so that no tie is made
+  flat = jax.lax.stop_gradient(array.reshape(-1, classes)).astype(wide)
+  find = lambda stored, v: jnp.searchsorted(stored.astype(wide), v, side="left")
   found = jax.vmap(find, in_axes=(0, 1), out_axes=1)(
     ecdf.values, jnp.nan_to_num(flat, nan=-jnp.inf)
   )
@@ -222,12 +239,15 @@ def _below(ecdf: ClassEcdf, values: ArrayLike) -> Array:
 
 
 def _share(ecdf: ClassEcdf, values: ArrayLike, saturate: bool, below: Array) -> Array:
-  counts = jnp.broadcast_to(ecdf.counts, below.shape).astype(ecdf.values.dtype)
-  share = numerics.safe_divide(below.astype(counts.dtype), counts)
+  dtype = ecdf.values.dtype
+  # Half-precision floats do not hold the numbers of examples.
+  exact = jnp.promote_types(dtype, jnp.float32)
+  counts = jnp.broadcast_to(ecdf.counts, below.shape)
+  share = numerics.safe_divide(below.astype(exact), counts.astype(exact)).astype(dtype)
   if not saturate:
     return share
   last = jnp.take_along_axis(ecdf.values, jnp.maximum(ecdf.counts - 1, 0)[:, None], axis=1)[:, 0]
-  full = (jnp.asarray(values, last.dtype) >= jnp.broadcast_to(last, below.shape)) & (counts > 0)
+  full = (jnp.asarray(values) >= jnp.broadcast_to(last, below.shape)) & (counts > 0)
   return jnp.where(full, 1, share)
 
 
@@ -332,7 +352,7 @@ def sdm_loss(
     labels: int[batch] in [0, classes).
     similarity: q > -1, a scalar or [batch].
     distance: d in [0, 1], a scalar or float[batch].
-    where: bool[batch]; rows where it is false have value 0 and gradient 0.
+    where: bool[batch]; rows where it is false have value 0 and gradient 0, whatever they hold.
 
   Returns:
     float[batch] >= 0 in the dtype of ``logits``.
@@ -349,10 +369,14 @@ def sdm_loss(
   Reference:
     Schmaltz, Similarity-distance-magnitude universal verification, 2025, equation of the loss.
   """
+  shape = _checks.check_float_array("logits", logits, rank=2).shape
+  mask = _checks.check_mask("where", where, shape=shape[:1])
+  if mask is not None:  # whatever masked rows hold
+    similarity, distance = (
+      jnp.where(mask, value, 0) if jnp.shape(value) == mask.shape else value
+      for value in (similarity, distance)
+    )
   z, scale, d, dtype = _sharpness(logits, similarity, distance)
-  if z.ndim != 2:
-    raise ValueError(f"logits must have rank 2; got shape {z.shape}.")
-  mask = _checks.check_mask("where", where, shape=z.shape[:1])
   labels = _checks.check_labels(
     "labels", labels, shape=z.shape[:1], num_classes=z.shape[1], where=mask
   )

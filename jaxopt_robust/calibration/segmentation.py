@@ -103,7 +103,8 @@ def nacl_loss(
 
 def _soft_cross_entropy(target: Array, logits: Array) -> Array:
   logs = jax.nn.log_softmax(logits, axis=-1)
-  return -jnp.sum(jnp.where(target > 0, target * logs, 0), axis=-1)
+  counts = (target > 0) | jnp.isnan(logs)  # a label out of range has no neighbourhood perhaps
+  return -jnp.sum(jnp.where(counts, target * logs, 0), axis=-1)
 
 
 def svls_loss(

@@ -187,3 +187,23 @@ def test_pointwise_consistency_inequality():
   bound = losses.comp_sum_gamma(jnp.maximum(divergence, 0), tau=1.0, num_classes=5)
   assert jnp.all(gap <= bound + 1e-6)
   assert jnp.max(gap / bound) > 0.7
+
+
+@pytest.mark.parametrize("strength", [0.1, 10.0])
+def test_two_classes_have_half_the_strength_of_scikit_learn(x64, strength):
+  """min over W_1 - W_0 = w of 1/2 ||W||^2 is 1/4 ||w||^2, where theirs is 1/2 ||w||^2."""
+  y = (Y > 0).astype(int)
+  head, _ = calibration.logistic_head(
+    X, y, num_classes=2, inverse_strength=strength, tol=1e-9, max_steps=2000
+  )
+  theirs = LogisticRegression(C=2 * strength, tol=1e-10, max_iter=10_000).fit(X, y)
+  np.testing.assert_allclose(head.weights[1] - head.weights[0], theirs.coef_[0], atol=1e-4)
+
+
+def test_traced_labels_out_of_range_are_not_fitted():
+  fit = jax.jit(lambda x, y, where: calibration.logistic_head(x, y, num_classes=3, where=where))
+  x, all_rows = jnp.asarray(X, jnp.float32), jnp.ones(40, bool)
+  for bad in (-1, 3):
+    y = jnp.asarray(Y).at[0].set(bad)
+    assert fit(x, y, all_rows)[1].status == 2
+    assert fit(x, y, all_rows.at[0].set(False))[1].status == 0

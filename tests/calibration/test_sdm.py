@@ -282,3 +282,87 @@ def test_constant_features_admit_nothing():
   got = calibration.sdm_estimate(model, jnp.ones((3, 2)))
   assert jnp.isinf(model.similarity_threshold) and not got.is_admitted.any()
   assert all(jnp.isfinite(leaf).all() for leaf in got)
+
+
+def test_other_queries_and_far_references_do_not_matter():
+  """A huge query beside it, or a far first reference, once moved every distance to 0."""
+  references, right = jnp.array([[0.0], [1.0], [2.0]]), jnp.array([1, 1, 0])
+  queries, own = jnp.array([[0.25], [1e25], [-3e38], [jnp.inf]]), jnp.ones(4, int)
+  q, far = near(queries, own, references, right, jnp.array([1, 1, 1]))
+  np.testing.assert_array_equal(q, [2, 0, 0, 0])
+  np.testing.assert_allclose(far, [0.25, 1e25, 3e38, np.nan], rtol=1e-6)
+  references = jnp.array([[1e10], [1.0], [2.0]])
+  q, far = near(queries[:1], own[:1], references, right, jnp.array([0, 1, 1]))
+  assert q[0] == 1 and far[0] == 0.75
+  q, _ = near(queries[:1], own[:1] == 1, references, right == 1, jnp.array([0, 1, 1]) == 1)
+  assert q[0] == 1
+
+
+def test_estimates_do_not_depend_on_the_rest_of_the_batch():
+  _, x, _, _, model = fitted()
+  alone = jax.jit(calibration.sdm_estimate)(model, x[:62])
+  beside = jax.jit(calibration.sdm_estimate)(model, x[:62].at[61].set(1e30))
+  for one, two in zip(alone, beside, strict=True):
+    np.testing.assert_allclose(one[:61], two[:61], atol=1e-5)
+  assert not beside.is_admitted[61] and beside.distance[61] == 0
+
+
+def test_distribution_functions_in_half_precision():
+  """Neither the number of examples nor the number looked up is rounded to half precision."""
+  ecdf = calibration.class_ecdf_fit(
+    jnp.arange(70_000) % 2 * jnp.ones(1, jnp.float16), jnp.zeros(70_000, int), num_classes=1
+  )
+  got = calibration.class_ecdf(ecdf, jnp.array([[0.5], [1.0]], jnp.float16))
+  assert got.dtype == jnp.float16
+  np.testing.assert_array_equal(got, 0.5)
+  two = calibration.class_ecdf_fit(
+    jnp.array([1, 2], jnp.bfloat16), jnp.zeros(2, int), num_classes=1
+  )
+  assert calibration.class_ecdf(two, jnp.array([2.001]))[0] == 1
+
+
+def test_band_at_a_level_near_one_is_rounded_up():
+  for level in (0.999999, 1 - 1e-7):
+    want = np.sqrt(np.log(2 / (1 - level)) / 200)
+    got = float(calibration.dkw_epsilon(100, level=level))
+    assert want <= got <= want * (1 + 1e-5)
+
+
+def test_examples_that_are_not_finite_are_refused_or_admit_nothing():
+  fit, x, labels, key, _ = fitted()
+  with pytest.raises(ValueError, match="features must be finite"):
+    calibration.sdm_fit(x.at[0, 0].set(jnp.nan), labels, key, **SIZES)
+  for bad in (
+    fit(x.at[0, 0].set(jnp.nan), labels, key, 0.9),
+    fit(x, labels.at[0].set(2), key, 0.9),
+  ):
+    assert jnp.isinf(bad.similarity_threshold)
+    assert not jax.jit(calibration.sdm_estimate)(bad, x[:62]).is_admitted.any()
+  with pytest.raises(ValueError, match="level must be in"):  # 1 in float32
+    calibration.sdm_fit(x, labels, key, level=1 - 1e-9, **SIZES)
+
+
+def test_masked_rows_may_hold_anything():
+  q, d = jnp.array([2.0, jnp.nan]), jnp.array([1.0, jnp.nan])
+  value = loss_of(jnp.zeros((2, 2)), jnp.zeros(2, int), q, d, where=jnp.array([True, False]))
+  np.testing.assert_allclose(value, [0.5, 0])  # log_4 2
+
+
+@pytest.mark.parametrize("power", [-80, 80])
+def test_units_of_features_do_not_matter(power):
+  fit, x, labels, key, model = fitted()
+  other = fit(x * 2.0**power, labels, key, 0.9)
+  np.testing.assert_allclose(other.scale / 2.0**power, model.scale, rtol=1e-5)
+  np.testing.assert_allclose(other.similarity_threshold, model.similarity_threshold, rtol=1e-3)
+
+
+def test_a_tiny_row_has_its_neighbours_without_itself():
+  x, right = jnp.array([[0.0], [1e-30], [3.0], [5.0], [1e30]]), jnp.zeros(5, int)
+  q, far = near(x, right, x, right, jnp.array([1, 0, 0, 1, 0]), exclude_self=True)
+  np.testing.assert_allclose(far, [1e-30, 1e-30, 2, 2, 1e30], atol=0, rtol=1e-5)
+  np.testing.assert_array_equal(q[1:4], [0, 0, 1])
+  assert 1 <= q[0] <= 2  # 3 and 5 are alike in units of 1e-30: fewer are counted, never more
+  far = near(x[2:4], right[2:4], x[:2], right[:2], right[:2])[1]
+  np.testing.assert_allclose(far, [3, 5], rtol=1e-6)
+  _, far = near(x[1:4], right[1:4], x[1:4], right[1:4], right[1:4], exclude_self=True)
+  np.testing.assert_allclose(far, [3, 2, 2], rtol=1e-6)  # tiny beside rows of size 1 alone

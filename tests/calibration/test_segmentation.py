@@ -266,3 +266,10 @@ def test_foreground_errors_are_averaged_over_images():
   )  # fmt: skip
   broken = jax.jit(cal.foreground_calibration_error)(jnp.asarray(p).at[0, 0, 0, 0].set(jnp.nan), y)
   assert np.isnan(broken)
+
+
+def test_a_label_out_of_range_without_known_neighbours_is_nan():
+  found = jax.jit(cal.svls_loss, static_argnames="padding")(
+    jnp.zeros((1, 3, 2)), jnp.array([[0, 5, -1]]), kernel=jnp.array([0.25, 0.5, 0.25])
+  )
+  assert jnp.isfinite(found[0, 0]) and jnp.isnan(found[0, 1:]).all()
