@@ -106,7 +106,7 @@ SIZES = {
       contrast_steps=20_000, batch=256, steps=20_000, warm_up=2000, period=1000,
     ),
     "Fashion-MNIST among patches of six photographs, a network of three convolutions; wrong labels "
-    "made; one network (PLS-LSA).",
+    "made; one network (PLS-LSA). For an accelerator: tried part by part at a tiny size only.",
   ),
 }  # fmt: skip
 
