@@ -293,12 +293,12 @@ def linear_head_logits(head: LinearHead, x: ArrayLike) -> Array:
 def _regularized_cross_entropy(
   params: tuple[Array, Array], x: Array, labels: Array, weights: Array, decay: Array
 ) -> Array:
-  """sum_i w_i CE_i + decay / 2 ||W||^2, the weights of sum one."""
+  """sum_i w_i CE_i + 1/2 sum_kj decay_j W_kj^2, the weights of sum one."""
   matrix, intercepts = params
   logits = jnp.matmul(x, matrix.T, precision="highest") + intercepts[None]
   log_p = jax.nn.log_softmax(logits)
   own = jnp.take_along_axis(log_p, labels[:, None], axis=1)[:, 0]
-  return -jnp.sum(jnp.where(weights > 0, weights * own, 0)) + 0.5 * decay * jnp.sum(matrix**2)
+  return -jnp.sum(jnp.where(weights > 0, weights * own, 0)) + 0.5 * jnp.sum(decay[None] * matrix**2)
 
 
 _LOGISTIC = from_optax(_regularized_cross_entropy, optax.lbfgs())
@@ -319,7 +319,7 @@ def logistic_head(
   Minimises C sum_i CE_i + 1/2 ||W||_F^2 over W and b with C = inverse_strength, the intercepts b
   without a penalty: scikit-learn's ``LogisticRegression(C=C)`` for three classes or more, and its
   ``LogisticRegression(C=2 * C)`` for two, where it penalises W_1 - W_0. It is solved divided by C
-  times the number of examples, with the features centred and in units of their root mean square,
+  times the number of examples, with the features centred and each weight in a unit of its own,
   which changes neither the solution nor what C means.
 
   Args:
@@ -372,12 +372,12 @@ def logistic_head(
   moved = jnp.where(kept[:, None] > 0, wide - center[None], 0)
   largest = jnp.max(jnp.abs(moved))
   moved = safe_divide(moved, largest)
-  size = jnp.sqrt(jnp.sum(weights[:, None] * moved**2) / x.shape[1])
-  moved = safe_divide(moved, size)
-  unit = largest * size
-  # 1/2 ||W||^2 / (C m) of the weights by units.
-  decay = safe_divide(1 / (jnp.asarray(inverse_strength, wide.dtype) * unit**2), total)
-  decay = jnp.where(unit > 0, decay, 1)
+  # Each weight in the unit that makes its curvature about one: features of all sizes are solved to
+  # the same accuracy. 1/2 ||W||^2 / (C m) is that of root^2.
+  root = safe_divide(1, jnp.sqrt(jnp.asarray(inverse_strength, wide.dtype) * total) * largest)
+  unit = jnp.hypot(jnp.sqrt(jnp.sum(weights[:, None] * moved**2, axis=0)), root)
+  unit = jnp.where(unit > 0, unit, 1)
+  moved, decay = moved / unit[None], (root / unit) ** 2
   is_bad = jnp.any((kept > 0) & ((labels < 0) | (labels >= classes)))
   weights = weights + jnp.where(is_bad, jnp.nan, 0).astype(weights.dtype)
   labels = jnp.clip(labels, 0, classes - 1)
@@ -385,4 +385,5 @@ def logistic_head(
   (matrix, intercepts), info = run_until(
     _LOGISTIC, start, None, moved, labels, weights, decay, tol=tol, max_steps=max_steps
   )
-  return LinearHead(safe_divide(matrix, unit), intercepts - jnp.mean(intercepts), center), info
+  matrix = safe_divide(matrix / unit[None], largest)
+  return LinearHead(matrix, intercepts - jnp.mean(intercepts), center), info

@@ -207,3 +207,20 @@ def test_traced_labels_out_of_range_are_not_fitted():
     y = jnp.asarray(Y).at[0].set(bad)
     assert fit(x, y, all_rows)[1].status == 2
     assert fit(x, y, all_rows.at[0].set(False))[1].status == 0
+
+
+def test_features_of_different_sizes_are_solved_to_the_same_accuracy():
+  x = np.float32(X * np.array([1.0, 1e3, 1e-3]))
+  head, info = calibration.logistic_head(x, Y, num_classes=3, inverse_strength=100.0)
+  theirs = LogisticRegression(C=100.0, tol=1e-10, max_iter=10_000, solver="newton-cg").fit(x, Y)
+
+  def objective(weights, intercepts):
+    z = np.float64(x) @ np.float64(weights).T + intercepts
+    log_p = z - z.max(1, keepdims=True)
+    log_p = log_p - np.log(np.exp(log_p).sum(1, keepdims=True))
+    return -100 * np.sum(log_p[np.arange(40), Y]) + 0.5 * np.sum(np.float64(weights) ** 2)
+
+  intercepts = np.float64(head.intercepts) - np.float64(head.weights) @ np.float64(head.center)
+  best = objective(theirs.coef_, theirs.intercept_)
+  assert info.status == 0
+  assert objective(head.weights, intercepts) <= best * (1 + 1e-4)
