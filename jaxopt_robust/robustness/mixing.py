@@ -129,7 +129,7 @@ def alpha_for_margin(margin: ArrayLike) -> Array:
     margin: float[...] in [0, 1], difference of two probabilities; may be traced.
 
   Returns:
-    float[...] alpha in [1/2, 1].
+    float[...] alpha in [1/2, 1]. NaN where a traced margin is out of range.
 
   Raises:
     ValueError: margin is not in [0, 1].
@@ -145,7 +145,7 @@ def alpha_for_margin(margin: ArrayLike) -> Array:
   """
   array = _checks.check_float_array("margin", margin)
   _checks.check_interval("margin", margin, 0, 1)
-  return 1 / (1 + array)
+  return jnp.where(_is_share(array), 1 / (1 + array), jnp.nan)
 
 
 def margin_for_alpha(alpha: ArrayLike) -> Array:
@@ -155,7 +155,8 @@ def margin_for_alpha(alpha: ArrayLike) -> Array:
     alpha: float[...] in [0, 1]; may be traced. Below 1/2 no margin of probabilities is enough.
 
   Returns:
-    float[...] margin, more than 1 for alpha < 1/2 and inf for 0.
+    float[...] margin, more than 1 for alpha < 1/2 and inf for 0. NaN where a traced alpha is out of
+    range.
 
   Raises:
     ValueError: alpha is not in [0, 1].
@@ -171,7 +172,8 @@ def margin_for_alpha(alpha: ArrayLike) -> Array:
   """
   array = _checks.check_float_array("alpha", alpha)
   _checks.check_interval("alpha", alpha, 0, 1)
-  return numerics.safe_divide(1 - array, array, default=jnp.inf)
+  margin = numerics.safe_divide(1 - array, array, default=jnp.inf)
+  return jnp.where(_is_share(array), margin, jnp.nan)
 
 
 def smoothed_lipschitz(sigma: ArrayLike, *, constant: str = "sharp") -> Array:
@@ -185,7 +187,8 @@ def smoothed_lipschitz(sigma: ArrayLike, *, constant: str = "sharp") -> Array:
     constant: "sharp" or "published".
 
   Returns:
-    float[...] constant, in units of probability per unit of x.
+    float[...] constant, in units of probability per unit of x. NaN where a traced sigma is
+    negative.
 
   Raises:
     ValueError: sigma is not > 0 or constant is unknown.
@@ -206,6 +209,7 @@ def smoothed_lipschitz(sigma: ArrayLike, *, constant: str = "sharp") -> Array:
   _checks.check_positive("sigma", sigma)
   _arguments.check_option("constant", constant, ("sharp", "published"))
   factor = 1.0 if constant == "sharp" else 2.0
+  array = jnp.where(array >= 0, array, jnp.nan)
   return factor / (array * jnp.sqrt(2 * jnp.pi).astype(array.dtype))
 
 
@@ -225,7 +229,7 @@ def mixed_radius_lipschitz(
 
   Returns:
     float[...] radius in the dtype of ``probabilities``, at least float32; 0 where nothing is
-    certified, as for alpha <= 1/2 and ties.
+    certified, as for alpha <= 1/2 and ties. NaN where a traced number is out of range.
 
   Raises:
     ValueError: fewer than two classes, a number out of range, or shapes do not agree.
@@ -260,7 +264,8 @@ def mixed_radius_lipschitz(
   needed = numerics.safe_divide(1 - weight, weight, default=jnp.inf)
   radius = jax.nn.relu(lead - needed) / (jnp.take_along_axis(slope, place, axis=-1) + slope)
   is_label = jax.lax.broadcasted_iota(place.dtype, h.shape, h.ndim - 1) == place
-  nothing = jnp.isnan(h).any(axis=-1) | jnp.isnan(weight[..., 0])
+  is_good = _is_share(h) & _is_share(weight) & (slope > 0)
+  nothing = ~jnp.all(is_good, axis=-1)
   return jnp.where(nothing, jnp.nan, jnp.min(jnp.where(is_label, jnp.inf, radius), axis=-1))
 
 
@@ -279,7 +284,8 @@ def mixed_radius_smoothing(
     sigma: > 0, standard deviation of the noise, a scalar; may be traced.
 
   Returns:
-    float[...] radius, at least float32; 0 where nothing is certified, as for alpha <= 1/2.
+    float[...] radius, at least float32; 0 where nothing is certified, as for alpha <= 1/2. NaN
+    where a traced number is out of range.
 
   Raises:
     ValueError: a number out of range or shapes that do not agree.
@@ -313,7 +319,13 @@ def mixed_radius_smoothing(
   own = quantile(weight * first * (1 - slack))
   other = quantile(weight * second + (1 - weight) + slack)
   gap = jnp.where(own > -jnp.inf, own - other, jnp.where(jnp.isnan(own), own, 0))
-  return 0.5 * jnp.asarray(sigma, dtype) * jax.nn.relu(gap)
+  scale = jnp.asarray(sigma, dtype)
+  is_good = _is_share(first) & _is_share(second) & _is_share(weight) & (scale >= 0)
+  return jnp.where(is_good, 0.5 * scale * jax.nn.relu(gap), jnp.nan)
+
+
+def _is_share(value: Array) -> Array:
+  return (value >= 0) & (value <= 1)  # NaN is none
 
 
 def _probability(name: str, value: ArrayLike, *, min_rank: int = 0) -> Array:
