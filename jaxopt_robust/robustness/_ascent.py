@@ -128,5 +128,10 @@ def optax_rule(optimizer: Any, start: Array) -> tuple[Rule, Any]:
 
 def is_wrong(logits: Array, labels: Array) -> Array:
   """Whether rows are misclassified: the largest score, the first of equal ones, or NaN."""
-  scores = numerics.upcast(logits)
+  # Compilers keep scores of 16 bits in 32 inside of a program: equal ones would differ there.
+  scores = logits
+  if jnp.issubdtype(logits.dtype, jnp.floating):
+    kind = jnp.finfo(logits.dtype)
+    scores = jax.lax.reduce_precision(logits, kind.nexp, kind.nmant)
+  scores = numerics.upcast(scores)
   return (jnp.argmax(scores, axis=-1) != labels) | jnp.any(jnp.isnan(scores), axis=-1)

@@ -300,7 +300,8 @@ def robust_accuracy(
   }  # fmt: skip
   key_first, key_targets = jax.random.split(key)
   first, info = apgd_attack(apply_fn, params, clean, index, key_first, **options)
-  scores = numerics.upcast(jax.lax.stop_gradient(objective(clean)[1]))
+  logits = jax.lax.stop_gradient(objective(clean)[1])
+  scores = numerics.upcast(logits)
   classes = scores.shape[1]
   targeted = targeted_dlr_attack_loss if classes > 3 else targeted_margin_attack_loss
   others = jnp.where(jax.nn.one_hot(index, classes, dtype=bool), -jnp.inf, scores)
@@ -321,6 +322,6 @@ def robust_accuracy(
     carry, others = jax.lax.scan(attack, carry, (ranked.T, jnp.arange(ranked.shape[1])))
     survives = jnp.concatenate([survives, others])
   point, broken, stalled = carry
-  right = ~_ascent.is_wrong(scores, index)
+  right = ~_ascent.is_wrong(logits, index)
   accuracy = numerics.masked_mean((~broken).astype(jnp.result_type(float)), mask)
   return accuracy, RobustnessInfo(right, ~broken, survives, point, stalled)

@@ -247,6 +247,8 @@ def _towards(prepared: base.Prepared, labels: ArrayLike, targets: ArrayLike) -> 
 def _over(numerator: Array, denominator: Array, prepared: base.Prepared) -> Array:
   """The ratio; its sign stays where the denominator rounds to 0."""
   logits = jax.lax.stop_gradient(prepared.logits)
-  extent = jnp.max(logits, axis=-1) - jnp.min(logits, axis=-1)
+  # A class that is ruled out by -inf says nothing of the roundings of the others.
+  lowest = jnp.min(logits, axis=-1, where=logits > -jnp.inf, initial=jnp.inf)
+  extent = jnp.max(logits, axis=-1) - lowest
   least = jnp.finfo(logits.dtype).eps * extent
   return numerics.safe_divide(numerator, jnp.maximum(denominator, least))

@@ -15,6 +15,7 @@ from jaxopt_robust.robustness.smoothing import (
   SmoothingVotes,
   certificate,
   check_votes,
+  possible,
   smoothing_votes,
 )
 from jaxopt_robust.robustness.smoothing_training import consistency_smoothing_loss
@@ -258,6 +259,7 @@ def dual_radius(lower: ArrayLike, *, sigma: ArrayLike) -> Array:
     raise ValueError(f"lower must have a last axis of two; got shape {np.shape(lower)}.")
   (p, s), known = _float64.numbers(lower=lower, sigma=sigma)
   lib: Any = np if known else jnp
+  s = lib.where(s > 0, s, lib.nan)
   # At p = 0 and p = 1 together nothing is certified: infinities of both signs stay out.
   is_certified = lib.sum(p, axis=-1) > 1
   q = _float64.normal_quantile(lib.where(is_certified[..., None], p, 0.5), known)
@@ -311,6 +313,7 @@ def certify_dual_votes(
   label = jnp.argmax(jnp.sum(selection, axis=-2), axis=-1).astype(jnp.int32)
   place = jnp.broadcast_to(label[..., None, None], (*counts.shape[:-1], 1))
   top = jnp.take_along_axis(counts, place, axis=-1)[..., 0]
+  top = possible(top, counts, num_samples)
   (k, n, level), known = _float64.numbers(votes=top, num_samples=num_samples, alpha=alpha)
   lower = _float64.beta_lower(k, n, level / 2, known)
   is_certified = (np if known else jnp).sum(lower, axis=-1) > 1

@@ -237,9 +237,10 @@ def certify_votes(
 
   Note:
     Computed in float64 and rounded down, on the host where the votes are known: see
-    ``clopper_pearson_lower``. Under ``jit`` in float64 a count above num_samples gives NaN and
-    abstains. Certificates hold one by one; for a statement on all of m examples take alpha / m.
-    The radius is that of noise in exact arithmetic.
+    ``clopper_pearson_lower``. Under ``jit`` in float64 it abstains where counts are negative or sum
+    to more than num_samples, or alpha or sigma is out of range. Certificates hold one by one; for
+    a statement on all of m examples take alpha / m. The radius is that of noise in
+    exact arithmetic.
 
   Example:
     >>> votes = SmoothingVotes(jnp.array([90, 10]), jnp.array([950, 50]))
@@ -256,6 +257,7 @@ def certify_votes(
   _checks.check_positive("sigma", sigma)
   label = jnp.argmax(selection, axis=-1).astype(jnp.int32)
   top = jnp.take_along_axis(counts, label[..., None], axis=-1)[..., 0]
+  top = possible(top, counts, num_samples)
   (k, n, level), known = _float64.numbers(votes=top, num_samples=num_samples, alpha=alpha)
   lower = _float64.beta_lower(k, n, level, known)
   radius = smoothed_radius(lower, sigma=sigma)
@@ -264,6 +266,7 @@ def certify_votes(
 
 def certificate(label: Array, is_certified: Any, lower: Any, radius: Array, alpha: Any) -> Any:
   """A certificate; abstains where it says nothing."""
+  is_certified = is_certified & ~jnp.isnan(radius)
   label = jnp.where(is_certified, label, ABSTAIN)
   lib: Any = np if _checks.is_concrete(alpha) else jnp
   confidence = _float64.round_down(1 - lib.asarray(alpha, np.float64))
@@ -292,6 +295,15 @@ def check_votes(votes: Any, num_samples: Any, *, min_rank: int = 1) -> tuple[Arr
     if most > n:
       raise ValueError(f"counts must sum to at most num_samples, {n}; got {most}.")
   return selection, counts
+
+
+def possible(top: Array, counts: Array, num_samples: int) -> Array:
+  """The counts of one class; where those of all are impossible, and traced, one that is."""
+  if _checks.is_concrete(counts) or not _float64.has_float64():
+    return top
+  total = jnp.sum(counts, axis=-1, dtype=jnp.int64)
+  is_possible = jnp.all(counts >= 0, axis=-1) & (total <= num_samples)
+  return jnp.where(is_possible, top, -1)
 
 
 def predict_votes(counts: ArrayLike, *, alpha: ArrayLike = 0.001) -> Prediction:

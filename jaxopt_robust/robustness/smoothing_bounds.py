@@ -47,7 +47,8 @@ def clopper_pearson_lower(
     In float32 the bound would come out too high (at 100000 successes of 100000 the radius would
     grow by .0004 sigma). Known counts are computed on the host in float64; traced ones need
     ``jax.enable_x64(True)`` around the outer ``jit`` (bisected; below the bound by up to 2e-11). A
-    traced count out of range gives NaN. No gradient flows.
+    traced count or alpha out of range gives NaN, and so do more than 10^6 traced trials. No
+    gradient flows.
 
   Example:
     >>> print(f"{clopper_pearson_lower(990, 1000, alpha=0.001):.4f}")
@@ -210,6 +211,7 @@ def smoothed_radius(lower: ArrayLike, *, sigma: ArrayLike, upper: ArrayLike | No
     given["upper"] = upper
   (p, scale, *rest), known = _float64.numbers(**given)
   lib: Any = np if known else jnp
+  scale = lib.where(scale > 0, scale, lib.nan)
   score = _float64.normal_quantile(p, known)
   if not rest:
     return _float64.round_down(lib.where(p <= 0.5, 0.0, scale * score))

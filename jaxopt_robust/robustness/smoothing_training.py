@@ -154,6 +154,8 @@ def _scores_of_copies(
   _checks.check_non_negative("sigma", sigma)
   batch = clean.shape[0]
   mask = _checks.check_mask("where", where, shape=(batch,))
+  if mask is not None:  # what is masked out would make gradients of parameters NaN
+    clean = jnp.where(mask.reshape(mask.shape + (1,) * (clean.ndim - 1)), clean, 0)
   label = _checks.check_integers("labels", labels, shape=(batch,), bool_ok=True)
   wide = numerics.upcast(clean)
   scale = jnp.asarray(sigma, wide.dtype)

@@ -125,3 +125,13 @@ def test_masked_rows_half_precision_and_shapes(data):
   assert one.shape == () and one == robustness.margin_attack_loss(z, labels)[0]
   late = jax.jit(robustness.targeted_margin_attack_loss)(z, labels, jnp.full(BATCH, CLASSES))
   assert np.all(np.isnan(late))
+
+
+def test_a_class_ruled_out_by_minus_infinity_leaves_the_ratio():
+  logits, labels = jnp.array([[5.0, 1.0, 0.0, -jnp.inf]]), jnp.array([0])
+  value, slope = jax.value_and_grad(lambda z: robustness.dlr_attack_loss(z, labels)[0])(logits)
+  np.testing.assert_allclose(value, -0.8, rtol=1e-6)  # -(5 - 1) / (5 - 0)
+  np.testing.assert_allclose(slope, [[-0.04, 0.2, -0.16, 0.0]], atol=1e-6)
+  wide = jnp.array([[5.0, 1.0, 0.0, -1.0, -jnp.inf]])
+  targeted = robustness.targeted_dlr_attack_loss(wide, labels, jnp.array([1]))
+  np.testing.assert_allclose(targeted, [-4 / 5.5], rtol=1e-6)  # 5 - (0 - 1) / 2

@@ -377,3 +377,20 @@ def test_half_precision_one_trace_and_no_gradient(data, key):
   assert found.dtype == jnp.bfloat16 and counted.traces == 1
   slope = jax.grad(lambda x: jnp.sum(attack(x, 0.1, key)[0]))(x)
   np.testing.assert_array_equal(slope, 0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_scores_of_half_precision_that_tie_are_the_first_class(dtype, key):
+  # The scores 1 and 1 + 2^-12 are equal in 16 bits, whatever a compiler makes of the sum.
+  step = jnp.array([[0.0, 2.0**-12]], dtype)
+  apply_fn = lambda params, x: 1 + 0 * x + step.astype(x.dtype)
+  x = jnp.zeros((1, 2), dtype)
+  attack = functools.partial(robustness.apgd_attack, radius=0.0, num_steps=1)
+  _, info = jax.jit(lambda x: attack(apply_fn, None, x, jnp.array([0]), key))(x)
+  assert not info.broken.any()
+  rate, seen = jax.jit(
+    lambda x: robustness.robust_accuracy(
+      apply_fn, None, x, jnp.array([0]), key, radius=0.0, num_steps=1
+    )
+  )(x)
+  assert rate == 1 and seen.clean.all()

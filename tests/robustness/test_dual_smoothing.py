@@ -239,3 +239,21 @@ def test_training_loss_is_the_sum_of_both_sub_images(key, rng):
   masked = loss(weights, jnp.array([True, False, True]))
   np.testing.assert_allclose(masked[::2], loss(weights, all_rows)[::2], rtol=1e-6)
   assert float(masked[1]) == 0
+
+
+def test_traced_votes_that_cannot_be_abstain():
+  selection = jnp.array([[90, 10], [90, 10]])
+  with jax.enable_x64(True):
+    certify = jax.jit(
+      lambda counts, sigma, alpha: robustness.certify_dual_votes(
+        (selection, counts), num_samples=1000, sigma=sigma, alpha=alpha
+      )
+    )
+    assert certify(jnp.array([[900, 100]] * 2), 0.5, 0.001).label == 0
+    for counts, sigma, alpha in (
+      ([[900, 900], [900, 100]], 0.5, 0.001),  # more votes than draws
+      ([[900, 100]] * 2, -0.5, 0.001),
+      ([[1000, 0]] * 2, 0.5, 3.0),
+    ):
+      found = certify(jnp.array(counts), sigma, alpha)
+      assert found.label == -1 and found.radius == 0

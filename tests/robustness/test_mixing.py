@@ -279,3 +279,19 @@ def test_mixing_net_trains_and_its_statistics_freeze(rng, key, image):
   # In evaluation an example does not depend on the others.
   other = [np.concatenate([a[:1], 3 * a[1:]]) for a in shallow]
   np.testing.assert_allclose(answer(variables, other, deep)[0][0], gamma[0], rtol=1e-4, atol=1e-5)
+
+
+def test_traced_numbers_out_of_range_certify_nothing():
+  h = jnp.array([0.1, 0.8, 0.1])
+  lipschitz = jax.jit(robustness.mixed_radius_lipschitz)
+  smoothing = jax.jit(lambda p, q, a, s: robustness.mixed_radius_smoothing(p, q, a, sigma=s))
+  for value in (
+    lipschitz(h, 2.0, 1.0), lipschitz(h, -0.5, 1.0), lipschitz(2 * h, 0.9, 1.0),
+    lipschitz(h, 0.9, -1.0), lipschitz(h, 0.9, 0.0),
+    smoothing(0.9, 0.1, 1.5, 0.5), smoothing(1.5, 0.1, 1.0, 0.5), smoothing(0.9, -0.5, 1.0, 0.5),
+    smoothing(0.9, 0.1, 1.0, -0.5),
+    jax.jit(robustness.alpha_for_margin)(-0.5), jax.jit(robustness.margin_for_alpha)(2.0),
+    jax.jit(robustness.smoothed_lipschitz)(-0.5),
+  ):  # fmt: skip
+    assert np.isnan(value)
+  assert abs(lipschitz(h, 0.8, 1.0) - 0.225) < 1e-5  # (.8 * .7 - .2) / (.8 * 2)

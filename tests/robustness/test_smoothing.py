@@ -252,3 +252,23 @@ def test_accuracy_within_radii_and_their_average():
   grid = np.linspace(0, 1, 10_001)
   area = np.trapezoid(robustness.certified_accuracy(radius, right, radii=grid), grid)
   np.testing.assert_allclose(area, 0.3, atol=1e-4)
+
+
+def test_traced_votes_that_cannot_be_abstain():
+  selection = jnp.array([90, 10])
+  with jax.enable_x64(True):
+    certify = jax.jit(
+      lambda counts, sigma, alpha: robustness.certify_votes(
+        (selection, counts), num_samples=1000, sigma=sigma, alpha=alpha
+      )
+    )
+    assert certify(jnp.array([900, 100]), 0.5, 0.001).label == 0
+    for counts, sigma, alpha in (
+      ([900, 900], 0.5, 0.001),  # more votes than draws
+      ([1000, -50], 0.5, 0.001),
+      ([900, 100], -0.5, 0.001),
+      ([1000, 0], 0.5, 1.5),
+      ([1000, 0], np.nan, 0.001),
+    ):
+      found = certify(jnp.array(counts), sigma, alpha)
+      assert found.label == -1 and found.radius == 0

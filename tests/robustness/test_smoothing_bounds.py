@@ -86,7 +86,9 @@ def test_traced_bounds_are_those_of_the_host_and_on_the_safe_side(alpha):
     inner = (k > 0) & (k < n)
     assert np.all((np.asarray(lower) <= exact[0])[inner])
     assert np.all((np.asarray(upper) >= exact[1])[inner])
-    np.testing.assert_allclose(p_value, robustness.binomial_test(k, n), rtol=1e-9)
+    known = robustness.binomial_test(k, n)
+    assert np.all(p_value >= known)
+    np.testing.assert_allclose(p_value, known, rtol=2e-8)
   bad = traced()(np.resize(np.int32([5, -1]), 24), np.full(24, 3, np.int32), alpha)
   for value in bad:  # counts that cannot be
     assert np.all(np.isnan(value))
@@ -211,3 +213,28 @@ def test_largest_radius(n, expected):
   assert exact * (1 - 1.2e-7) <= found <= exact
   # Scale: twice the noise is twice the radius.
   assert float(robustness.largest_smoothed_radius(n, sigma=2.0)) == 2 * found
+
+
+def test_traced_numbers_out_of_range_bound_nothing():
+  k, n, few = jnp.array([90, 100]), jnp.array([100, 100]), jnp.array([60, 500_000])
+  with jax.enable_x64(True):
+    for bound in (robustness.clopper_pearson_lower, robustness.clopper_pearson_upper):
+      traced = jax.jit(lambda k, n, alpha, bound=bound: bound(k, n, alpha=alpha))
+      for alpha in (-0.1, 0.0, 1.0, 1.5, np.nan):
+        assert np.isnan(traced(k, n, alpha)).all()
+      # JAX's incomplete beta function fails near the mean of so many trials.
+      assert np.isnan(traced(few, few * 0 + 10**9, 0.001)).all()
+      assert np.isfinite(traced(few, few * 0 + 10**6, 0.5)).all()
+    assert np.isnan(jax.jit(robustness.binomial_test)(few, few * 0 + 10**7)).all()
+    radius = jax.jit(lambda p, sigma: robustness.smoothed_radius(p, sigma=sigma))
+    assert np.isnan(radius(0.9, -1.0)) and np.isnan(radius(1.5, 1.0))
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.9])
+def test_traced_bounds_of_a_million_trials_stay_below(alpha):
+  n = 10**6
+  k = np.array([1, n // 4, n // 2, 3 * n // 4, n - 1])
+  exact = scipy.stats.beta.ppf(alpha, k, n - k + 1)
+  with jax.enable_x64(True):
+    found = jax.jit(lambda k: robustness.clopper_pearson_lower(k, n, alpha=alpha))(jnp.asarray(k))
+    assert np.all(found <= exact) and np.all(found >= exact - 1e-10)

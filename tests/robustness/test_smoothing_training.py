@@ -110,3 +110,20 @@ def test_gradient_lowers_the_entropy_of_noisy_copies(setting, key):
   spread = lambda p: by_hand(p, x, key, 0.4).std(0).mean()
   assert spread(trained) < 0.8 * spread(params)
   assert float(apart(trained)) < float(apart(params))
+
+
+@pytest.mark.parametrize(
+  "loss", [robustness.gaussian_augmentation_loss, robustness.consistency_smoothing_loss]
+)
+def test_masked_rows_of_nan_leave_the_gradient_of_parameters(key, loss):
+  x, labels, where = jnp.ones((3, 2)), jnp.array([0, 1, 0]), jnp.array([True, False, True])
+
+  def slope(x):
+    total = lambda weights: loss(
+      lambda w, x: x @ w, weights, x, labels, key, sigma=0.5, where=where
+    ).sum()
+    return jax.grad(total)(jnp.eye(2))
+
+  expected = slope(x)
+  assert np.isfinite(expected).all() and np.abs(expected).max() > 0
+  np.testing.assert_array_equal(slope(x.at[1].set(jnp.nan)), expected)
