@@ -96,14 +96,16 @@ from jaxopt_robust.robustness.metrics import (
 )
 from jaxopt_robust.robustness.mixing import (
   TradeoffCurve,
+  mix_log_probs,
+  mixing_loss,
+  tradeoff_curve,
+)
+from jaxopt_robust.robustness.mixing_bounds import (
   alpha_for_margin,
   margin_for_alpha,
-  mix_log_probs,
   mixed_radius_lipschitz,
   mixed_radius_smoothing,
-  mixing_loss,
   smoothed_lipschitz,
-  tradeoff_curve,
 )
 from jaxopt_robust.robustness.noise_levels import (
   edm_noise_level,
