@@ -72,21 +72,21 @@ def make_verify(
       p = jax.nn.softmax(logits)
       found = calibration.sdm_estimate(model, x)
       plain = jnp.argmax(logits, axis=1)
-      size = lambda name: jnp.sum(
-        calibration.prediction_sets(rules[name](p, key), limits[name]), axis=1
-      )
+      sets = {
+        name: calibration.prediction_sets(scores(p, key), limits[name])
+        for name, scores in rules.items()
+      }
       admitted = {
         SOFTMAX: jnp.max(p, axis=1) >= level,
         TEMPERATURE: jnp.max(jax.nn.softmax(inverse * logits), axis=1) >= level,
-        APS: size(APS) == 1, RAPS: size(RAPS) == 1, SDM: found.is_admitted,
-      }  # fmt: skip
+        SDM: found.is_admitted,
+      } | {name: jnp.sum(chosen, axis=1) == 1 for name, chosen in sets.items()}  # fmt: skip
       cells = {}
       for name, kept in admitted.items():
         # A set of one class holds the answer, for APS not always the likeliest one.
         answer = found.label if name == SDM else plain
-        if name in rules:
-          sets = calibration.prediction_sets(rules[name](p, key), limits[name])
-          answer = jnp.where(kept, jnp.argmax(sets, axis=1), plain)
+        if name in sets:
+          answer = jnp.where(kept, jnp.argmax(sets[name], axis=1), plain)
         right = answer == y
         cells[name] = {
           "admitted": jnp.mean(kept), "wrong": jnp.mean(kept & ~right), "right": jnp.mean(right),

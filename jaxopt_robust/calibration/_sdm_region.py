@@ -1,13 +1,12 @@
 """The region of high probability, bands of distribution functions, and spreads over rounds."""
 
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from jaxopt_robust import _checks
-from jaxopt_robust.calibration.sdm_activation import ClassEcdf
+from jaxopt_robust.calibration.sdm_activation import ClassEcdf, count_below
 from jaxopt_robust.typing import Array, ArrayLike
 
 
@@ -50,9 +49,9 @@ def dkw_epsilon(count: ArrayLike, *, level: ArrayLike = 0.95) -> Array:
 def support(similarities: ClassEcdf, effective: Array) -> Array:
   """Held-out examples of each class with a smaller rescaled similarity, int32[n, classes]; never
   all of them."""
-  find = lambda stored: jnp.searchsorted(stored, effective, side="left")
-  below = jax.vmap(find, out_axes=1)(similarities.values).astype(jnp.int32)
-  return jnp.minimum(below, jnp.maximum(similarities.counts - 1, 0)[None])
+  wide = jnp.broadcast_to(effective[:, None], (len(effective), len(similarities.counts)))
+  most = jnp.maximum(similarities.counts - 1, 0)
+  return jnp.minimum(count_below(similarities, wide), most[None])
 
 
 def high_probability_region(
@@ -90,9 +89,16 @@ def num_bins(limit: int) -> int:
   return int(math.log(2 + limit)) + 1
 
 
-def medians_by_bin(
-  own: Array, label: Array, effective: Array, classes: int, bins: int, median: Callable
-) -> Array:
+def median(values: Array, where: Array) -> Array:
+  """The median along the first axis of what is kept; NaN where nothing is."""
+  count = jnp.sum(where, axis=0)
+  ordered = jnp.sort(jnp.where(where, values, jnp.inf), axis=0)
+  pick = lambda at: jnp.take_along_axis(ordered, at[None], axis=0)[0]
+  low, high = pick(jnp.maximum(count - 1, 0) // 2), pick(jnp.minimum(count // 2, len(values) - 1))
+  return jnp.where(count > 0, 0.5 * (low + high), jnp.nan)
+
+
+def medians_by_bin(own: Array, label: Array, effective: Array, classes: int, bins: int) -> Array:
   """Median probability by predicted class and whole part of the rescaled similarity; NaN where
   there is no example, float[classes, bins]."""
   place = jnp.clip(jnp.floor(effective), 0, bins - 1).astype(jnp.int32)
@@ -104,15 +110,7 @@ def deviation(values: Array) -> Array:
   """Median absolute deviation from the median along the first axis (rounds), unscaled. NaN is left
   out, and gives 0 alone; inf where more than half are inf."""
   there = ~jnp.isnan(values)
-  count = jnp.sum(there, axis=0)
-
-  def middle(v: Array) -> Array:
-    ordered = jnp.sort(jnp.where(there, v, jnp.inf), axis=0)
-    pick = lambda at: jnp.take_along_axis(ordered, at[None], axis=0)[0]
-    low, high = pick(jnp.maximum(count - 1, 0) // 2), pick(jnp.minimum(count // 2, len(v) - 1))
-    return jnp.where(low == high, low, 0.5 * (low + high))
-
-  center = middle(values)
+  center = median(values, there)
   apart = jnp.where(values == center[None], 0, jnp.abs(values - center[None]))
-  found = jnp.where(jnp.isinf(center), jnp.inf, middle(apart))
-  return jnp.where(count > 0, found, 0)
+  found = jnp.where(jnp.isinf(center), jnp.inf, median(apart, there))
+  return jnp.where(jnp.any(there, axis=0), found, 0)

@@ -88,15 +88,6 @@ def _split(key: Array, labels: Array) -> tuple[Array, Array]:
   return order[::2], order[1::2]
 
 
-def _median(values: Array, where: Array) -> Array:
-  """The median of what is kept; NaN where nothing is."""
-  count = jnp.sum(where)
-  ordered = jnp.sort(jnp.where(where, values, jnp.inf))
-  low, high = jnp.maximum(count - 1, 0) // 2, count // 2
-  middle = 0.5 * (ordered[low] + ordered[high])
-  return jnp.where(count > 0, middle, jnp.nan)
-
-
 class _Part(NamedTuple):
   """Features and classes of one half."""
 
@@ -193,7 +184,7 @@ def fit_round(
 
     (adaptor, state), _ = jax.lax.scan(step, (adaptor, state), order)
     own, seen = look(adaptor)
-    of_class = lambda k: _median(seen.similarity.astype(x.dtype), held.labels == k)
+    of_class = lambda k: _sdm_region.median(seen.similarity.astype(x.dtype), held.labels == k)
     metric = jnp.mean(jax.vmap(of_class)(jnp.arange(classes)))
     # Of equals the later one; a class without held-out examples leaves the last epoch.
     better = ~(metric < best)
@@ -222,7 +213,7 @@ def fit_round(
   )
   bins = _sdm_region.num_bins(limit)
   spread = _sdm_region.medians_by_bin(
-    of_label(probabilities, seen.label), seen.label, effective, classes, bins, _median
+    of_label(probabilities, seen.label), seen.label, effective, classes, bins
   )
   similarities = class_ecdf_fit(effective, held.labels, num_classes=classes)
   model = SdmModel(

@@ -218,10 +218,20 @@ def class_ecdf(ecdf: ClassEcdf, values: ArrayLike, *, saturate: bool = False) ->
     Schmaltz, Similarity-distance-magnitude universal verification, 2025, equations of the
     class-wise empirical distribution functions; their code counts values below, not at most.
   """
-  return _share(ecdf, values, saturate, _below(ecdf, values))
+  below = count_below(ecdf, values)
+  dtype = ecdf.values.dtype
+  # Half-precision floats do not hold the numbers of examples.
+  exact = jnp.promote_types(dtype, jnp.float32)
+  counts = jnp.broadcast_to(ecdf.counts, below.shape)
+  share = numerics.safe_divide(below.astype(exact), counts.astype(exact)).astype(dtype)
+  if not saturate:
+    return share
+  last = jnp.take_along_axis(ecdf.values, jnp.maximum(ecdf.counts - 1, 0)[:, None], axis=1)[:, 0]
+  full = (jnp.asarray(values) >= jnp.broadcast_to(last, below.shape)) & (counts > 0)
+  return jnp.where(full, 1, share)
 
 
-def _below(ecdf: ClassEcdf, values: ArrayLike) -> Array:
+def count_below(ecdf: ClassEcdf, values: ArrayLike) -> Array:
   """How many stored values of each class lie below, int32[..., classes]."""
   _arguments.check_state("ecdf", ecdf, ClassEcdf)
   array = _checks.check_float_array("values", values, min_rank=1, non_empty=False)
@@ -236,19 +246,6 @@ def _below(ecdf: ClassEcdf, values: ArrayLike) -> Array:
   )
   found = jnp.minimum(found.astype(jnp.int32), ecdf.counts[None])
   return found.reshape(array.shape)
-
-
-def _share(ecdf: ClassEcdf, values: ArrayLike, saturate: bool, below: Array) -> Array:
-  dtype = ecdf.values.dtype
-  # Half-precision floats do not hold the numbers of examples.
-  exact = jnp.promote_types(dtype, jnp.float32)
-  counts = jnp.broadcast_to(ecdf.counts, below.shape)
-  share = numerics.safe_divide(below.astype(exact), counts.astype(exact)).astype(dtype)
-  if not saturate:
-    return share
-  last = jnp.take_along_axis(ecdf.values, jnp.maximum(ecdf.counts - 1, 0)[:, None], axis=1)[:, 0]
-  full = (jnp.asarray(values) >= jnp.broadcast_to(last, below.shape)) & (counts > 0)
-  return jnp.where(full, 1, share)
 
 
 def distance_quantiles(ecdf: ClassEcdf, distances: ArrayLike) -> Array:
