@@ -71,14 +71,26 @@ def per_row(name: str, value: ArrayLike, prepared: Prepared) -> Array:
   return jnp.broadcast_to(array, batch)
 
 
+def other_scores(prepared: Prepared) -> tuple[Array, Array]:
+  """logsumexp of the scores of all classes but the label, and where all of these are -inf.
+
+  The first is 0 there, so that its gradient is finite; the caller puts in what is right.
+  """
+  others = jnp.where(prepared.is_label, -jnp.inf, prepared.logits)
+  is_sure = jnp.max(others, axis=-1) == -jnp.inf
+  return jax.nn.logsumexp(jnp.where(is_sure[..., None], 0, others), axis=-1), is_sure
+
+
 def negative_log_likelihood(prepared: Prepared) -> Array:
   """``-log softmax(logits)[label]``, float[batch], to full relative accuracy near zero.
 
   Written as softplus(logsumexp of the other scores - score of the label), which does not cancel
-  when the label's probability is near one.
+  when the label's probability is near one. Scores of -inf are classes that are excluded: where all
+  but the label are, the loss and its gradient are 0; where all are, the loss is NaN.
   """
-  others = jax.nn.logsumexp(jnp.where(prepared.is_label, -jnp.inf, prepared.logits), axis=-1)
-  return jax.nn.softplus(others - label_score(prepared))
+  (total, is_sure), score = other_scores(prepared), label_score(prepared)
+  sure = jnp.where(score == -jnp.inf, jnp.nan, 0).astype(score.dtype)
+  return jnp.where(is_sure, sure, jax.nn.softplus(total - score))
 
 
 def expm1_over(x: Array) -> Array:

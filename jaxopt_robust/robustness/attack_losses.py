@@ -55,11 +55,12 @@ def cross_entropy_attack_loss(
     the cross entropy); the logarithm is ours.
   """
   prepared = base.prepare(logits, labels, where)
-  others = jax.nn.logsumexp(jnp.where(prepared.is_label, -jnp.inf, prepared.logits), axis=-1)
-  m = others - base.label_score(prepared)
+  total, is_sure = base.other_scores(prepared)
+  m = jnp.where(is_sure, 0, total - base.label_score(prepared))
   near = jnp.log(jax.nn.softplus(jnp.maximum(m, _FAR)))
   far = jnp.minimum(m, _FAR)
-  return base.finish(jnp.where(m < _FAR, far - 0.5 * jnp.exp(far), near), prepared)
+  value = jnp.where(m < _FAR, far - 0.5 * jnp.exp(far), near)
+  return base.finish(jnp.where(is_sure, -jnp.inf, value), prepared)
 
 
 def margin_attack_loss(

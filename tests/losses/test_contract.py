@@ -155,6 +155,23 @@ def test_new_hyperparameters_do_not_retrace(case, logits):
     assert np.any(first != second)  # the new values were used
 
 
+# Of these the mean over all classes, or the difference of two sets of scores, may be undefined.
+_NEED_ALL_SCORES = ("ldr_kl_loss", "aldr_kl", "margin_deviation", "smooth_adversarial")
+
+
+@every_case
+def test_a_score_of_minus_infinity_excludes_a_class(case, logits):
+  """The limit of a falling score, also where the label's class alone is left."""
+  out = jnp.zeros((BATCH, CLASSES), bool).at[0].set(True).at[1, 2].set(True)
+  out = out & (jnp.arange(CLASSES)[None] != LABELS[:, None])
+  values, grads, _ = evaluate(case, jnp.where(out, -jnp.inf, logits))
+  limit = evaluate(case, jnp.where(out, -3e4, logits))  # some fall like 1 over the score
+  is_defined = np.isfinite(values) | ~np.any(out, axis=1)
+  assert case.name.startswith(_NEED_ALL_SCORES) or is_defined.all()
+  np.testing.assert_allclose(values[is_defined], limit[0][is_defined], rtol=1e-3, atol=1e-6)
+  np.testing.assert_allclose(grads[is_defined], limit[1][is_defined], rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize("case", [c for c in CASES if c.symmetric_sum], ids=str)
 def test_symmetric_losses_sum_to_a_constant(case, logits):
   total = sum(evaluate(case, logits, np.full(BATCH, y, np.int32))[0] for y in range(CLASSES))

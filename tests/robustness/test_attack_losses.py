@@ -135,3 +135,11 @@ def test_a_class_ruled_out_by_minus_infinity_leaves_the_ratio():
   wide = jnp.array([[5.0, 1.0, 0.0, -1.0, -jnp.inf]])
   targeted = robustness.targeted_dlr_attack_loss(wide, labels, jnp.array([1]))
   np.testing.assert_allclose(targeted, [-4 / 5.5], rtol=1e-6)  # 5 - (0 - 1) / 2
+
+
+def test_where_only_the_label_is_possible_attacks_have_no_direction():
+  z, labels = jnp.array([[0.5, -jnp.inf, -jnp.inf], [0.5, 1.0, -jnp.inf]]), jnp.array([0, 0])
+  loss = lambda z: robustness.cross_entropy_attack_loss(z, labels)
+  values, slopes = loss(z), jax.grad(lambda z: jnp.sum(loss(z)[1:]) + 0 * loss(z)[0])(z)
+  assert values[0] == -jnp.inf and np.isclose(values[1], np.log(np.log1p(np.exp(0.5))))
+  assert np.all(slopes[0] == 0) and np.isfinite(slopes[1]).all()
