@@ -53,7 +53,7 @@ class RrcmState(NamedTuple):
 
   Attributes:
     params: parameters of encoder and projector.
-    target_params: their moving average.
+    target_params: their moving average, at least float32.
     opt_state: state of the optimizer.
     count: int32, steps done.
   """
@@ -253,7 +253,9 @@ def rrcm_init(params: PyTree, optimizer: optax.GradientTransformation) -> RrcmSt
   """
   _arguments.check_optimizer("optimizer", optimizer)
   tree = _checks.check_float_tree("params", params)
-  return RrcmState(tree, tree, optimizer.init(tree), jnp.zeros((), jnp.int32))
+  # At least float32: a bfloat16 average would lose the updates of a rate near one.
+  target = jax.tree.map(numerics.upcast, tree)
+  return RrcmState(tree, target, optimizer.init(tree), jnp.zeros((), jnp.int32))
 
 
 def rrcm_step(

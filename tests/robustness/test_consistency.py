@@ -245,6 +245,22 @@ def test_step_moves_parameters_target_and_count(setting, key):
   np.testing.assert_allclose(second.target_params["a"], expected, rtol=1e-5, atol=1e-6)
 
 
+def test_average_of_bfloat16_parameters_loses_no_updates(setting, key):
+  """At rate .9999 an update of a bfloat16 average would be below half of its last digit."""
+  params, _, images = setting
+  half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
+  optimizer = optax.sgd(1.0)
+  state = robustness.rrcm_init(half, optimizer)
+  found, _ = robustness.rrcm_step(
+    encode, project, optimizer, state, images, key, num_steps=10, ema_bounds=(0.9999, 0.99999)
+  )
+  assert found.params["a"].dtype == jnp.bfloat16
+  gap = np.float32(found.params["a"]) - np.float32(half["a"])
+  moved = np.float64(found.target_params["a"]) - np.float32(half["a"])
+  np.testing.assert_allclose(moved, 1e-4 * gap, rtol=1e-2, atol=2e-7)
+  assert np.abs(gap).max() > 0.1
+
+
 def test_pre_training_lowers_the_loss(setting, key):
   params, _, images = setting
   optimizer = optax.adam(1e-2)
