@@ -82,7 +82,10 @@ def parameters(arrays: Mapping[str, Any]) -> dict[str, Any]:
     "stem": folded("_conv_stem", "_bn0"),
     "blocks": blocks,
     "head": folded("_conv_head", "_bn1"),
-    "classes": {"kernel": np.asarray(arrays["_fc.weight"]).T, "bias": np.asarray(arrays["_fc.bias"])},
+    "classes": {
+      "kernel": np.asarray(arrays["_fc.weight"]).T,
+      "bias": np.asarray(arrays["_fc.bias"]),
+    },
   }
 
 
@@ -192,20 +195,29 @@ def _convolve(x: jax.Array, layer: Mapping[str, jax.Array], stride: int = 1) -> 
   )
 
 
-def maps(params: Any, x: jax.Array, *, stages: Sequence[Stage] = LITE0) -> jax.Array:
-  """What the head says of all places, float[batch, height', width', features]."""
+def maps(
+  params: Any, x: jax.Array, *, after: Sequence[int] = (), stages: Sequence[Stage] = LITE0
+) -> list[jax.Array]:
+  """What comes out of some blocks (counted from 0) and, last, of the head, at all places."""
   h = jax.nn.relu6(_convolve(_SCALE * x - _SHIFT, params["stem"], 2))
+  seen = []
   for block, stride in zip(params["blocks"], _strides(stages), strict=True):
     wide = jax.nn.relu6(_convolve(h, block["expand"])) if "expand" in block else h
     wide = jax.nn.relu6(_convolve(wide, block["depthwise"], stride))
     out = _convolve(wide, block["project"])
     h = h + out if out.shape == h.shape else out
-  return jax.nn.relu6(_convolve(h, params["head"]))
+    seen.append(h)
+  return [*(seen[i] for i in after), jax.nn.relu6(_convolve(h, params["head"]))]
+
+
+def pooled(params: Any, x: jax.Array, **options: Any) -> list[jax.Array]:
+  """``maps``, each as its mean over the places, float[batch, channels]."""
+  return [jnp.mean(h, axis=(1, 2)) for h in maps(params, x, **options)]
 
 
 def features(params: Any, x: jax.Array, *, stages: Sequence[Stage] = LITE0) -> jax.Array:
   """Mean of the head over the places, float[batch, features]."""
-  return jnp.mean(maps(params, x, stages=stages), axis=(1, 2))
+  return pooled(params, x, stages=stages)[-1]
 
 
 def logits(params: Any, x: jax.Array, *, stages: Sequence[Stage] = LITE0) -> jax.Array:
