@@ -90,13 +90,13 @@ def parameters(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def random_parameters(
-  key: jax.Array, *, stages: Sequence[Stage] = LITE0, stem: int = 32, head: int = 1280,
+  seed: int, *, stages: Sequence[Stage] = LITE0, stem: int = 32, head: int = 1280,
   classes: int = 1000,
 ) -> dict[str, Any]:  # fmt: skip
   """Parameters of a network: normal kernels of variance 2 / inputs, small biases.
 
   Args:
-    key: PRNG key.
+    seed: of NumPy's generator.
     stages: its blocks.
     stem: channels of the stem.
     head: features.
@@ -105,7 +105,7 @@ def random_parameters(
   Returns:
     A pytree like that of ``parameters``.
   """
-  rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
+  rng = np.random.default_rng(seed)
 
   def layer(*shape: int) -> dict[str, np.ndarray]:
     size = (2 / np.prod(shape[:-1])) ** 0.5

@@ -51,8 +51,7 @@ def network(config: Any) -> Network:
   if config.data == "efficientnet":
     params = _efficientnet.parameters(datasets.load("efficientnet_lite0"))
     return Network(jax.tree.map(jnp.asarray, params), _efficientnet.LITE0, (7, 10))
-  key = jax.random.key(0)
-  params = _efficientnet.random_parameters(key, stages=SMALL, stem=6, head=6, classes=4)
+  params = _efficientnet.random_parameters(0, stages=SMALL, stem=6, head=6, classes=4)
   return Network(jax.tree.map(jnp.asarray, params), SMALL, (0,))
 
 
