@@ -31,7 +31,7 @@ class Model(linen.Module):
   """
 
   classes: int
-  widths: tuple[int, ...] = (32, 64, 64)
+  widths: tuple[int, ...] = (24, 48, 48)
   kernels: tuple[int, ...] = (4, 2, 2)
 
   @linen.compact
