@@ -21,9 +21,10 @@ MODELS = (*TRAINED, HEAD)
 class Config(Settings):
   """Settings. A seed draws strips of photographs, crops, and initial weights.
 
-  Rates are the best of .003, .01, .03 and, where that was the best, .1 (of the linear model of .0001
-  to .1) by accuracy on the validation crops of development seeds 0 to 3, under the attack of a
-  model's own training, if any; ``c`` of .1, 1, 10 and 100, the least within half a point of the best.
+  Rates are the best of .003, .01, .03 and, where that was the best, .1 (of the linear model of
+  .0001 to .1) by accuracy on the validation crops of development seeds 0 to 3, under the attack of
+  a model's own training, if any; ``c`` of .1, 1, 10 and 100 the least within half a point of the
+  best.
 
   Attributes:
     data: "efficientnet", EfficientNet-Lite0, or "random", a small random network.
@@ -135,10 +136,18 @@ def run(config: Config, progress: Progress) -> dict[str, Any]:
   return {"grades": grades, "examples": examples}
 
 
-def _small(x: Any) -> np.ndarray:
-  """Some crops with half as many pixels a side, from 0 to 255."""
-  x = np.asarray(x)[::7][:5]
-  return np.round(255 * x.reshape(len(x), x.shape[1] // 2, 2, x.shape[2] // 2, 2, 3).mean((2, 4)))
+def _small(x: Any) -> list[str]:
+  """Some crops with half as many pixels a side, bytes as hexadecimal numbers."""
+  x = np.asarray(x)[::7]
+  x = x.reshape(len(x), x.shape[1] // 2, 2, x.shape[2] // 2, 2, 3).mean((2, 4))
+  return [picture.tobytes().hex() for picture in np.rint(255 * x).astype(np.uint8)]
+
+
+def _picture(text: str) -> np.ndarray:
+  """A crop of ``_small``, float[side, side, 3] in [0, 1]."""
+  pixels = np.frombuffer(bytes.fromhex(text), np.uint8)
+  side = round((len(pixels) / 3) ** 0.5)
+  return pixels.reshape(side, side, 3) / 255
 
 
 def claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
@@ -230,6 +239,6 @@ def figure(record: dict[str, Any]) -> Any:
   }
   _figures.dots(axes[1], groups, ylabel="accuracy", title=f"{last} steps")
   images = {"no steps": metrics["examples"]["0"]["standard"], **metrics["examples"][last]}
-  pictures = {name: np.asarray(v) / 255 for name, v in images.items()}
+  pictures = {name: [_picture(text) for text in texts] for name, texts in images.items()}
   _figures.images(axes[2], pictures, title=f"Made against each model, {last} steps")
   return fig
