@@ -124,13 +124,13 @@ def fit_head(x: jax.Array, y: jax.Array, classes: int, c: Any) -> Any:
   return head._replace(weights=head.weights / scale[None], center=mean + scale * head.center)
 
 
-def noisy_copies(seed: Seed, config: Any) -> np.ndarray:
-  """The crops for the oracle, and what the generator makes of their codes with noise."""
-  x = jnp.asarray(seed.x["oracle"])
-  encode, decode = generator(seed.patches, config.patch)
+def noisy_copies(
+  patches: Patches, key: jax.Array, x: jax.Array, *, noise: float, width: int
+) -> jax.Array:
+  """Crops, and what the generator makes of their codes with noise."""
+  encode, decode = generator(patches, width)
   code = encode(x)
-  noise = config.latent_noise * jax.random.normal(seed.key, code.shape)
-  return np.concatenate([seed.x["oracle"], np.asarray(decode(code + noise))])
+  return jnp.concatenate([x, decode(code + noise * jax.random.normal(key, code.shape))])
 
 
 def in_chunks(function: Callable[[Any], Any], x: np.ndarray, chunk: int) -> Any:

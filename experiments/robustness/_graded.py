@@ -1,5 +1,6 @@
 """Models that tell photographs by their crops, and how they are graded."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,16 @@ import optax
 from flax import linen
 
 from experiments._training import fit, schedule, stack, train_all
-from experiments.robustness._crops import Network, Seed, cut, fit_head, generator, in_chunks, oracle
+from experiments.robustness._crops import (
+  Network,
+  Seed,
+  cut,
+  fit_head,
+  generator,
+  in_chunks,
+  noisy_copies,
+  oracle,
+)
 from jaxopt_robust import calibration, losses, robustness
 
 # Model -> (linear, noise in training, radius of the attacks in training), trained from nothing.
@@ -153,6 +163,16 @@ class Grading:
     chunk = self.config.chunk
     one = lambda rows: self._call(self._pooled, (), self.net.params, rows, name="features")
     return in_chunks(one, x, chunk)
+
+  def noisy(self, seed: Seed) -> np.ndarray:
+    """The crops for the oracle's heads, as they are and as the generator makes noisy ones."""
+    config = self.config
+    made = lambda: functools.partial(
+      noisy_copies, noise=config.latent_noise, width=config.patch
+    )  # fmt: skip
+    return np.asarray(
+      self._call(made, (), seed.patches, seed.key, seed.x["oracle"], name="noisy copies")
+    )
 
   def _pooled(self) -> Callable[..., Any]:
     return self.net.pooled

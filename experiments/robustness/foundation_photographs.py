@@ -76,7 +76,7 @@ SIZES = {
   "toy": Size(
     Config(
       seeds=2, data="random", size=16, crops=(8, 4, 2, 2), components=24, budgets=(0, 2),
-      widths=(8, 8), kernels=(4, 2), epochs=2, batch=24, train_steps=1, test_steps=2, chunk=96,
+      widths=(8,), kernels=(8,), epochs=2, batch=24, train_steps=1, test_steps=2, chunk=96,
     ),
     OURS + " Smaller crops and a small random network.",
   ),
@@ -96,7 +96,7 @@ def prepare(config: Config, grading: _graded.Grading) -> tuple[list[_crops.Seed]
   images, seeds, own = _crops.photographs(), [], []
   for number in config.seed_numbers():
     seed = _crops.draw(number, images, config)
-    depths = grading.pooled(_crops.noisy_copies(seed, config))
+    depths = grading.pooled(grading.noisy(seed))
     y = np.tile(seed.y["oracle"], 2)
     heads = [grading.head(x, y, config.c[0]) for x in depths]
     own.append(grading.head(grading.pooled(seed.x["train"])[-1], seed.y["train"], config.c[1]))
@@ -232,6 +232,8 @@ def figure(record: dict[str, Any]) -> Any:
     for budget, entry in grades.items()
   }
   _figures.dots(axes[0], groups, ylabel="FMR", title="Score by budget")
+  axes[0].set_ylim(top=1.3 * axes[0].get_ylim()[1])
+  axes[0].legend(fontsize=8, loc="upper center", ncols=len(groups))
   last = list(grades)[-1]
   groups = {
     word: {name: own[key] for name, own in grades[last].items() if name in MODELS}
