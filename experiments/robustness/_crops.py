@@ -145,4 +145,4 @@ def oracle(net: Network, params: Any, heads: Sequence[Any]) -> Callable[[jax.Arr
   """Photographs by the mean probability of the heads."""
   one = lambda i: lambda head, parts: calibration.linear_head_logits(head, parts[i])
   decide = robustness.oracle_ensemble([one(i) for i in range(len(heads))], heads)
-  return lambda x: decide(net.pooled(params, x))  # type: ignore[arg-type]
+  return lambda x: decide(net.pooled(params, x))
