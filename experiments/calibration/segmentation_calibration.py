@@ -174,21 +174,11 @@ def table(metrics: dict[str, Any], config: Config) -> list[Row]:
   return rows
 
 
-def reliability(ax: Any, metrics: dict[str, Any], methods: tuple[str, ...], *, title: str) -> None:
-  """Accuracy over confidence of those methods that there are."""
-  shown = {
-    method: {name: metrics[method][f"bin {name}"] for name in ("count", "confidence", "accuracy")}
-    for method in methods
-    if method in metrics
-  }
-  _figures.reliability(ax, shown, title=title)
-
-
 def figure(record: dict[str, Any]) -> Any:
   """Reliability of the foreground, its error beside that of whole images, and Dice."""
   metrics = record["metrics"]
   fig, axes = new_figure(1, 3, width=4.5, height=4.0)
-  reliability(axes[0], metrics, (CE, NACL, STRONG, SVLS), title="Foreground")
+  _figures.reliability_of(axes[0], metrics, (CE, NACL, STRONG, SVLS), title="Foreground")
   errors = {
     label: {method: found[what] for method, found in metrics.items()}
     for label, what in (("foreground", "foreground ece"), ("whole images", "image ece"))

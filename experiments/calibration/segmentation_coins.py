@@ -45,8 +45,8 @@ class Config(Settings):
 
 
 OURS = (
-  "Crops of one photograph of coins with noise, labels by a threshold, and a small U-Net instead of "
-  "medical images."
+  "Crops of one photograph of coins with noise, labels by a threshold, and a small U-Net instead "
+  "of medical images."
 )
 SIZES = {
   "toy": Size(
@@ -104,7 +104,7 @@ def figure(record: dict[str, Any]) -> Any:
   """Reliability of the coins, its error beside that of whole crops, Dice, HD95."""
   metrics = record["metrics"]
   fig, axes = new_figure(1, 4, width=4.2, height=4.0)
-  shapes.reliability(axes[0], metrics, (CE, NACL, STRONG, SVLS), title="Coins")
+  _figures.reliability_of(axes[0], metrics, (CE, NACL, STRONG, SVLS), title="Coins")
   errors = {
     label: {method: found[what] for method, found in metrics.items()}
     for label, what in (("coins", "foreground ece"), ("whole crops", "image ece"))
