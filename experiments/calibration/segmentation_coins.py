@@ -29,7 +29,8 @@ class Config(Settings):
     batch: crops of an update.
     width: channels of the first level of the network.
     methods: losses; cross-entropy and NACL are two of them.
-    rates: learning rate of each of them.
+    rates: learning rate of each of them: of .003, .01, .03 and .1 (and .3 where .1 was best) the
+      best by Dice on the held-out crops of development seeds 0 and 1.
   """
 
   seeds: int = 8
@@ -41,7 +42,7 @@ class Config(Settings):
   batch: int = 4
   width: int = 8
   methods: tuple[str, ...] = tuple(METHODS)
-  rates: tuple[float, ...] = (0.01,) * 8
+  rates: tuple[float, ...] = (0.03, 0.1, 0.03, 0.03, 0.03, 0.01, 0.03, 0.1)
 
 
 OURS = (
