@@ -52,7 +52,7 @@ class Config(Settings):
   calibration: int = 5000
   test: int = 10_000
   epochs: int = 15
-  steps: int = 300
+  steps: int = 200
   segments: tuple[int, ...] = (40, 20)
   members: tuple[int, ...] = (16, 8)
   rates: tuple[float, ...] = (0.003, 0.01)
