@@ -18,8 +18,10 @@ class Config(web_label_noise.Config):
   Attributes:
     digits: training images of known classes, clothes.
     shrink: pixels a side whose mean is a pixel of the clothes.
-    contrast_rate: its learning rate at the start of a cosine.
-    rates: learning rate of each method, at the start of a cosine.
+    contrast_rate: its learning rate at the start of a cosine: of .001, .003 and .01 the best by the
+      first AUC of the plane on early features, development seeds 0 and 1.
+    rates: learning rate of each method, at the start of a cosine: of .01, .03, .1, .3 and (where .3
+      was best) 1 the best by accuracy on the validation images of development seed 0.
   """
 
   data: str = "fashion_mnist"
@@ -30,7 +32,7 @@ class Config(web_label_noise.Config):
   shrink: int = 2
   contrast_steps: int = 1000
   contrast_rate: float = 3e-3
-  rates: tuple[float, ...] = (0.1, 0.1, 0.1, 0.1, 0.1)
+  rates: tuple[float, ...] = (0.1, 0.3, 0.3, 0.3, 0.3)
 
 
 OURS = (
