@@ -94,6 +94,22 @@ def reliability(ax: Any, methods: Mapping[str, Mapping[str, Any]], *, title: str
   ax.legend(fontsize=8)
 
 
+def reliability_of(
+  ax: Any, metrics: Mapping[str, Mapping[str, Any]], methods: Sequence[str], *, title: str = ""
+) -> None:
+  """The same from metrics that hold ``bin count``, ``bin confidence`` and ``bin accuracy``.
+
+  Args:
+    ax: axes.
+    metrics: method -> name -> values.
+    methods: which are drawn; those that are missing are left out.
+    title: of the panel.
+  """
+  names = ("count", "confidence", "accuracy")
+  shown = {m: {n: metrics[m][f"bin {n}"] for n in names} for m in methods if m in metrics}
+  reliability(ax, shown, title=title)
+
+
 def images(ax: Any, rows: Mapping[str, Any], *, title: str = "", **options: Any) -> None:
   """A grid of pictures: a row a name, float[pictures, height, width] each (or with 3 channels)."""
   pictures = [np.concatenate(list(np.asarray(row)), axis=1) for row in rows.values()]

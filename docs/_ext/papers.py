@@ -70,11 +70,19 @@ def used_names(source: str) -> list[str]:
 
 
 def _sources(module: ModuleType) -> list[ModuleType]:
-  """An experiment's file, and the files of the experiments with a leading underscore it uses."""
+  """An experiment's file, and the shared files and the other experiments that it uses."""
   values = vars(module).values()
   found = {v.__name__ if inspect.ismodule(v) else getattr(v, "__module__", "") for v in values}
   shared = sorted(n for n in found if re.match(r"experiments\.(\w+\.)?_\w+$", n or ""))
-  return [module, *(importlib.import_module(name) for name in shared)]
+  others = [v for v in values if inspect.ismodule(v) and v.__name__ in _files()]
+  inner = [source for other in others for source in _sources(other)]
+  sources = [module, *(importlib.import_module(name) for name in shared), *inner]
+  return list({source.__name__: source for source in sources}.values())
+
+
+@functools.cache
+def _files() -> set[str]:
+  return {f"experiments.{folder}.{name}" for name, folder in _runner.groups().items()}
 
 
 def _words(text: str) -> set[str]:

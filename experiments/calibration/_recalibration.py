@@ -11,6 +11,8 @@ import optax
 from flax import linen
 
 from experiments import datasets
+from experiments._convolution import convolve
+from experiments._protocol import Progress
 from experiments._training import batches
 from jaxopt_robust import calibration as cal
 from jaxopt_robust import losses
@@ -53,16 +55,18 @@ def synthetic(
 
 
 class Net(linen.Module):
-  """A perceptron of two layers, or a convolutional network for images of a side of 28."""
+  """A perceptron of two layers, or two convolutions of stride 2 before them ("cnn")."""
 
   kind: str
 
   @linen.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     if self.kind == "cnn":
-      x = x.reshape(len(x), 28, 28, 1)
+      side = round(x.shape[1] ** 0.5)
+      x = x.reshape(len(x), side, side, 1)
       for features in (16, 32):
-        x = linen.max_pool(linen.relu(linen.Conv(features, (3, 3))(x)), (2, 2), (2, 2))
+        conv = linen.Conv(features, (3, 3), (2, 2), conv_general_dilated=convolve)
+        x = linen.relu(conv(x))
       x = x.reshape(len(x), -1)
     return linen.Dense(CLASSES)(linen.relu(linen.Dense(128)(x)))
 
@@ -84,11 +88,20 @@ def _train(key: jax.Array, x: jax.Array, y: jax.Array, rows: jax.Array, others: 
 
 
 def of_network(
-  seed: int, data: str, train: int, epochs: int, most: tuple[int, int]
+  seed: int,
+  data: str,
+  train: int,
+  epochs: int,
+  most: tuple[int, int],
+  network: str = "mlp",
+  *,
+  held_out: bool = False,
 ) -> tuple[Logits, None]:
   """Logits of a network trained until it knows its training images; no truth is known.
 
-  Half of the digits that are left are for calibration and for the test, at most ``most`` of them.
+  At most ``most`` images are for calibration and for the test: halves of the digits that are left,
+  or images of the training set that are left and the test set, in whose place ``held_out`` puts
+  more of the training set.
   """
   found = datasets.load(data)
   if data == "digits":
@@ -101,13 +114,15 @@ def of_network(
   else:
     x, y = found["x_train"], found["y_train"]
     order = np.random.default_rng(seed).permutation(len(x))
-    first, part = order[:train], order[train : train + 5000]
-    fit, test, labels = x[part], found["x_test"], [y[part], found["y_test"]]
+    first, part, more = np.split(order[: train + sum(most)], [train, train + most[0]])
+    fit, test, test_labels = x[part], found["x_test"][: most[1]], found["y_test"][: most[1]]
+    if held_out:
+      test, test_labels = x[more], y[more]
+    labels = [y[part], test_labels]
   rows = batches(train, 64, epochs, seed)
   as_float = [np.float32(a) for a in (x[first], fit, test)]
-  kind = "mlp" if data == "digits" else "cnn"
   logits = _train(
-    jax.random.key(seed), as_float[0], np.int32(y[first]), rows, as_float[1:], kind=kind
+    jax.random.key(seed), as_float[0], np.int32(y[first]), rows, as_float[1:], kind=network
   )
   fit_labels, test_labels = (jnp.asarray(part, jnp.int32) for part in labels)
   return Logits(logits[0], fit_labels, logits[1], test_labels), None
@@ -196,3 +211,32 @@ def measured(probs: jax.Array, data: Logits) -> dict[str, jax.Array]:
     "slope": jnp.sum(old * new) / jnp.sum(old * old),
     **{f"bin {name}": value for name, value in bins._asdict().items()},
   }
+
+
+def compare(
+  config: Any, sources: dict[str, Callable], methods: tuple[str, ...], progress: Progress
+) -> dict[str, Any]:
+  """Every method on every source of logits and every seed.
+
+  A source makes ``Logits`` and the true probabilities of the test, or None, from a seed.
+  """
+
+  @jax.jit
+  def program(key: jax.Array, data: Logits) -> dict[str, Any]:
+    probs = fitted(key, data, config, methods)
+    return {method: measured(p, data) for method, p in probs.items()}
+
+  measure = jax.jit(measured)
+  found: dict[str, Any] = {}
+  for source, make in sources.items():
+    runs = []
+    for seed in progress.track(config.seed_numbers(), source):
+      data, truth = make(seed)
+      runs.append(progress.clock.call(program, jax.random.key(seed), data, name=source))
+      if truth is not None:
+        runs[-1][TRUTH] = measure(truth, data)
+    found[source] = {
+      method: {name: np.stack([r[method][name] for r in runs]) for name in runs[0][method]}
+      for method in runs[0]
+    }
+  return found

@@ -1,5 +1,6 @@
 """Images of noisy ellipses, a small network for them, and its training."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -127,7 +128,9 @@ def measured(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
   }
 
 
-def fit(setting: Any, data: Any, net: UNet, steps: int) -> dict[str, jax.Array]:
+def fit(
+  setting: Any, data: Any, net: UNet, steps: int, measure: Callable = measured
+) -> dict[str, jax.Array]:
   """Trains one network with Adam, the rate falling to 0, and measures it on the test images."""
   params = net.init(data["key"], data["train"].x[:1])
   rate = lambda count: setting["rate"] * 0.5 * (1 + jnp.cos(jnp.pi * count / steps))
@@ -144,11 +147,13 @@ def fit(setting: Any, data: Any, net: UNet, steps: int) -> dict[str, jax.Array]:
   test = data["test"]
   some = test.x.reshape(-1, data["rows"].shape[1], *test.x.shape[1:])
   logits = jax.lax.map(lambda x: net.apply(params, x), some)
-  return measured(logits.reshape(*test.x.shape[:-1], CLASSES), test.y)
+  return measure(logits.reshape(*test.x.shape[:-1], CLASSES), test.y)
 
 
-def fit_all(settings: Any, data: Any, net: UNet, steps: int) -> dict[str, jax.Array]:
+def fit_all(
+  settings: Any, data: Any, net: UNet, steps: int, measure: Callable = measured
+) -> dict[str, jax.Array]:
   """All seeds and settings one after another, [seeds, settings, ...]: a batch is no faster here."""
   return jax.lax.map(
-    lambda one: jax.lax.map(lambda setting: fit(setting, one, net, steps), settings), data
+    lambda one: jax.lax.map(lambda setting: fit(setting, one, net, steps, measure), settings), data
   )

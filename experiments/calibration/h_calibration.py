@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import numpy as np
 
 from experiments import _figures
 from experiments._claims import Claim, Side
@@ -85,26 +84,18 @@ SIZES = {
     OURS + " Two updates.",
   ),
   "desk": Size(Config(), OURS),
-  "large": Size(
-    Config(data=("digits", "fashion_mnist"), train=(300, 20_000), epochs=(100, 10), steps=2000),
-    "Fashion-MNIST and a small convolutional network instead of CIFAR, SVHN and ImageNet.",
-  ),
+  "large": Size(Config(seeds=20, steps=2000), OURS),
 }  # fmt: skip
+
+
+def methods_of(config: Config) -> tuple[str, ...]:
+  """None, the baselines, and the maps fitted by the h-loss."""
+  methods = (RAW, *config.baselines, PWL_H)
+  return (*methods, MIXTURE_H) if MIXTURE in config.baselines else methods
 
 
 def run(config: Config, progress: Progress) -> dict[str, Any]:
   """Every method on every source of logits and every seed."""
-
-  methods = (RAW, *config.baselines, PWL_H)
-  if MIXTURE in config.baselines:
-    methods = (*methods, MIXTURE_H)
-
-  @jax.jit
-  def program(key: jax.Array, data: parts.Logits) -> dict[str, Any]:
-    probs = parts.fitted(key, data, config, methods)
-    return {method: parts.measured(p, data) for method, p in probs.items()}
-
-  measure = jax.jit(parts.measured)
   sources = {
     kind: lambda seed, kind=kind: parts.synthetic(
       jax.random.key(seed), config.calibration, config.test, kind
@@ -116,19 +107,7 @@ def run(config: Config, progress: Progress) -> dict[str, Any]:
       parts.of_network, data=data, train=train, epochs=epochs,
       most=(config.calibration, config.test),
     )  # fmt: skip
-  found: dict[str, Any] = {}
-  for source, make in sources.items():
-    runs = []
-    for seed in progress.track(config.seed_numbers(), source):
-      data, truth = make(seed)
-      runs.append(progress.clock.call(program, jax.random.key(seed), data, name=source))
-      if truth is not None:
-        runs[-1][TRUTH] = measure(truth, data)
-    found[source] = {
-      method: {name: np.stack([r[method][name] for r in runs]) for name in runs[0][method]}
-      for method in runs[0]
-    }
-  return found
+  return parts.compare(config, sources, methods_of(config), progress)
 
 
 def claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
@@ -190,13 +169,9 @@ def figure(record: dict[str, Any]) -> Any:
   """Reliability before and after, and errors of all methods."""
   metrics = record["metrics"]
   fig, axes = new_figure(1, 3, width=4.5, height=4.2)
-  shown = {
-    method: {name: metrics["distorted"][method][f"bin {name}"] for name in
-             ("count", "confidence", "accuracy")}
-    for method in (RAW, TS, PWL, PWL_H)
-    if method in metrics["distorted"]
-  }  # fmt: skip
-  _figures.reliability(axes[0], shown, title="Distorted logits")
+  _figures.reliability_of(
+    axes[0], metrics["distorted"], (RAW, TS, PWL, PWL_H), title="Distorted logits"
+  )
   for ax, what in zip(axes[1:], ("ece", "class-wise ece"), strict=True):
     errors = {
       source: {method: found[method][what] for method in found if method not in (RAW, HISTOGRAM)}

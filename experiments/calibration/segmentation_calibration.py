@@ -80,22 +80,34 @@ SIZES = {
 }  # fmt: skip
 
 
+def rows_of(seed: int, config: Any) -> np.ndarray:
+  """Training images of every update."""
+  epochs = -(-config.steps // (config.train // config.batch))
+  rows = batches(config.train, config.batch, epochs, seed).reshape(-1, config.batch)
+  return rows[: config.steps]
+
+
 def make_data(seed: int, config: Config, *, held_out: bool = False) -> dict[str, Any]:
   """Images and batches of a seed; with ``held_out`` other images in place of the test images."""
   keys = jax.random.split(jax.random.key(seed), 4)
-  epochs = -(-config.steps // (config.train // config.batch))
-  rows = batches(config.train, config.batch, epochs, seed).reshape(-1, config.batch)
   return {
     "key": keys[0],
     "train": parts.draw(keys[1], config.train, config.side),
     "test": parts.draw(keys[3 if held_out else 2], config.test, config.side),
-    "rows": rows[: config.steps],
+    "rows": rows_of(seed, config),
   }
 
 
 def run(config: Config, progress: Progress) -> dict[str, Any]:
   """Every loss on every seed, in one program."""
-  data = stack([make_data(seed, config) for seed in config.seed_numbers()])
+  return compare([make_data(seed, config) for seed in config.seed_numbers()], config, progress)
+
+
+def compare(
+  seeds: list[dict[str, Any]], config: Any, progress: Progress, measure: Any = parts.measured
+) -> dict[str, Any]:
+  """Every loss on the data of every seed: what is measured by the method."""
+  data = stack(seeds)
   numbers = [METHODS[method] for method in config.methods]
   settings = {
     "loss": np.array([number for number, _ in numbers], np.int32),
@@ -103,7 +115,7 @@ def run(config: Config, progress: Progress) -> dict[str, Any]:
     "rate": np.array(config.rates, np.float32),
   }
   net = parts.UNet(config.width)
-  program = jax.jit(partial(parts.fit_all, net=net, steps=config.steps))
+  program = jax.jit(partial(parts.fit_all, net=net, steps=config.steps, measure=measure))
   found = progress.clock.call(program, settings, data, name="training")
   return {
     method: {name: np.asarray(value)[:, i] for name, value in found.items()}
@@ -166,12 +178,7 @@ def figure(record: dict[str, Any]) -> Any:
   """Reliability of the foreground, its error beside that of whole images, and Dice."""
   metrics = record["metrics"]
   fig, axes = new_figure(1, 3, width=4.5, height=4.0)
-  shown = {
-    method: {name: metrics[method][f"bin {name}"] for name in ("count", "confidence", "accuracy")}
-    for method in (CE, NACL, STRONG, SVLS)
-    if method in metrics
-  }
-  _figures.reliability(axes[0], shown, title="Foreground")
+  _figures.reliability_of(axes[0], metrics, (CE, NACL, STRONG, SVLS), title="Foreground")
   errors = {
     label: {method: found[what] for method, found in metrics.items()}
     for label, what in (("foreground", "foreground ece"), ("whole images", "image ece"))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen
 
+from experiments._convolution import convolve
 from experiments._protocol import Progress
 from experiments.prox import _learned_images as lib
 from experiments.prox._photographs import decibels
@@ -19,22 +20,6 @@ METHODS = (lib.LEARNED, lib.PLAIN, NLM, lib.TV)
 KERNEL = (3, 3)
 # Piecewise linear framelets (Ron and Shen, 1997): one smooth filter and two of differences an axis.
 _LINE = np.array([[1, 2, 1], [2**0.5, 0, -(2**0.5)], [-1, 2, -1]]) / 4
-
-
-def convolve(
-  x: jax.Array, kernel: jax.Array, strides: Any, padding: Any = "SAME", **_: Any
-) -> jax.Array:
-  """Convolution (NHWC, HWIO) as one product of patches and a matrix: fast on CPUs."""
-  rows, cols, _, out = kernel.shape
-  pads = jax.lax.padtype_to_pads(x.shape[1:3], (rows, cols), strides, padding)
-  padded = jnp.pad(x, [(0, 0), *pads, (0, 0)])
-  ends = [n - k + 1 for n, k in zip(padded.shape[1:3], (rows, cols), strict=True)]
-  cut = [
-    padded[:, i : i + ends[0] : strides[0], j : j + ends[1] : strides[1]]
-    for i in range(rows)
-    for j in range(cols)
-  ]
-  return jnp.concatenate(cut, axis=-1) @ kernel.reshape(-1, out)
 
 
 def framelets(x: jax.Array, levels: int) -> tuple[jax.Array, jax.Array]:

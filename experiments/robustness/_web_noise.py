@@ -1,4 +1,4 @@
-"""Digits among textures with wrong labels: data, network, contrast, the training in epochs."""
+"""Images among textures with wrong labels: data, network, contrast, the training in epochs."""
 
 from typing import Any, NamedTuple
 
@@ -9,11 +9,13 @@ import optax
 from flax import linen
 
 from experiments import datasets
+from experiments._convolution import convolve
 from experiments._training import batches
 from jaxopt_robust import losses, robustness
 
 TEXTURES = ("brick", "grass", "gravel", "camera", "coins", "moon")
 CLASSES = 10
+WIDTHS = {"small cnn": (16, 32, 64), "cnn": (32, 64, 128)}
 
 
 class Data(NamedTuple):
@@ -44,7 +46,7 @@ class Data(NamedTuple):
 
 
 class Net(linen.Module):
-  """Encoder with a classifier and a linear contrastive head."""
+  """Encoder with a classifier and a linear contrastive head: a perceptron or three convolutions."""
 
   kind: str
 
@@ -55,8 +57,9 @@ class Net(linen.Module):
       late = linen.relu(linen.Dense(64)(early))
     else:
       maps, early = x[..., None], x
-      for i, width in enumerate((32, 64, 128)):
-        maps = linen.relu(linen.Conv(width, (3, 3), strides=(2, 2))(maps))
+      for i, width in enumerate(WIDTHS[self.kind]):
+        conv = linen.Conv(width, (3, 3), (2, 2), conv_general_dilated=convolve)
+        maps = linen.relu(conv(maps))
         early = jnp.mean(maps, axis=(1, 2)) if i == 1 else early
       late = linen.relu(linen.Dense(128)(jnp.mean(maps, axis=(1, 2))))
     return {
@@ -87,7 +90,9 @@ def _pictures(config: Any, rng: np.random.Generator) -> tuple[np.ndarray, np.nda
     return images, table["y"][order], config.digits + config.validation
   table = datasets.load(config.data)
   order = rng.permutation(len(table["y_train"]))[: config.digits + config.validation]
-  x = np.concatenate([table["x_train"][order], table["x_test"]]).reshape(-1, 28, 28)
+  x = np.concatenate([table["x_train"][order], table["x_test"]])
+  x = x.reshape(-1, 28 // config.shrink, config.shrink, 28 // config.shrink, config.shrink)
+  x = x.mean((2, 4), dtype=np.float32)
   return x, np.concatenate([table["y_train"][order], table["y_test"]]), len(order)
 
 

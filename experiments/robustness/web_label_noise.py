@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -47,8 +48,8 @@ class Config(Settings):
   """Settings. A seed draws digits, textures, labels, weights, minibatches and views.
 
   Attributes:
-    data: ``"digits"`` or ``"fashion_mnist"``.
-    network: ``"mlp"`` (64-128-64) or ``"cnn"`` (three convolutions).
+    data: ``"digits"``, 8 x 8 pixels, or ``"fashion_mnist"``.
+    network: ``"mlp"`` (64-128-64), ``"small cnn"`` or ``"cnn"``, three convolutions.
     digits: training images of known classes.
     textures: training images of none, with random labels.
     validation: more images of known classes, right labels; rates are chosen on them. The rest are
@@ -101,12 +102,8 @@ SIZES = {
   ),
   "desk": Size(Config(), OURS),
   "large": Size(
-    Config(
-      data="fashion_mnist", network="cnn", digits=20_000, textures=15_000, validation=5000,
-      contrast_steps=20_000, batch=256, steps=20_000, warm_up=2000, period=1000,
-    ),
-    "Fashion-MNIST among patches of six photographs, a network of three convolutions; wrong labels "
-    "made; one network (PLS-LSA). For an accelerator: tried part by part at a tiny size only.",
+    Config(seeds=20, contrast_steps=5000, steps=3000, warm_up=1000, period=250),
+    OURS.replace("600", "3000"),
   ),
 }  # fmt: skip
 
@@ -154,13 +151,13 @@ def judge(probability: np.ndarray, data: Any, level: int, cut: float) -> dict[st
   }  # fmt: skip
 
 
-def run(config: Config, progress: Progress) -> dict[str, Any]:
+def run(config: Config, progress: Progress, train: Callable = train_all) -> dict[str, Any]:
   """The detection table at every level, then the training at the last one."""
   seeds = [_web_noise.load_seed(seed, config) for seed in config.seed_numbers()]
   data = stack(seeds)
   levels = np.arange(len(config.levels), dtype=np.int32)
   first = functools.partial(prepare, config=config)
-  params, found = train_all(progress, first, levels, data, name="contrast and warm-up")
+  params, found = train(progress, first, levels, data, name="contrast and warm-up")
   table: dict[str, Any] = {}
   for i, level in enumerate(config.levels):
     table[f"{level:g}"] = {}
@@ -171,7 +168,7 @@ def run(config: Config, progress: Progress) -> dict[str, Any]:
   start = jax.tree.map(lambda v: jnp.asarray(v[:, 0]), params)
   second = functools.partial(compare, config=config)
   settings = _settings(config.rates)
-  trained = train_all(progress, second, settings, (data, start), name="training")
+  trained = train(progress, second, settings, (data, start), name="training")
   methods = {
     name: {k: v[:, i] for k, v in trained.items()} for i, name in enumerate(METHODS)
   }  # fmt: skip
