@@ -14,7 +14,8 @@ PAPER = Paper(
   year=digits.PAPER.year,
   claim="On images of 28 x 28 pixels too, an encoder pre-trained without labels, so that an image "
   "at a level of noise and with the same noise at the next lower level have matching "
-  "representations, is certified at larger radii after fine-tuning with few labels than one trained from scratch.",
+  "representations, is certified at larger radii after fine-tuning with few labels than one that "
+  "is trained from scratch.",
   section=digits.PAPER.section,
   url=digits.PAPER.url,
 )
