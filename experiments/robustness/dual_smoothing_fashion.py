@@ -51,14 +51,18 @@ class Config(Settings):
     train: training images.
     test: test images that are certified.
     held_out: training images that stand in for test images while settings are chosen.
-    steps: updates of Adam.
+    steps: updates of Adam, as many as the time allows: 1500 instead of 600 raised the average radius
+      by .012 for whole images and by .001 for sub-images.
     batch: batch size.
     sigmas: noise levels of smoothing whole images; two sub-images get them divided by sqrt(2).
-    coarse_sigma: the same of averaged images.
-    rate: learning rate for whole images, decayed by a cosine.
-    dual_rate: the same for sub-images.
-    coarse_rates: of both methods on averaged images.
-    fill: what sub-images get in addition, as in ``robustness.sub_image``.
+    coarse_sigma: the same of averaged images, where noise is as many times weaker as a block is wide:
+      averaging reduces the noise of all pixels to it.
+    rate: learning rate for whole images, decayed by a cosine: of .001, .003, .01 and .03 the best by
+      average certified radius on 100 held-out training images of development seeds 0 and 1.
+    dual_rate: the same for sub-images, chosen likewise.
+    coarse_rates: of both methods on averaged images, likewise, .0003 among them.
+    fill: what sub-images get in addition, as in ``robustness.sub_image``: "block_max", which the
+      authors use, was worse by .0006 on the same images.
     num_samples: votes behind a bound, of whole images and of each sub-image; even.
     num_selection: votes that name the class; even.
     alpha: one minus the confidence of a certificate.
@@ -71,20 +75,22 @@ class Config(Settings):
   coarse_hidden: tuple[int, ...] = (128, 128)
   coarse: int = 4
   train: int = 10_000
-  test: int = 100
+  test: int = 80
   held_out: int = 0
-  steps: int = 600
+  steps: int = 800
   batch: int = 128
-  sigmas: tuple[float, ...] = (0.25, 0.5)
+  sigmas: tuple[float, ...] = (0.25, 0.5, 1.0)
   coarse_sigma: float = 0.125
-  rate: float = 1e-2
-  dual_rate: float = 1e-2
-  coarse_rates: tuple[float, ...] = (1e-2, 1e-2)
+  rate: float = 3e-3
+  dual_rate: float = 3e-3
+  coarse_rates: tuple[float, ...] = (1e-3, 3e-3)
   fill: str = "zero"
   num_samples: int = 800
-  num_selection: int = 100
+  num_selection: int = 80
   alpha: float = 0.001
-  radii: tuple[float, ...] = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 1.0)
+  radii: tuple[float, ...] = (
+    0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 1.0, 1.25, 1.5, 2.0,
+  )  # fmt: skip
 
 
 OURS = "Fashion-MNIST and a small convolutional network instead of CIFAR-10 and a ResNet"
@@ -92,17 +98,18 @@ SIZES = {
   "toy": Size(
     Config(
       seeds=2, data="digits", hidden=(8,), coarse_hidden=(8,), coarse=2, train=200, test=6,
-      steps=10, batch=32, sigmas=(0.5,), num_samples=40, num_selection=10, radii=(0.0, 0.5),
+      steps=10, batch=32, sigmas=(0.5,), coarse_sigma=0.25,
+      num_samples=40, num_selection=10, radii=(0.0, 0.5),
     ),
     "8 x 8 digits, 6 images, 40 draws, 10 updates.",
   ),
   "desk": Size(
-    Config(), OURS + "; 10000 images for training, 100 for testing, 800 draws instead of 100000."
+    Config(), OURS + "; 10000 images for training, 80 for testing, 800 draws instead of 100000."
   ),
   "large": Size(
     Config(
-      hidden=(128,), train=60_000, test=1000, steps=20_000, batch=256, sigmas=(0.25, 0.5, 1.0),
-      num_samples=10_000,
+      hidden=(128,), train=60_000, test=1000, steps=20_000, batch=256,
+      num_samples=10_000, num_selection=100,
     ),
     OURS + "; 10000 draws.",
   ),
@@ -185,8 +192,9 @@ def claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
   text = "On averaged images two sub-images certify less than the whole image."
   made.append(Claim("coarse_less", text, "expected", metric, *sides, better="lower"))
   text = "Two sub-images gain more, as a ratio, on all pixels than on averaged ones."
-  name = f"two sub-images over whole image, noise {config.sigmas[-1]:g}"
-  ours = Side(name, gain(full, config.sigmas[-1]))
+  sigma = config.coarse * config.coarse_sigma  # averaging would make coarse_sigma of it
+  name = f"two sub-images over whole image, noise {sigma:g}"
+  ours = Side(name, gain(full, sigma))
   base = Side(f"the same, averaged, {config.coarse_sigma:g}", gain(coarse, config.coarse_sigma))
   made.append(Claim("redundancy", text, "expected", f"ratio of {metric}s", ours, base))
   return made
