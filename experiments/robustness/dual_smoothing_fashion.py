@@ -51,14 +51,14 @@ class Config(Settings):
     train: training images.
     test: test images that are certified.
     held_out: training images that stand in for test images while settings are chosen.
-    steps: updates of Adam, as many as the time allows: 1500 instead of 600 raised the average radius
-      by .012 for whole images and by .001 for sub-images.
+    steps: updates of Adam, as many as the time allows: 1500 instead of 600 raised the average
+      radius by .012 for whole images and by .001 for sub-images.
     batch: batch size.
     sigmas: noise levels of smoothing whole images; two sub-images get them divided by sqrt(2).
-    coarse_sigma: the same of averaged images, where noise is as many times weaker as a block is wide:
-      averaging reduces the noise of all pixels to it.
-    rate: learning rate for whole images, decayed by a cosine: of .001, .003, .01 and .03 the best by
-      average certified radius on 100 held-out training images of development seeds 0 and 1.
+    coarse_sigma: the same of averaged images: what averaging makes of the noise of one of the
+      sigmas, divided by the side of the blocks.
+    rate: learning rate for whole images, decayed by a cosine: of .001, .003, .01 and .03 the best
+      by average certified radius on 100 held-out training images of development seeds 0 and 1.
     dual_rate: the same for sub-images, chosen likewise.
     coarse_rates: of both methods on averaged images, likewise, .0003 among them.
     fill: what sub-images get in addition, as in ``robustness.sub_image``: "block_max", which the
