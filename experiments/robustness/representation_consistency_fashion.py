@@ -23,24 +23,34 @@ PAPER = Paper(
 
 @dataclasses.dataclass(frozen=True)
 class Config(digits.Config):
-  """Settings. Those that are not told here are explained where they come from.
+  """Settings, chosen by average certified radius on 100 held-out training images of development
+  seeds 0 and 1, over both numbers of labels. Those not told here are as in the experiment on digits.
 
   Attributes:
     data: "fashion_mnist"; the toy has digits, which need no download.
+    kl_weights: of 0, 1, 3, 10, 30 and 100.
+    scratch_kl_weights: likewise.
+    control_kl_weights: likewise.
+    pre_rate: of .001, .003 and .01.
+    control_rate: of .001, .003, .01 and .03.
+    rates: for each method of .0003, .001, .003, .01 and .03.
   """
 
   data: str = "fashion_mnist"
   train: int = 10_000
-  test: int = 80
+  test: int = 100
   labels: tuple[int, ...] = (100, 1000)
   sigmas: tuple[float, ...] = (0.5,)
-  kl_weights: tuple[float, ...] = (1.0,)
-  scratch_kl_weights: tuple[float, ...] = (1.0,)
-  control_kl_weights: tuple[float, ...] = (1.0,)
+  kl_weights: tuple[float, ...] = (30.0,)
+  scratch_kl_weights: tuple[float, ...] = (10.0,)
+  control_kl_weights: tuple[float, ...] = (30.0,)
   pre_steps: int = 800
+  pre_rate: float = 3e-3
+  control_rate: float = 1e-2
   steps: int = 300
-  num_samples: int = 400
-  num_selection: int = 50
+  rates: tuple[float, ...] = (1e-3, 1e-3, 1e-3, 1e-3)
+  num_samples: int = 800
+  num_selection: int = 80
 
 
 OURS = "Fashion-MNIST and a perceptron instead of ImageNet and a vision transformer"
@@ -54,7 +64,7 @@ SIZES = {
     "8 x 8 digits, 8 images, 40 draws, 10 updates.",
   ),
   "desk": Size(
-    Config(), OURS + "; 800 updates of pre-training, 80 images, 400 draws instead of 100000."
+    Config(), OURS + "; 800 updates of pre-training, 100 images, 800 draws instead of 100000."
   ),
   "large": Size(
     Config(
