@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments import _amendments
 from experiments._claims import Claim, Side
 from experiments._protocol import Paper, Progress, Row, Settings, Size
 from experiments._training import train_each
@@ -34,6 +35,7 @@ PAPER = Paper(
   section=dual_smoothing.PAPER.section,
   url=dual_smoothing.PAPER.url,
 )
+AMENDED = _amendments.DUAL_SMOOTHING_FASHION
 FULL, COARSE = "all pixels", "averaged pixels"
 PARTS = 2  # votes are cast in two parts, so that sub-images with half of them can be certified
 
@@ -196,7 +198,7 @@ def claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
   name = f"two sub-images over whole image, noise {sigma:g}"
   ours = Side(name, gain(full, sigma))
   base = Side(f"the same, averaged, {config.coarse_sigma:g}", gain(coarse, config.coarse_sigma))
-  made.append(Claim("redundancy", text, "expected", f"ratio of {metric}s", ours, base))
+  made.append(Claim("redundancy", text, "expected", "ratio of average certified radii", ours, base))
   return made
 
 
