@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
-from experiments import _figures
 from experiments._claims import Claim, Side
-from experiments._protocol import Row, new_figure
+from experiments._protocol import Row
 from experiments.robustness import _smoothing
 from experiments.robustness._smoothing import Data, Network
 from jaxopt_robust import robustness
@@ -147,20 +146,3 @@ def rows_of(found: dict[str, Any], sigma: float, radii: Sequence[float], where: 
   text = f"share of images right and claimed beyond the theorem, {where}"
   rows.append(Row(text, Side(name, cell["beyond"]), None, better="lower"))
   return rows
-
-
-def draw(metrics: dict[str, Any], radii: Sequence[float], panels: list[tuple[str, float]]) -> Any:
-  """Certified accuracy over the radius, a panel a kind and noise level; the average radii."""
-  fig, axes = new_figure(1, len(panels) + 1, width=4.2)
-  for ax, (kind, sigma) in zip(axes, panels, strict=False):
-    names = name_of(False, sigma), name_of(True, sigma)
-    lines = {name: metrics[kind][name]["curve"] for name in names}
-    title = f"{kind}, noise {sigma:g} on whole images"
-    _figures.curves(ax, lines, radii, xlabel="l2 radius", ylabel="certified accuracy", title=title)
-  short = lambda kind, sigma: f"{kind.replace('pixels', '').strip()}, {sigma:g}"
-  groups = {
-    title: {short(kind, s): metrics[kind][name_of(dual, s)]["acr"] for kind, s in panels}
-    for title, dual in (("whole image", False), ("two sub-images", True))
-  }
-  _figures.dots(axes[-1], groups, ylabel="average certified radius", title="Average")
-  return fig

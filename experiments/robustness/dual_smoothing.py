@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from experiments import _figures
 from experiments._claims import Claim
-from experiments._protocol import Paper, Progress, Row, Settings, Size
+from experiments._protocol import Paper, Progress, Row, Settings, Size, new_figure
 from experiments._training import stack, train_all
 from experiments.robustness import _smoothing
 from experiments.robustness._dual_smoothing import (
   certify,
-  draw,
   levels,
   make_training,
   make_voting,
@@ -166,7 +166,19 @@ def table(metrics: dict[str, Any], config: Config) -> list[Row]:
 
 def figure(record: dict[str, Any]) -> Any:
   """Certified accuracy over the radius, a panel a noise level, and the average radii."""
-  settings = record["settings"]
+  metrics, settings = record["metrics"], record["settings"]
   panels = [(kind_of(settings["repeat"]), s) for s in settings["sigmas"]]
   panels += [(RAW, settings["raw_sigma"])] if settings["repeat"] > 1 else []
-  return draw(record["metrics"], settings["radii"], panels)
+  fig, axes = new_figure(1, len(panels) + 1, width=4.2)
+  for ax, (kind, sigma) in zip(axes, panels, strict=False):
+    lines = {name: metrics[kind][name]["curve"] for name in
+             (name_of(False, sigma), name_of(True, sigma))}  # fmt: skip
+    _figures.curves(ax, lines, settings["radii"], xlabel="l2 radius", ylabel="certified accuracy",
+                    title=f"{kind}, noise {sigma:g} on whole images")  # fmt: skip
+  short = lambda kind, sigma: f"{kind.replace('pixels', '').strip()}, {sigma:g}"
+  groups = {
+    title: {short(kind, s): metrics[kind][name_of(dual, s)]["acr"] for kind, s in panels}
+    for title, dual in (("whole image", False), ("two sub-images", True))
+  }
+  _figures.dots(axes[-1], groups, ylabel="average certified radius", title="Average")
+  return fig

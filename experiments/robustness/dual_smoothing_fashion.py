@@ -6,14 +6,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import _amendments
+from experiments import _amendments, _figures
 from experiments._claims import Claim, Side
-from experiments._protocol import Paper, Progress, Row, Settings, Size
+from experiments._protocol import Paper, Progress, Row, Settings, Size, new_figure
 from experiments._training import train_each
 from experiments.robustness import _smoothing, dual_smoothing
 from experiments.robustness._dual_smoothing import (
   certify,
-  draw,
   levels,
   make_training,
   make_voting,
@@ -218,7 +217,28 @@ def table(metrics: dict[str, Any], config: Config) -> list[Row]:
 
 
 def figure(record: dict[str, Any]) -> Any:
-  """Certified accuracy over the radius, a panel a noise level, and the average radii."""
-  settings = record["settings"]
-  panels = [(FULL, s) for s in settings["sigmas"]] + [(COARSE, settings["coarse_sigma"])]
-  return draw(record["metrics"], settings["radii"], panels)
+  """Certified accuracy over the radius; by how much two sub-images have more; ratios of radii."""
+  metrics, settings = record["metrics"], record["settings"]
+  sigmas, radii = settings["sigmas"], settings["radii"]
+  fig, axes = new_figure(1, 3, width=5.0)
+  lines, gains = {}, {}
+  for sigma in sigmas:
+    names = name_of(False, sigma), name_of(True, sigma)
+    whole, dual = (np.asarray(metrics[FULL][name]["curve"], float) for name in names)
+    lines |= {names[0]: whole.mean(0), names[1]: dual.mean(0)}
+    more = {f"{r:g}": dual[:, i] - whole[:, i] for i, r in enumerate(radii)}
+    gains[f"noise {sigma:g}"] = {r: v for r, v in more.items() if np.any(v)}
+  _figures.curves(axes[0], lines, radii, xlabel="l2 radius", ylabel="certified accuracy",
+                  title="All pixels, mean over seeds")  # fmt: skip
+  _figures.dots(axes[1], gains, ylabel="difference in certified accuracy",
+                title="Two sub-images over the whole image")  # fmt: skip
+  axes[1].set_xlabel("l2 radius")
+  axes[1].margins(y=0.3)  # room for the legend
+  ratios = {f"all pixels, {sigma:g}": gain(metrics[FULL], sigma) for sigma in sigmas}
+  sigma = settings["coarse_sigma"]
+  ratios[f"averaged, {sigma:g}"] = gain(metrics[COARSE], sigma)
+  _figures.dots(axes[2], {"": ratios}, ylabel="ratio of average certified radii",
+                title="Two sub-images over the whole image")  # fmt: skip
+  for ax, level in ((axes[1], 0), (axes[2], 1)):
+    ax.axhline(level, color="0.6", lw=0.8, zorder=0)
+  return fig
