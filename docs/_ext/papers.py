@@ -70,11 +70,16 @@ def used_names(source: str) -> list[str]:
 
 
 def _sources(module: ModuleType) -> list[ModuleType]:
-  """An experiment's file, and the files of the experiments with a leading underscore it uses."""
+  """An experiment's file, and the files of the experiments with a leading underscore it uses.
+
+  One that runs another experiment with settings of its own has the files of that one too.
+  """
   values = vars(module).values()
   found = {v.__name__ if inspect.ismodule(v) else getattr(v, "__module__", "") for v in values}
   shared = sorted(n for n in found if re.match(r"experiments\.(\w+\.)?_\w+$", n or ""))
-  return [module, *(importlib.import_module(name) for name in shared)]
+  owner = module if module.run.__module__ == module.__name__ else inspect.getmodule(module.run)
+  others = [] if owner in (module, None) else _sources(owner)
+  return [module, *(importlib.import_module(name) for name in shared), *others]
 
 
 def _words(text: str) -> set[str]:
