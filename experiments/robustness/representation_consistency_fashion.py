@@ -37,9 +37,9 @@ class Config(digits.Config):
     pre_rate: learning rate of pre-training, after a warm-up decayed by a cosine, of .001, .003 and
       .01.
     control_rate: the same with independent noises, of .001, .003, .01 and .03.
-    steps: updates of fine-tuning, or of training from scratch. On the same images 1100 updates from
-      scratch, as many as of pre-training and fine-tuning together, gave .539 instead of .522
-      (weight 30, rate .0003), beside .546 with pre-training and 300 updates.
+    steps: updates of fine-tuning, or of training from scratch. As many as of pre-training and
+      fine-tuning together, 1100 from scratch, gave .539 instead of .522 on the same images (weight
+      30, rate .0003), beside .546 with pre-training; on those of the record no more than 300 gave.
     rates: learning rate of fine-tuning for each method, of .0003, .001, .003, .01 and .03.
   """
 
