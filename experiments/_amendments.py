@@ -114,3 +114,11 @@ ENCODER_SPARSITY = (
     "number are as they were.",
   ),
 )  # fmt: skip
+
+DUAL_SMOOTHING_FASHION = tuple(
+  Amendment(
+    "redundancy", "2026-11-30", text, text,
+    "Its metric was misspelt; the statement and its numbers are the same.",
+  )
+  for text in ("Two sub-images gain more, as a ratio, on all pixels than on averaged ones.",)
+)  # fmt: skip

@@ -11,6 +11,7 @@ import optax
 from flax import linen
 
 from experiments import datasets
+from experiments._convolution import Convolution
 from experiments._training import batches, fit, schedule, stack, train_all
 from jaxopt_robust import losses, nets, numerics, robustness
 
@@ -54,8 +55,8 @@ class Classifier(linen.Module):
       deep = jax.nn.relu(linen.Dense(self.hidden)(shallow))
       return linen.Dense(10)(deep), shallow, deep
     image = x.reshape(-1, self.side, self.side, 1)
-    shallow = jax.nn.relu(linen.Conv(16, (3, 3), (2, 2))(image))
-    deep = jax.nn.relu(linen.Conv(32, (3, 3), (2, 2))(jax.nn.relu(shallow)))
+    shallow = jax.nn.relu(Convolution(16, 3, 2)(image))
+    deep = jax.nn.relu(Convolution(32, 3, 2)(shallow))
     last = jax.nn.relu(linen.Dense(self.hidden)(deep.reshape(len(x), -1)))
     return linen.Dense(10)(last), shallow, deep
 

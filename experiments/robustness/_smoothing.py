@@ -11,6 +11,7 @@ import optax
 from flax import linen
 
 from experiments import datasets
+from experiments._convolution import Convolution
 from experiments._training import batches, fit
 from jaxopt_robust import nets, robustness
 
@@ -53,7 +54,7 @@ def load_split(seed: int, config: Any, repeat: int) -> Data:
 
 
 class Network(linen.Module):
-  """Scores of images: a perceptron, or two convolutions with a dense layer."""
+  """Scores of images: a perceptron, or patches of 4 x 4 pixels, a convolution, and dense layers."""
 
   kind: str
   hidden: tuple[int, ...]
@@ -61,8 +62,8 @@ class Network(linen.Module):
   @linen.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     if self.kind == "cnn":
-      for width in (32, 64):
-        x = jax.nn.relu(linen.Conv(width, (3, 3), strides=(2, 2))(x))
+      x = jax.nn.relu(Convolution(32, 4, 4)(x))
+      x = jax.nn.relu(Convolution(32, 3, 2)(x))
     return nets.MLP((*self.hidden, 10))(x.reshape(len(x), -1))
 
 

@@ -1,21 +1,26 @@
 """Certificates from two sub-images beside those from whole images, with and without redundancy."""
 
 import dataclasses
-import functools
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from scipy import special
 
 from experiments import _figures
-from experiments._claims import Claim, Side
+from experiments._claims import Claim
 from experiments._protocol import Paper, Progress, Row, Settings, Size, new_figure
 from experiments._training import stack, train_all
 from experiments.robustness import _smoothing
-from experiments.robustness._smoothing import Data, Network
-from jaxopt_robust import robustness
+from experiments.robustness._dual_smoothing import (
+  certify,
+  levels,
+  make_training,
+  make_voting,
+  name_of,
+  pair_of,
+  paper_claims,
+  rows_of,
+  summary,
+)
 
 PAPER = Paper(
   title="Mitigating the curse of dimensionality for certified robustness via dual randomized "
@@ -100,54 +105,9 @@ SIZES = {
 
 def make_run(dual: bool, config: Config) -> Any:
   """``run(setting, data) -> votes`` of the test images: training and voting at one noise level."""
-  model = Network(config.network, config.hidden)
-  votes = {"num_samples": config.num_samples, "num_selection": config.num_selection}
-
-  def run(setting: dict[str, jax.Array], data: Data) -> robustness.SmoothingVotes:
-    sigma = setting["sigma"]
-    if dual:
-      keys = jax.random.split(data.key)
-      params = jax.vmap(lambda key: model.init(key, data.x[:1]))(keys)
-      fill = {"fill": config.fill}
-      method = functools.partial(robustness.dual_smoothing_loss, **fill)
-      vote = functools.partial(robustness.dual_smoothing_votes, model.apply, **fill)
-    else:
-      params = model.init(data.key, data.x[:1])
-      method = robustness.gaussian_augmentation_loss
-      vote = lambda params, *rest, **options: robustness.smoothing_votes(
-        functools.partial(model.apply, params), *rest, **options
-      )
-    loss = lambda params, x, y, key: method(model.apply, params, x, y, key, sigma=sigma)
-    params = _smoothing.train(loss, params, setting["rate"], data, config.steps)
-    one = lambda pair: vote(params, *pair, sigma=sigma, **votes)
-    return jax.lax.map(one, (data.x_test, jax.random.split(data.key, len(data.x_test))))
-
-  return run
-
-
-def certify(votes: Any, dual: bool, sigma: float, config: Config) -> robustness.Certificate:
-  """Certificates of votes [seeds, images, ...]."""
-  function = robustness.certify_dual_votes if dual else robustness.certify_votes
-  votes = robustness.SmoothingVotes(*map(jnp.asarray, votes))
-  return function(votes, num_samples=config.num_samples, sigma=sigma, alpha=config.alpha)
-
-
-def levels(sigmas: tuple[float, ...], dual: bool) -> np.ndarray:
-  """Noise levels; with those of sub-images the largest radii are the same, but for alpha / 2."""
-  return np.float32(sigmas) / np.float32(np.sqrt(2) if dual else 1)
-
-
-def name_of(dual: bool, sigma: float) -> str:
-  """The method with its noise level, as in the record."""
-  level = float(levels((sigma,), dual)[0])
-  return f"{'two sub-images' if dual else 'whole image'}, {level:.3g}"
-
-
-def root_rule(found: robustness.Certificate, sigma: float) -> np.ndarray:
-  """Radii by the root of the sum of squares of single radii, which is no certificate."""
-  singles = sigma * np.maximum(special.ndtri(np.asarray(found.lower, np.float64)), 0)
-  radius = np.sqrt(np.sum(singles**2, axis=-1))
-  return np.where(np.asarray(found.label) < 0, 0, radius)
+  train = make_training(dual, config)
+  vote = make_voting(dual, config, config.num_samples, config.num_selection)
+  return lambda setting, data: vote(train(setting, data), setting["sigma"], data, data.key)
 
 
 def run_images(repeat: int, sigmas: tuple[float, ...], config: Config, progress: Progress) -> Any:
@@ -161,15 +121,9 @@ def run_images(repeat: int, sigmas: tuple[float, ...], config: Config, progress:
     name = f"{'dual' if dual else 'whole'}, {data.x.shape[2]} pixels"
     votes = train_all(progress, make_run(dual, config), settings, data, name=name)
     for i, sigma in enumerate(sigmas):
-      proof = certify([v[:, i] for v in votes], dual, float(scale[i]), config)
-      labels = np.asarray(data.y_test)
-      cell = _smoothing.summary(proof, labels, config.radii)
-      if dual:
-        radius = root_rule(proof, float(scale[i]))
-        correct = np.asarray(proof.label) == labels
-        cell["root_rule"] = np.mean(radius * correct, axis=1)
-        beyond = radius > np.asarray(proof.radius) * (1 + 1e-6)
-        cell["beyond"] = np.mean(beyond & correct, axis=1)
+      level = float(scale[i])
+      proof = certify([v[:, i] for v in votes], dual, level, config.num_samples, config.alpha)
+      cell = summary(proof, np.asarray(data.y_test), dual, level, config.radii)
       found[name_of(dual, sigma)] = cell
   return found
 
@@ -187,45 +141,12 @@ def kind_of(repeat: int) -> str:
   return REPEATED if repeat > 1 else RAW
 
 
-def _pair(metrics: dict[str, Any], kind: str, sigma: float, key: str) -> tuple[Side, Side]:
-  """Two sub-images, and the whole image, of one largest radius."""
-  names = name_of(True, sigma), name_of(False, sigma)
-  ours, base = (Side(name, metrics[kind][name][key]) for name in names)
-  return ours, base
-
-
-def _at(metrics: dict[str, Any], config: Config, sigma: float, radius: float) -> tuple[Side, Side]:
-  place = config.radii.index(radius)
-  ours, base = _pair(metrics, kind_of(config.repeat), sigma, "curve")
-  pick = lambda side: Side(side.name, np.asarray(side.values, float)[:, place])
-  return pick(ours), pick(base)
-
-
 def claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
   """More certified at matched largest radii; nothing gained without redundancy."""
-  made = []
-  for i, sigma in enumerate(config.sigmas):
-    where = f"largest radius of noise {sigma:g} on whole images"
-    text = f"Two sub-images have the larger average certified radius, {where}."
-    sides = _pair(metrics, kind_of(config.repeat), sigma, "acr")
-    made.append(Claim(f"acr_{i}", text, "paper", "average certified radius", *sides))
-    text = f"Two sub-images answer at most one point fewer images rightly at radius 0, {where}."
-    sides = _at(metrics, config, sigma, 0.0)
-    made.append(Claim(f"clean_{i}", text, "paper", "certified accuracy", *sides, margin=-0.01))
-    # Half of the largest radius that so many draws can certify: where the curves fall.
-    cap = float(robustness.largest_smoothed_radius(config.num_samples, sigma=sigma))
-    half = max(r for r in config.radii if r <= 0.6 * cap)
-    text = f"Two sub-images certify more images at radius {half:g}, {where}."
-    sides = _at(metrics, config, sigma, half)
-    made.append(Claim(f"middle_{i}", text, "paper", "certified accuracy", *sides))
-  name = name_of(True, config.sigmas[0])
-  cell = metrics[kind_of(config.repeat)][name]
-  text = "The root of the sum of squared single radii, which is no certificate, claims more."
-  sides = Side("root of squares", cell["root_rule"]), Side("theorem", cell["acr"])
-  made.append(Claim("root_rule", text, "theory", f"mean claimed radius, {name}", *sides))
+  made = paper_claims(metrics[kind_of(config.repeat)], config)
   if config.repeat > 1:
     text = "On raw digits, without redundancy, two sub-images differ by less than .04 in ACR."
-    metric, sides = "average certified radius", _pair(metrics, RAW, config.raw_sigma, "acr")
+    metric, sides = "average certified radius", pair_of(metrics[RAW], config.raw_sigma, "acr")
     made.append(Claim("raw", text, "control", metric, *sides, margin=0.04))
     text = "On raw digits two sub-images certify less than the whole image."
     made.append(Claim("raw_less", text, "expected", metric, *sides, better="lower"))
@@ -239,19 +160,7 @@ def table(metrics: dict[str, Any], config: Config) -> list[Row]:
   for kind, found in metrics.items():
     for sigma in kinds[kind]:
       where = f"{config.data}, {kind}, sigma {sigma:g}"
-      ours, base = _pair(metrics, kind, sigma, "acr")
-      rows.append(Row(f"average certified radius, {where}", ours, base))
-      ours, base = _pair(metrics, kind, sigma, "curve")
-      for i, radius in enumerate(config.radii):
-        pick = lambda side, i=i: Side(side.name, np.asarray(side.values, float)[:, i])
-        rows.append(Row(f"certified accuracy at {radius:g}, {where}", pick(ours), pick(base)))
-      ours, base = _pair(metrics, kind, sigma, "abstained")
-      rows.append(Row(f"share abstained, {where}", ours, base, better="lower"))
-      cell = found[ours.name]
-      text = f"mean radius by the root of squares (no certificate), {where}"
-      rows.append(Row(text, Side(ours.name, cell["root_rule"]), Side("theorem", cell["acr"])))
-      text = f"share of images right and claimed beyond the theorem, {where}"
-      rows.append(Row(text, Side(ours.name, cell["beyond"]), None, better="lower"))
+      rows += rows_of(found, sigma, config.radii, where)
   return rows
 
 

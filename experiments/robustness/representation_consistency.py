@@ -264,7 +264,7 @@ def figure(record: dict[str, Any]) -> Any:
   gains = {m: {where: v[m] - v[SCRATCH] for where, v in acr.items()} for m in groups}
   _figures.dots(axes[1], gains, ylabel="difference", title=f"Average radius over {SCRATCH}")
   axes[1].margins(y=0.8)  # room for the legend
-  last = list(metrics.items())[-len(settings["sigmas"]) :]  # most labels
+  last = list(metrics.items())[-max(2, len(settings["sigmas"])) :]  # most labels
   for ax, (where, found) in zip(axes[2:], (last[0], last[-1]), strict=True):
     lines = {method: np.mean(cell["curve"], axis=0) for method, cell in found.items()}
     _figures.curves(ax, lines, settings["radii"], xlabel="l2 radius", ylabel="certified accuracy",

@@ -5,7 +5,7 @@ from typing import Any
 
 from experiments._claims import Claim
 from experiments._protocol import Progress, Row, Size
-from experiments._training import train_all, train_each
+from experiments._training import train_all, train_seeds
 from experiments.robustness import web_label_noise
 
 PAPER = web_label_noise.PAPER
@@ -63,7 +63,7 @@ SIZES = {
 def run(config: Config, progress: Progress) -> dict[str, Any]:
   """The detection table at every level, then the training at the last one."""
   # Perceptrons, as in the toy, are faster in a batch; its programs are then those of the digits.
-  train = train_all if config.network == "mlp" else train_each
+  train = train_all if config.network == "mlp" else train_seeds
   return web_label_noise.run(config, progress, train)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from experiments import datasets
 from experiments._protocol import Progress
-from experiments._training import train_all, train_each
+from experiments._training import train_all, train_seeds
 from experiments.robustness import _web_noise, web_label_noise, web_label_noise_fashion
 
 CONFIG = dataclasses.replace(web_label_noise.SIZES["toy"].config, levels=(0.1, 0.5))
@@ -95,7 +95,7 @@ def test_one_seed_after_another_gives_what_all_at_once_give():
   }
   settings = {"a": jnp.arange(3.0)}
   data = {"x": jnp.arange(8.0).reshape(2, 4), "b": jnp.arange(2.0)}
-  both = [way(Progress(), train, settings, data, name="x") for way in (train_all, train_each)]
+  both = [way(Progress(), train, settings, data, name="x") for way in (train_all, train_seeds)]
   assert both[1]["product"].shape == (2, 3, 4) and both[1]["sum"][1, 2] == 3
   jax.tree.map(np.testing.assert_array_equal, *both)
 
