@@ -7,9 +7,10 @@ import jax
 import numpy as np
 
 from experiments import _figures
-from experiments._claims import Claim, Side
+from experiments._claims import Claim
 from experiments._protocol import Paper, Progress, Row, Settings, Size, new_figure
 from experiments._training import train_all
+from experiments.robustness._fmr import draw_grades, grade_claims, grade_table
 from experiments.robustness._generated import MODELS, make_grading, prepare
 
 PAPER = Paper(
@@ -109,82 +110,19 @@ def run(config: Config, progress: Progress) -> dict[str, Any]:
 
 def claims(metrics: dict[str, Any], config: Config) -> list[Claim]:
   """The order of the models, what holds by construction, and no steps as a control."""
-  side = lambda budget, name, key="FMR": Side(name, metrics["grades"][f"{budget}"][name][key])
-  none, *budgets = config.budgets
-  made = []
-  for budget in budgets:
-    for base in ("standard", "linear"):
-      text = f"At {budget} steps the adversarially trained model has a higher FMR than the {base}."
-      sides = side(budget, "adversarial"), side(budget, base)
-      made.append(Claim(f"adversarial_{base}_{budget}", text, "paper", "FMR", *sides))
-    text = f"At {budget} steps training on noise gives a higher FMR than standard training."
-    sides = side(budget, "noise"), side(budget, "standard")
-    made.append(Claim(f"noise_{budget}", text, "expected", "FMR", *sides))
-  for name in MODELS:
-    text = f"Without steps FMR is within 3 of 100 ({name})."
-    made.append(
-      Claim(f"none_{name}", text, "control", "FMR", side(none, name), Side("100", 100.0),
-            margin=3.0)
-    )  # fmt: skip
-    text = f"A longer path does not raise the accuracy on valid images ({name})."
-    ends = [side(b, name, "PA") for b in (budgets[0], budgets[-1] if budgets[1:] else none)]
-    ours, base = ends if budgets[1:] else ends[::-1]
-    made.append(
-      Claim(f"prefix_{name}", text, "theory", "accuracy on valid images", ours, base,
-            margin=-1e-6)
-    )  # fmt: skip
-  text = "The oracle gives every valid image its label."
-  made.append(
-    Claim("oracle", text, "theory", "share that the oracle accepts",
-          side(budgets[-1], "adversarial", "oracle"), Side("all", 1.0), margin=-1e-6)
-  )  # fmt: skip
-  text = (
-    "Of images of plain PGD that goes as far in pixels, the oracle accepts fewer than of those."
-  )
-  made.append(
-    Claim("plain", text, "expected", "share that the oracle accepts",
-          side(budgets[-1], "standard", "oracle"), side(budgets[-1], "standard", "PGD, oracle"))
-  )  # fmt: skip
-  return made
+  higher = {"noise": "training on noise gives"}
+  return grade_claims(metrics["grades"], config.budgets, list(MODELS), near=3.0, higher=higher)
 
 
 def table(metrics: dict[str, Any], config: Config) -> list[Row]:
   """FMR beside the standard model, and accuracy under plain PGD that goes as far."""
-  rows = []
-  for budget, grades in metrics["grades"].items():
-    for name, own in grades.items():
-      base = None if name == "standard" else Side("standard", grades["standard"]["FMR"])
-      rows.append(Row(f"FMR, {budget} steps, digits", Side(name, own["FMR"]), base))
-    if budget == "0":
-      continue
-    for name, own in grades.items():
-      pgd = Side("plain l_2 PGD, as far", own["PGD"])
-      rows.append(Row(f"accuracy on generated images, {budget} steps", Side(name, own["PA"]), pgd))
-      rows.append(
-        Row(f"distance in pixels, {budget} steps", Side(name, own["distance"]), better="lower")
-      )
-      pgd = Side("plain l_2 PGD, as far", own["PGD, oracle"])
-      rows.append(Row(f"oracle accepts, {budget} steps", Side(name, own["oracle"]), pgd))
-  for key, text in (("SA", "accuracy on the images"), ("valid", "valid images")):
-    rows += [Row(text, Side(n, own[key])) for n, own in metrics["grades"]["0"].items()]
-  return rows
+  return grade_table(metrics["grades"], "digits")
 
 
 def figure(record: dict[str, Any]) -> Any:
   """FMR by model and budget, accuracy beside plain PGD, and images of the first seed."""
   metrics, (fig, axes) = record["metrics"], new_figure(1, 3, width=4.8)
-  grades = metrics["grades"]
-  groups = {
-    f"{budget} steps": {name: own["FMR"] for name, own in entry.items()}
-    for budget, entry in grades.items()
-  }
-  _figures.dots(axes[0], groups, ylabel="FMR", title="Score by budget")
-  last = list(grades)[-1]
-  groups = {
-    word: {name: own[key] for name, own in grades[last].items()}
-    for word, key in (("generated, valid", "PA"), ("plain PGD, as far", "PGD"))
-  }
-  _figures.dots(axes[1], groups, ylabel="accuracy", title=f"{last} steps")
+  last = draw_grades(axes, metrics["grades"], list(MODELS))
   images = {"no steps": metrics["examples"]["0"]["standard"], **metrics["examples"][last]}
   pictures = {name: np.reshape(v, (-1, 8, 8)) for name, v in images.items()}
   _figures.images(axes[2], pictures, title=f"Made against each model, {last} steps")
