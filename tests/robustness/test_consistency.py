@@ -60,6 +60,11 @@ def test_number_of_levels_grows_in_stages(counts, total):
   assert int(late) == last + 1  # no overflow far beyond the end
 
 
+def test_number_of_levels_stays_within_32_bits():
+  found = robustness.num_noise_levels(np.arange(40), 40, counts=(3, 2**31 - 1))
+  assert found[0] == 4 and found[-1] == 2**31 - 1 and np.all(np.diff(found) >= 0)
+
+
 def test_rate_of_the_average():
   k = np.arange(0, 1001, 50)
   for m0, m1, a in ((0.99, 0.9999, 15.0), (0.5, 0.9, 10.0)):

@@ -277,6 +277,12 @@ def test_a_row_of_nan_does_not_end_the_stream():
   assert bool(jnp.all(jnp.isfinite(after.params))) and float(after.params[0]) > 1
 
 
+def test_prototypes_of_rows_whose_sum_is_out_of_range_and_of_tiny_ones():
+  rows = jnp.array([[3e38, 1e-30], [3e38, 3e38], [1e-38, 0.0], [1e-38, 1e-38]])
+  found = robustness.class_prototypes(rows, jnp.array([0, 0, 1, 1]), num_classes=2)
+  np.testing.assert_allclose(found, np.array([[2, 1], [2, 1]]) / 5**0.5, rtol=1e-5)
+
+
 def test_prototypes_of_other_classes_do_not_see_what_is_not_finite():
   x = jnp.array([[3.0, 4.0], [0.0, 2.0], [1.0, 2.0], [5.0, 5.0]])
   labels = jnp.array([0, 1, 1, 2])
